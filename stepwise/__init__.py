@@ -1,0 +1,3 @@
+"""Self-supervised learning, step by step."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,44 @@
+"""The door: bad arguments are refused with what was expected and what was received."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_traced(*values: Any) -> bool:
+    """Say whether any value is being traced (under jit, vmap or grad), so that its numbers cannot be looked at."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def describe(value: Any) -> str:
+    """Name a value's dtype and shape, or the value itself where it is a scalar: `float32 [3, 4]`, `'abc'`."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape != ():
+        return f"{value.dtype} {list(value.shape)}"
+    return repr(value)
+
+
+def require(condition: bool, name: str, expected: str, received: Any) -> None:
+    """Raise ValueError `name: expected ..., received ...` unless the condition holds."""
+    if not condition:
+        what = received if isinstance(received, str) else describe(received)
+        raise ValueError(f"{name}: expected {expected}, received {what}")
+
+
+def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = None) -> Any:
+    """Return a real floating array of the asked rank with finite entries (finiteness is not looked at under a trace).
+
+    Integers are promoted to the default float. Lists and NumPy arrays are accepted.
+    """
+    array = value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
+    kind = np.dtype(array.dtype).kind if array.dtype != jax.numpy.bfloat16 else "f"
+    require(kind in "fiu", name, "real numbers", array)
+    if kind != "f":
+        array = array.astype(jax.dtypes.canonicalize_dtype(float))
+    if ndim is not None:
+        ranks = (ndim,) if isinstance(ndim, int) else ndim
+        require(array.ndim in ranks, name, f"an array of rank {' or '.join(map(str, ranks))}", array)
+    if not is_traced(array):
+        bad = int(np.size(array) - np.isfinite(np.asarray(array)).sum())
+        require(bad == 0, name, "finite entries", f"{bad} of {np.size(array)} not finite")
+    return array

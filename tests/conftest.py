@@ -1,0 +1,32 @@
+"""Strictness for every test: shapes are checked, warnings are errors, and both precisions are asked for by name."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+jax.config.update("jax_numpy_rank_promotion", "allow")
+settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.load_profile("suite")
+
+install_import_hook("stepwise", "beartype.beartype")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The test runs in both precisions; float64 with jax_enable_x64 switched on around it."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture
+def x64():
+    """The test runs with jax_enable_x64 on."""
+    with jax.enable_x64(True):
+        yield
