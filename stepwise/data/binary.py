@@ -1,0 +1,125 @@
+"""CIFAR-10 and STL-10 in their official binary layouts, memory-mapped."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from stepwise.data.download import Archive, locate
+from stepwise.data.images import Images, MissingDataError, fit_all, require, require_split, subset
+
+CIFAR10 = Archive(
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    folder="cifar-10-batches-bin",
+    members=(*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt"),
+)
+STL10 = Archive(
+    url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+    md5="91f7769df0f17e558f3565bffb0c7dfb",
+    folder="stl10_binary",
+    members=("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin", "class_names.txt"),
+)
+CLASSES = 10
+# Records in the official files; shorter copies are read too, for development, if consistent in themselves.
+CIFAR10_RECORDS = 10_000
+STL10_RECORDS = {"train": 5_000, "test": 8_000, "unlabeled": 100_000}
+
+
+def cifar10(root: Path | None, split: str, limit: int | None, size: int | None, seed: int) -> Images:
+    """Load CIFAR-10, 32 x 32 px: 50,000 images of train in five files, 10,000 of test in one.
+
+    A record is 1 label byte and 3,072 pixel bytes, [channel, row, column]. The test set is a view of its
+    file, and of a subset only its rows are read; the whole of train, 150 MB, is copied into memory, because
+    five files make no single map. A file may hold any whole number of records, and the five the same number.
+    Raises DataError, with the bytes or records expected and found, for a file that does not, or has a label
+    above 9.
+    """
+    require_split("cifar10", split, ("train", "test"))
+    folder = locate(CIFAR10, root)
+    names = CIFAR10.members[:5] if split == "train" else CIFAR10.members[5:6]
+    files = [_records(folder / name, 3073, CIFAR10_RECORDS) for name in names]
+    most = max(map(len, files))
+    for name, records in zip(names, files, strict=True):
+        expected = f"{most:,} records of 3,073 bytes, as in the longest of the five"
+        require(len(records) == most, folder / name, expected, f"{len(records):,}")
+    keep = subset(most * len(files), limit, seed)
+    labels = _gather([records[:, 0] for records in files], keep)
+    _require_labels([folder / name for name in names], most, keep, labels, 0)
+    pixels = _gather([records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for records in files], keep)
+    class_names = _class_names(folder / "batches.meta.txt")
+    labels = np.array(labels, np.int32)
+    return Images(fit_all(pixels, size), labels, class_names, f"cifar10/{split} in {folder}")
+
+
+def stl10(root: Path | None, split: str, limit: int | None, size: int | None, seed: int) -> Images:
+    """Load STL-10, 96 x 96 px: 5,000 images of train, 8,000 of test, 100,000 unlabeled (2.7 GB).
+
+    A record is 27,648 pixel bytes, [channel, column, row]; labels are 1 to 10, one byte each, in a file of
+    their own, and 0 to 9 here. The images are viewed in place, or the rows of a subset read and no others. A
+    file may hold any whole number of records. Raises DataError, with the bytes or records expected and found,
+    for a file that does not, another number of labels than of images, or a label out of range.
+    """
+    require_split("stl10", split, STL10_RECORDS)
+    folder = locate(STL10, root)
+    file = folder / f"{split}_X.bin"
+    records = _records(file, 3 * 96 * 96, STL10_RECORDS[split])
+    keep = subset(len(records), limit, seed)
+    labels = None
+    if split != "unlabeled":
+        label_file = folder / f"{split}_y.bin"
+        every = _records(label_file, 1, STL10_RECORDS[split])[:, 0]
+        expected = f"{len(records):,} labels, one for each image of {file.name}"
+        require(len(every) == len(records), label_file, expected, f"{len(every):,}")
+        _require_labels([label_file], len(every), np.arange(len(every)), every, 1)
+        labels = np.array(every[keep], np.int32) - 1
+    pixels = _gather([records.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)], keep)
+    class_names = _class_names(folder / "class_names.txt")
+    return Images(fit_all(pixels, size), labels, class_names, f"stl10/{split} in {folder}")
+
+
+def _records(path: Path, width: int, official: int) -> UInt8[np.ndarray, "n width"]:
+    """Map a file of records of `width` bytes, read-only."""
+    if not path.is_file():
+        raise MissingDataError(
+            f"{path}: expected {official:,} records of {width:,} bytes, found no such file"
+        )
+    length = path.stat().st_size
+    require(
+        length > 0 and length % width == 0,
+        path,
+        f"a whole number of {width:,}-byte records (officially {official:,} in {official * width:,} bytes)",
+        f"{length:,} bytes, {length // width:,} records and {length % width:,} bytes more",
+    )
+    return np.memmap(path, np.uint8, "r").reshape(-1, width)
+
+
+def _gather(parts: list[np.ndarray], keep: Int[np.ndarray, " kept"]) -> UInt8[np.ndarray, "kept *rest"]:
+    """Take rows `keep`, ascending, of the parts laid end to end; one part kept whole is a view of it."""
+    if len(parts) == 1 and len(keep) == len(parts[0]):
+        return parts[0]
+    out = np.empty((len(keep), *parts[0].shape[1:]), np.uint8)
+    start = 0
+    for part in parts:
+        first, last = np.searchsorted(keep, (start, start + len(part)))
+        out[first:last] = part[keep[first:last] - start]
+        start += len(part)
+    return out
+
+
+def _require_labels(files: list[Path], each: int, keep: np.ndarray, labels: np.ndarray, low: int) -> None:
+    """Refuse the first label out of low, ..., low + 9, by the file and the record it stands in."""
+    wrong = np.flatnonzero((labels < low) | (labels >= low + CLASSES))
+    if wrong.size:
+        file, record = divmod(int(keep[wrong[0]]), each)
+        found = f"{labels[wrong[0]]} in record {record:,} (counted from 0)"
+        require(False, files[file], f"labels {low} to {low + CLASSES - 1}", found)
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise MissingDataError(f"{path}: expected {CLASSES} class names, one a line, found no such file")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = tuple(line.strip() for line in lines if line.strip())
+    require(len(names) == CLASSES, path, f"{CLASSES} class names, one a line", f"{len(names)}")
+    return names

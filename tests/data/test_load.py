@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from stepwise import data
+from tests.data import layouts
+
+
+@pytest.mark.parametrize("name", ["cifar", "", "folder:", "folder", "npz", "photos:here", "cifar10:"])
+def test_an_unknown_name_is_refused_with_the_names_known(name):
+    known = r"'photos', 'cifar10', 'stl10', 'folder:PATH' or 'npz:PATH'"
+    with pytest.raises(data.DataError, match=f"expected {known}, found '{name}'"):
+        data.load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("photos", "'train' or 'test'"),
+        ("cifar10", "'train' or 'test'"),
+        ("stl10", "'train' or 'test' or 'unlabeled'"),
+        ("folder:x", "'train' or 'val' or 'test'"),
+        ("npz:x", "'train'"),
+    ],
+)
+def test_an_unknown_split_is_refused_with_the_splits_known(name, known):
+    with pytest.raises(data.DataError, match=f"split of {name}: expected {known}, found 'all'"):
+        data.load(name, split="all")
+
+
+@pytest.mark.parametrize("argument", ["limit", "size"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_limit_and_size_are_positive(argument, value):
+    with pytest.raises(
+        data.DataError, match=f"{argument}: expected a positive integer or None, found {value}"
+    ):
+        data.load("photos", **{argument: value})
+
+
+@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+def test_a_root_without_the_set_is_missing_data_and_names_what_was_looked_for(tmp_path, name):
+    with pytest.raises(data.MissingDataError, match=rf"{tmp_path}: expected .*\.tar\.gz, found none"):
+        data.load(name, root=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_relative_path_starts_at_the_root(tmp_path, kind):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "absent")):
+        data.load(f"{kind}:absent", root=tmp_path)
+
+
+def test_size_resizes_what_was_kept(tmp_path):
+    layouts.write(tmp_path, layouts.cifar_files())
+    native = data.load("cifar10", root=tmp_path, limit=5)
+    small = data.load("cifar10", root=tmp_path, limit=5, size=8)
+    assert small.pixels.shape == (5, 8, 8, 3)
+    np.testing.assert_array_equal(small.labels, native.labels)
+    means = native.pixels.mean((1, 2)), small.pixels.mean((1, 2))
+    np.testing.assert_allclose(*means, atol=8)
