@@ -1,0 +1,12 @@
+"""How the modes move in time: closed form, adaptive flow, gradient descent; all return the same `Trajectory`.
+
+`closed_form` is exact from an aligned start and takes the effective aligned start of any other; `flow` integrates
+the full matrix equation from any start; `descent` takes the discrete steps.
+"""
+
+from stepwise.dynamics.exact import closed_form
+from stepwise.dynamics.gradient import descent
+from stepwise.dynamics.ode import flow
+from stepwise.dynamics.trajectory import Result, Trajectory
+
+__all__ = ["Result", "Trajectory", "closed_form", "descent", "flow"]

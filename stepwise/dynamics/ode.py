@@ -1,0 +1,130 @@
+"""Gradient flow of the full matrix from any start, by an adaptive solver on as few modes as the time asked for needs."""
+
+from functools import partial
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stepwise import _check
+from stepwise.dynamics import reduction, trajectory
+from stepwise.dynamics.trajectory import Trajectory
+from stepwise.problem import Problem
+from stepwise.types import Numbers
+
+
+def flow(
+    problem: Problem,
+    A0: Numbers,
+    times: Numbers,
+    *,
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    reduce: bool = True,
+    max_steps: int = 1_000_000,
+) -> Trajectory:
+    """Gradient flow dA/dt = −4 (C − I) A diag(γ), C = A diag(γ) Aᵀ, from any start A0 (source, eq. 5).
+
+    Dormand-Prince 5(4) with a PI controller (diffrax). Where the values are known (not under a trace) it first leaves
+    out modes that cannot move an eigenvalue by more than rtol/10 until the last time, compresses the slow ones, and
+    starts where C is no longer below rtol/10, since until then every mode grows as e^{4γ_j t};
+    `stats["error_bound"]` says what this can have changed, beside the solver's own error.
+
+    Args:
+        problem: its γ is all that matters.
+        A0: mode coordinates of the start [d, r].
+        times: increasing [T], learning rate × step.
+        rtol: relative tolerance of one step, on the entries of A.
+        atol: absolute one; never above rtol × the start's root mean square, or the plateaus would drift.
+        reduce: False integrates every mode from 0.
+        max_steps: the solver gives up after so many; the result then says so.
+
+    Returns:
+        Trajectory; the snapshot is A at the last time, zero on modes that were left out.
+
+    Raises:
+        ValueError: A0 does not have r columns; times do not increase from 0 on; a tolerance is not positive.
+
+    Can be jitted, vmapped over A0 and differentiated (reverse mode); then all modes are kept. To keep few there too,
+    cut the problem beforehand (`Problem.truncated`).
+    """
+    gamma, A0, times = trajectory.start(problem.gamma, A0, times)
+    if not _check.is_traced(rtol, atol):
+        _check.require(rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}")
+    begin, bound, back = jnp.zeros((), times.dtype), 0.0, None
+    small, A = gamma, A0
+    if reduce and not _check.is_traced(gamma, A0, times, rtol):
+        dtype = times.dtype
+        host = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
+        reduced = reduction.reduce(*host, float(times[-1]), 0.05 * rtol)
+        skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol)
+        begin, bound = jnp.asarray(min(skip, float(times[-1])), dtype), reduced.bound + skipped
+        small, A, back = (jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back))
+    eigenvalues, final, stats = _integrate(small, A, times, begin, rtol, atol, max_steps)
+    return trajectory.assemble(
+        times,
+        eigenvalues,
+        final if back is None else final @ back,
+        gamma,
+        source="gradient flow",
+        cause=f"the solver gave up after at most {max_steps} steps; from C(0) > I negative modes can blow up",
+        stats=stats | {"error_bound": jnp.asarray(bound), "modes_kept": jnp.asarray(small.size)},
+    )
+
+
+def _linear_phase(gamma: np.ndarray, A0: np.ndarray, tol: float) -> tuple[float, float]:
+    """Until when C stays below `tol`, and what treating that phase as linear can change.
+
+    There each amplitude is off by a factor 1 + 4γ_1 ∫ ‖C‖ dt ≤ 1 + ‖C(t)‖/2 at most, an eigenvalue by twice that.
+    """
+    weight, rate = np.abs(gamma) * np.sum(A0**2, axis=0), 8 * np.maximum(gamma, 0)
+    if weight.sum() >= tol or not rate.max(initial=0) > 0:
+        return 0.0, 0.0
+    low, high = 0.0, np.log(tol / weight.sum()) / rate[rate > 0].min()
+    for _ in range(60):
+        middle = (low + high) / 2
+        exponent = np.log(np.maximum(weight, 1e-300)) + rate * middle
+        low, high = (middle, high) if np.logaddexp.reduce(exponent) < np.log(tol) else (low, middle)
+    # ∫‖C‖ over slow modes outlasts e^{8γ_1 t}; the factor is bounded by the longest of them
+    integral = float(np.sum(weight * np.where(rate > 0, np.expm1(rate * low) / np.maximum(rate, 1e-300), low)))
+    change = 8 * float(gamma.max()) * integral
+    return (low, change) if change <= tol else (0.0, 0.0)
+
+
+@partial(jax.jit, static_argnums=6)
+def _integrate(
+    gamma: jax.Array, A0: jax.Array, times: jax.Array, begin: jax.Array, rtol: Any, atol: Any, max_steps: int
+) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    def cross(t: Any, A: jax.Array, args: Any) -> jax.Array:
+        return (A * gamma) @ A.T
+
+    def field(t: Any, A: jax.Array, args: Any) -> jax.Array:
+        AD = A * gamma
+        return 4 * (AD - (AD @ A.T) @ AD)
+
+    rms = jnp.sqrt(jnp.mean(A0**2))
+    tiny = jnp.finfo(A0.dtype).tiny
+    atol = jnp.maximum(jnp.minimum(atol, rtol * rms), tiny).astype(A0.dtype)
+    early = times <= begin
+    A = A0 * jnp.exp(4 * gamma * begin)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri5(),
+        begin,
+        jnp.maximum(times[-1], begin),
+        None,
+        A,
+        saveat=diffrax.SaveAt(
+            subs=[diffrax.SubSaveAt(ts=jnp.maximum(times, begin), fn=cross), diffrax.SubSaveAt(t1=True)]
+        ),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.3, icoeff=0.4),
+        max_steps=max_steps,
+        throw=False,
+    )
+    C, last = solution.ys
+    linear = A0[None] * jnp.exp(4 * gamma * jnp.minimum(times, begin)[:, None, None])
+    C = jnp.where(early[:, None, None], (linear * gamma) @ jnp.swapaxes(linear, 1, 2), C)
+    stats = {"steps": solution.stats["num_accepted_steps"], "rejected": solution.stats["num_rejected_steps"]}
+    return trajectory.descending(C), last[0], stats

@@ -1,0 +1,127 @@
+"""Fewer modes for the flow: what provably cannot matter within the time asked for is left out, and the bound said.
+
+While 0 ⪯ C ⪯ I, column j of A obeys da_j/dt = 4γ_j (I − C) a_j and so |a_j(t)| ≤ |a_j(0)| e^{4 γ_j⁺ t}. A set of
+modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, which moves λ_i, to first order, by at most
+ε_S(T) + 2 γ_i ∫ ε_S dt, the integral up to where mode i has been learned.
+
+The slow modes that are too many to drop are compressed: A_S = L Qᵀ with Q a basis of the block Krylov space
+span{A_Sᵀ, D A_Sᵀ, ... D^{N−1} A_Sᵀ}. The flow never leaves the infinite one, and N blocks reproduce the moments
+A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature), so C's error starts at order (8 h T)^{2N−1}/(2N−1)!, h being half the width
+of the set's spectrum.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from stepwise import laws
+
+
+class Reduction(NamedTuple):
+    """A smaller problem with the same flow.
+
+    Attributes:
+        gamma: its modes [k].
+        A0: its start [d, k].
+        back: A_full = A_reduced @ back, [k, r]; zero on dropped modes.
+        bound: by how much any eigenvalue of C can differ, to first order.
+    """
+
+    gamma: Float[np.ndarray, " k"]
+    A0: Float[np.ndarray, "d k"]
+    back: Float[np.ndarray, "k r"]
+    bound: float
+
+
+def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduction:
+    """Drop and compress modes so that the eigenvalues of C until time `until` are within `tol` of the whole flow's.
+
+    Where C(0) has an eigenvalue above 1 nothing is left out: the bound does not hold there.
+    """
+    gamma, A0 = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
+    r = gamma.size
+    start = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
+    if start[-1] > 1 or not tol > 0:
+        return Reduction(gamma, A0, np.eye(r), 0.0)
+    stretch = 1 + max(0.0, -start[0])  # I − C is at most this
+    weight, growth = _influence(gamma, A0, until * stretch)
+    with np.errstate(over="ignore", divide="ignore"):
+        order = np.argsort(np.log(weight) + growth, kind="stable")
+        total = np.cumsum(weight[order] * np.exp(np.minimum(growth[order], 700)))
+    dropped = int(np.searchsorted(total, tol / 2, side="right"))
+    kept = np.sort(order[dropped:])
+    bound = float(total[dropped - 1]) if dropped else 0.0
+    split, blocks, extra = _split(gamma[kept], weight[kept], growth[kept], len(A0), until * stretch, tol / 2)
+    back = np.zeros((len(kept), r))
+    back[np.arange(len(kept)), kept] = 1
+    if blocks:
+        slow = kept[split:]
+        small, rotation = _compress(gamma[slow], A0[:, slow], blocks)
+        fast = back[:split]
+        mixed = np.zeros((small.size, r))
+        mixed[:, slow] = rotation.T
+        back = np.concatenate([fast, mixed])
+        gamma_kept = np.concatenate([gamma[kept[:split]], small])
+        return Reduction(gamma_kept, A0 @ back.T, back, bound + extra)
+    return Reduction(gamma[kept], A0[:, kept], back, bound)
+
+
+def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weight w_j and exponent x_j: leaving mode j out moves an eigenvalue by at most w_j e^{x_j}."""
+    rate = 8 * np.maximum(gamma, 0)
+    k = min(A0.shape)
+    s0 = np.abs(np.diagonal(np.linalg.qr(A0[:, :k])[1]))
+    lam0 = np.clip(gamma[:k] * s0**2, 1e-300, 0.5)
+    positive = gamma[:k] > 0
+    learned = np.full(k, until)
+    learned[positive] = np.minimum(
+        until, 2 * np.log(1 / lam0[positive] - 1) / (laws.BarlowTwins.RATE * gamma[:k][positive])
+    )
+    # 2 γ_i ∫_0^{t_i} e^{rate s} ds, as a factor on e^{rate T}
+    slow = rate[None] * learned[:, None] < 1e-6
+    safe = np.where(slow, 1, rate[None])
+    shape = np.exp(np.minimum(rate[None] * (learned[:, None] - until), 0))
+    integral = np.where(slow, learned[:, None] * shape, (shape - np.exp(-rate * until)) / safe)
+    later = np.max(2 * np.maximum(gamma[:k], 0)[:, None] * integral, axis=0)
+    return np.abs(gamma) * np.sum(A0**2, axis=0) * (1 + later), rate * until
+
+
+def _split(
+    gamma: np.ndarray, weight: np.ndarray, growth: np.ndarray, d: int, until: float, tol: float
+) -> tuple[int, int, float]:
+    """Where to split fast from slow modes, and in how many Krylov blocks the slow ones fit: the smallest state."""
+    best = (len(gamma), len(gamma), 0, 0.0)
+    for split in range(0, len(gamma), max(1, d // 4)):
+        half = (gamma[split] - gamma[-1]) / 2
+        size = float(np.sum(weight[split:])) * np.exp(min(growth[split:].max(initial=0) / 2, 600))
+        for blocks in range(1, 9):
+            state = split + blocks * d
+            if state >= best[0]:
+                break
+            error = 2 * size * _tail(8 * half * until, 2 * blocks - 1)
+            if error <= tol:
+                best = (state, split, blocks, error)
+                break
+    return best[1:]
+
+
+def _tail(x: float, first: int) -> float:
+    """Σ_{s ≥ first} x^s/s!, bounded by its first term over 1 − x/(first + 1)."""
+    if x >= first + 1:
+        return float("inf")
+    return float(np.exp(first * np.log(x) - np.sum(np.log(np.arange(1, first + 1))))) / (1 - x / (first + 1)) if x else 0.0
+
+
+def _compress(gamma: np.ndarray, A: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Modes θ [k] and rotation [r, k] of D on the block Krylov space of Aᵀ: the modes act as these few."""
+    space = np.linalg.qr(A.T)[0]
+    block = space
+    for _ in range(blocks - 1):
+        block = gamma[:, None] * block
+        for _ in range(2):
+            block -= space @ (space.T @ block)
+            block = np.linalg.qr(block)[0]
+        space = np.concatenate([space, block], axis=1)
+    theta, mix = np.linalg.eigh(space.T @ (gamma[:, None] * space))
+    return theta[::-1], (space @ mix)[:, ::-1]

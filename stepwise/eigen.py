@@ -1,0 +1,137 @@
+"""Eigenpairs: all of them by LAPACK in float64, or only the top k of an operator that is never formed."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from stepwise import _check
+
+Operator = Callable[[Any, Float[Array, "m b"]], Float[Array, "m b"]]
+"""(operands, block of columns) -> the symmetric operator applied to each column."""
+
+
+class Eigenpairs(NamedTuple):
+    """The largest eigenvalues first, their orthonormal vectors as columns, and how well they were found."""
+
+    values: Float[Array, " k"]
+    vectors: Float[Array, "m k"]
+    residuals: Float[Array, " k"]
+    """‖G v − γ v‖ of each pair: |γ − a true eigenvalue| is at most this, and about its square over the gap."""
+    lowest: Float[Array, ""]
+    """The lowest Ritz value: an upper bound of the smallest eigenvalue, and close to it."""
+    products: int
+    """How many times the operator met a block."""
+
+
+def descending(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
+    """All eigenpairs of a symmetric matrix, from the largest down, in float64; each vector's largest entry positive."""
+    values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
+    return values[::-1], _signed(vectors[:, ::-1], np)
+
+
+def top(
+    operator: Operator,
+    operands: Any,
+    size: int,
+    k: int,
+    *,
+    dtype: Any = jnp.float32,
+    tol: float | None = None,
+    seed: int = 0,
+    max_products: int = 200,
+) -> Eigenpairs:
+    """The k algebraically largest eigenpairs of a symmetric operator, by block Lanczos with thick restarts.
+
+    The Krylov space of a block of k + 8 random columns is kept fully orthogonal; after a few products its
+    Rayleigh-Ritz pairs are measured, and it restarts from the best of them until every residual
+    ‖G v − γ v‖ is at most tol · max|γ|.
+
+    Args:
+        operator: (operands, block [size, b]) -> [size, b], jittable; `operands` are passed as arrays and not
+            copied into the compiled program.
+        size: dimension m of the space.
+        k: how many pairs, 1 ≤ k ≤ size.
+        tol: relative residual; 10 units of rounding of `dtype` at the least, which is the default in float32;
+            1e-9 in float64.
+        seed: of the random start; another seed gives the same pairs to within the residuals.
+        max_products: products with a block before it gives up.
+
+    Raises:
+        ValueError: k is not in 1 ... size.
+        RuntimeError: not converged within `max_products`; names the residual reached.
+    """
+    _check.require(1 <= k <= size, "modes", f"a number in 1 ... {size}", k)
+    floor = 10 * float(jnp.finfo(dtype).eps)
+    tol = max(tol if tol is not None else 1e-9, floor)
+    width = min(k + 8, size)
+    blocks = max(2, min(5, size // width))
+    if blocks * width > size // 2:  # the Krylov space would be no smaller than the whole one
+        return _dense(operator, operands, size, k, dtype)
+
+    basis = jnp.zeros((size, blocks * width), dtype)
+    image = jnp.zeros_like(basis)
+    block = _orthonormal(jax.random.normal(jax.random.key(seed), (size, width), dtype), basis)
+    products, filled, worst = 0, 0, np.inf
+    while products < max_products:
+        while filled + width <= blocks * width:
+            basis, image, block = _extend(operator, operands, basis, image, block, filled)
+            filled, products = filled + width, products + 1
+        basis, image, values, residuals, lowest = _rayleigh_ritz(basis, image, width)
+        worst = float(jnp.max(residuals[:k]) / jnp.maximum(jnp.abs(values[0]), jnp.abs(lowest)))
+        if worst <= tol:
+            vectors = _signed(basis[:, :k], jnp)
+            return Eigenpairs(values[:k], vectors, residuals[:k], lowest, products)
+        filled = width
+    raise RuntimeError(
+        f"top eigenpairs: expected every residual below {tol:.1e} of the largest eigenvalue within "
+        f"{max_products} block products, reached {worst:.1e}; ask for fewer modes or a larger tol"
+    )
+
+
+def _dense(operator: Operator, operands: Any, size: int, k: int, dtype: Any) -> Eigenpairs:
+    matrix = np.asarray(operator(operands, jnp.eye(size, dtype=dtype)), np.float64)
+    values, vectors = descending((matrix + matrix.T) / 2)
+    residuals = np.linalg.norm(matrix @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
+    arrays = (jnp.asarray(array, dtype) for array in (values[:k], vectors[:, :k], residuals, values[-1]))
+    return Eigenpairs(*arrays, products=1)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(2, 3, 4))
+def _extend(
+    operator: Operator, operands: Any, basis: Array, image: Array, block: Array, filled: Array
+) -> tuple[Array, Array, Array]:
+    product = operator(operands, block)
+    basis = jax.lax.dynamic_update_slice_in_dim(basis, block, filled, axis=1)
+    image = jax.lax.dynamic_update_slice_in_dim(image, product, filled, axis=1)
+    return basis, image, _orthonormal(product, basis)
+
+
+def _orthonormal(block: Array, basis: Array) -> Array:
+    """Orthonormal columns orthogonal to the basis; projected twice, which is enough for full precision."""
+    for _ in range(2):
+        block = block - basis @ (basis.T @ block)
+        block = jnp.linalg.qr(block)[0]
+    return block
+
+
+@partial(jax.jit, static_argnums=2, donate_argnums=(0, 1))
+def _rayleigh_ritz(basis: Array, image: Array, width: int) -> tuple[Array, Array, Array, Array, Array]:
+    """Ritz pairs of the space; the best `width` stay as its first columns."""
+    small = basis.T @ image
+    values, rotation = jnp.linalg.eigh((small + small.T) / 2)
+    lowest, values, rotation = values[0], values[::-1][:width], rotation[:, ::-1][:, :width]
+    vectors, products = basis @ rotation, image @ rotation
+    residuals = jnp.linalg.norm(products - vectors * values, axis=0)
+    zeros = jnp.zeros((basis.shape[0], basis.shape[1] - width), basis.dtype)
+    return jnp.hstack([vectors, zeros]), jnp.hstack([products, zeros]), values, residuals, lowest
+
+
+def _signed(vectors: Any, xp: Any) -> Any:
+    """Fix the free sign of each column: its largest entry is positive."""
+    peak = xp.take_along_axis(vectors, xp.argmax(xp.abs(vectors), axis=0)[None], axis=0)
+    return vectors * xp.where(peak < 0, -1, 1)

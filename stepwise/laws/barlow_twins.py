@@ -1,0 +1,125 @@
+"""The law of linear Barlow Twins from an aligned start: each mode is a logistic curve."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from stepwise import _check
+from stepwise.types import Numbers
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BarlowTwins:
+    r"""Growth of the embedding eigenvalues under L = ‖C − I‖², dW/dt = −4 (C − I) W Γ.
+
+    From an aligned start, W(0) = U diag(s(0)) V_{≤d}ᵀ, every λ_j = γ_j s_j² moves alone (source, eq. 8-10):
+
+        λ_j' = 8 γ_j λ_j (1 − λ_j),        λ_j/(1 − λ_j) = λ_j(0)/(1 − λ_j(0)) · e^{8 γ_j t}.
+
+    A small generic start follows the same law from the start that `effective_start` gives it.
+
+    Args:
+        gamma: modes [r] from the largest down, negative ones included. The curves use the leading d of
+            them, one for each entry of `lam0`; `max_stable_lr` uses all.
+
+    Raises:
+        ValueError: gamma is not a vector of finite numbers; lam0 is not a vector of at most r finite numbers.
+
+    All methods can be jitted, vmapped and differentiated in gamma, times and lam0.
+    """
+
+    gamma: Numbers
+
+    RATE: ClassVar[float] = 8.0
+    """λ_j grows as e^{RATE γ_j t} while it is small."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.gamma, jax.typing.ArrayLike | list | tuple):  # not a placeholder of a tree transformation
+            object.__setattr__(self, "gamma", jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1)))
+
+    def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
+        """λ_j(t) = 1 / (1 + (1/λ_j(0) − 1) e^{−8 γ_j t}), in the order of the modes (not sorted).
+
+        Finite at every t, γ and λ(0): λ(0) = 0 stays 0, λ(0) = 1 stays 1, γ < 0 (where λ ≤ 0) decays to 0.
+        Signs that the model cannot have (λ(0) < 0 with γ > 0, λ(0) > 1 with γ < 0) reach a pole at a finite
+        time; there the largest finite number stands.
+
+        Args:
+            times: t [T], learning rate × step.
+            lam0: λ(0) [d], d ≤ r.
+        """
+        times, lam0, gamma = self._arguments(times, lam0)
+        return _logistic(self.RATE * times[:, None] * gamma, lam0)
+
+    def step_times(self, lam0: Numbers) -> Float[Array, " d"]:
+        """τ_j = ln(1/λ_j(0) − 1) / (8 γ_j): when λ_j crosses 1/2; infinite for a mode that never does.
+
+        A mode that starts above 1/2, at or below 0, or has γ_j ≤ 0 crosses at no t ≥ 0.
+        """
+        _, lam0, gamma = self._arguments(jnp.zeros(1, self.gamma.dtype), lam0)
+        crosses = (gamma > 0) & (lam0 > 0) & (lam0 <= 0.5)
+        safe_lam0, safe_gamma = jnp.where(crosses, lam0, 0.25), jnp.where(crosses, gamma, 1)
+        tau = (jnp.log1p(-safe_lam0) - jnp.log(safe_lam0)) / (self.RATE * safe_gamma)
+        return jnp.where(crosses, tau, jnp.inf)
+
+    def loss(self, times: Numbers, lam0: Numbers) -> Float[Array, " T"]:
+        """L(t) = Σ_j (1 − λ_j(t))² [T], over the d modes of lam0."""
+        return jnp.sum((1 - self.eigenvalues(times, lam0)) ** 2, axis=1)
+
+    def growth(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
+        """s_j(t)/s_j(0) = e^{4γ_j t} / sqrt(1 + (e^{8γ_j t} − 1) λ_j(0)) (slides, eq. 10, written so as not to overflow).
+
+        Assumes signs that the model can have: λ_j(0) and γ_j of one sign. Where λ_j(0) = 0 with γ_j > 0 (a
+        row that holds none of its mode) nothing grows, and 1 stands.
+        """
+        times, lam0, gamma = self._arguments(times, lam0)
+        ratio = self.eigenvalues(times, lam0) / jnp.where(lam0 == 0, 1, lam0)
+        return jnp.sqrt(jnp.where(lam0 == 0, 1, jnp.maximum(ratio, 0)))
+
+    def max_stable_lr(self) -> Float[Array, ""]:
+        """min(1/(4 γ_1), 1/(2 |γ_min|)): gradient descent below it is stable at the solution C = I.
+
+        A positive mode near λ = 1 is multiplied by 1 − 8 lr γ a step, a negative one near 0 by
+        1 − 4 lr |γ|. Infinite where every γ is 0.
+        """
+        top, bottom = jnp.max(self.gamma, initial=0), jnp.max(-self.gamma, initial=0)
+        return 1 / jnp.maximum(4 * top, 2 * bottom)
+
+    def discrete(self, lr: Numbers) -> "BarlowTwins":
+        """The law whose plateaus are those of gradient descent at this learning rate: γ → ln(1 + 4 lr γ)/(4 lr).
+
+        One step multiplies a small mode by 1 + 4 lr γ where the flow has e^{4 lr γ}; so descent comes late by
+        the fraction 2 lr γ_j to first order. Assumes lr below `max_stable_lr`.
+        """
+        lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
+        return BarlowTwins(jnp.log1p(4 * lr * self.gamma) / (4 * lr))
+
+    def _arguments(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
+        times = jnp.asarray(_check.real_array("times", times, ndim=1))
+        lam0 = jnp.asarray(_check.real_array("lam0", lam0, ndim=1))
+        r = self.gamma.shape[0]
+        _check.require(lam0.shape[0] <= r, "lam0", f"at most {r} entries, one a mode of gamma", lam0)
+        return times, lam0, self.gamma[: lam0.shape[0]]
+
+
+def _logistic(x: Float[Array, "T d"], lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
+    """1 / (1 + (1/λ0 − 1) e^{−x}) through y = ln|1/λ0 − 1| − x, so that nothing overflows."""
+    dtype = jnp.result_type(x, lam0)
+    x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
+    largest = jnp.finfo(dtype).max
+    x = jnp.clip(x, -largest / 4, largest / 4)
+    inside, fixed = (lam0 > 0) & (lam0 < 1), (lam0 == 0) | (lam0 == 1)
+
+    below = jnp.where(inside, lam0, 0.5)
+    within = jax.nn.sigmoid(x - (jnp.log1p(-below) - jnp.log(below)))
+
+    # 1/λ0 − 1 < 0: the curve is 1 / (1 − e^y) = −1 / expm1(y), with its pole at y = 0.
+    beyond = jnp.where(inside | fixed, 2, lam0)
+    y = jnp.log1p(jnp.clip(-1 / beyond, -1, largest)) - x
+    pole = jnp.expm1(y)
+    outside = -1 / jnp.where(jnp.abs(pole) < 1 / largest, jnp.copysign(1 / largest, pole), pole)
+    return jnp.where(inside, within, jnp.where(fixed, lam0, jnp.clip(outside, -largest, largest)))
