@@ -170,7 +170,7 @@ def hue(image: Image, shift: Scalar) -> Image:
 
     With v = max and C = max - min over the channels and h the hue in sixths of a turn, each channel becomes
     v - C clamp(min(k, 4 - k), 0, 1), k = (n + h + 6 shift) mod 6, n = 5, 3, 1 for R, G, B: one formula for
-    the six sectors of HSV. The identity on one channel. Pillow holds the hue in 8 bits and turns by 1/256ths.
+    the six sectors of HSV. The identity on one channel. Pillow floors the hue to 255ths of a turn.
     """
     if len(image) == 1:
         return image

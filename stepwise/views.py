@@ -37,9 +37,7 @@ def _require_probability(name: str, value: Number) -> None:
 def _require_range(name: str, value: tuple[Number, Number], upto: Number = math.inf) -> None:
     pair = isinstance(value, tuple) and len(value) == 2
     ordered = pair and 0 < value[0] <= value[1] <= upto and value[1] < math.inf
-    require(
-        ordered, name, f"a pair with 0 < low <= high{'' if upto == math.inf else f' <= {upto}'}", repr(value)
-    )
+    require(ordered, name, f"a pair with 0 < low <= high{'' if upto == math.inf else f' <= {upto}'}", repr(value))
 
 
 @dataclass(frozen=True)
@@ -306,9 +304,7 @@ def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float3
     return jnp.moveaxis(image, 0, 2)
 
 
-def _jittered(
-    jitter: Jitter, image: Float32[Array, "c h w"], noise: Float32[Array, "5"]
-) -> Float32[Array, "c h w"]:
+def _jittered(jitter: Jitter, image: Float32[Array, "c h w"], noise: Float32[Array, "5"]) -> Float32[Array, "c h w"]:
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     bounds = [(max(0.0, 1 - s), 1 + s) for s in strengths]
     factors = [augment.between(u, b) for u, b in zip(noise[:3], bounds, strict=True)]

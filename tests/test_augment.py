@@ -82,9 +82,7 @@ def test_blends_are_their_formulas(pixels, factor):
 def test_hue_is_a_turn_in_hsv(pixels, shift):
     image = planes(pixels)
     flat = np.asarray(image, np.float64).reshape(3, -1).T
-    turned = [
-        colorsys.hsv_to_rgb((h + shift) % 1, s, v) for h, s, v in (colorsys.rgb_to_hsv(*p) for p in flat)
-    ]
+    turned = [colorsys.hsv_to_rgb((h + shift) % 1, s, v) for h, s, v in (colorsys.rgb_to_hsv(*p) for p in flat)]
     np.testing.assert_allclose(hue(image, shift), np.array(turned).T.reshape(image.shape), atol=2e-6)
 
 
@@ -93,8 +91,9 @@ def test_hue_is_pillows_up_to_its_bytes(pixels):
     hsv[..., 0] += np.uint8(64)
     bands = [Image.fromarray(np.ascontiguousarray(hsv[..., i])) for i in range(3)]
     expected = np.asarray(Image.merge("HSV", bands).convert("RGB"), float)
-    # A hue of 8 bits is up to 1/256 of a turn off, which is 6/256 of the chroma.
-    np.testing.assert_allclose(bytes_of(hue(planes(pixels), 0.25)), expected, atol=7)
+    gap = np.abs(bytes_of(hue(planes(pixels), 0.25)) - expected)
+    # Pillow floors the hue to 255ths of a turn, each worth 6 bytes, and its bytes wrap at 256.
+    assert gap.max() < 12 and gap.mean() < 1.5
 
 
 def test_solarize_is_pillows_and_flip_mirrors(pixels):
@@ -107,10 +106,7 @@ def test_no_strength_is_the_identity_to_the_bit(pixels):
     image = planes(pixels)
     whole = jnp.array([0, 0, *image.shape[1:]], jnp.int32)
     results = [operation(image, 1.0) for operation in (brightness, contrast, saturation)]
-    results += [
-        resized_crop(image, whole, size=image.shape[1:], interpolation=kind)
-        for kind in augment.INTERPOLATIONS
-    ]
+    results += [resized_crop(image, whole, size=image.shape[1:], interpolation=kind) for kind in augment.INTERPOLATIONS]
     results += [hue(image, 0.0), gaussian_blur(image, 1.0, kernel=1)]
     results += [jitter(image, jnp.ones(3), 0.0, jnp.array([1, 3, 0, 2]))]
     for result in results:
@@ -142,9 +138,7 @@ def test_one_channel_has_brightness_and_contrast_but_no_colour(pixels):
     expected = np.asarray(ImageEnhance.Contrast(Image.fromarray(pixels[..., 0])).enhance(0.4), float)
     np.testing.assert_allclose(bytes_of(contrast(grey, 0.4))[..., 0], expected, atol=1.6)
     for operation in (hue, saturation, contrast):
-        with pytest.raises(
-            ValueError, match=r"image: expected 1 or 3 channels .*, received float32 \[2, 24, 20\]"
-        ):
+        with pytest.raises(ValueError, match=r"image: expected 1 or 3 channels .*, received float32 \[2, 24, 20\]"):
             operation(planes(pixels[..., :2]), 0.3)
 
 
@@ -184,9 +178,7 @@ def test_gaussian_blur_is_a_mirrored_convolution(pixels, sigma, kernel):
     np.testing.assert_allclose(gaussian_blur(planes(pixels), sigma, kernel=kernel), x, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "expected"), [(4, "an odd number"), (0, "an odd number"), (41, "at most 39")]
-)
+@pytest.mark.parametrize(("kernel", "expected"), [(4, "an odd number"), (0, "an odd number"), (41, "at most 39")])
 def test_a_kernel_that_cannot_be_is_refused(pixels, kernel, expected):
     with pytest.raises(ValueError, match=f"kernel: expected {expected}.*, received {kernel}"):
         gaussian_blur(planes(pixels), 1.0, kernel=kernel)

@@ -51,8 +51,7 @@ def test_crop20_is_pixels_over_255_at_two_uniform_independent_places(dtype):
             assert stats.chi2_contingency(table).pvalue > 0.01
 
 
-@pytest.mark.parametrize("recipe", ["crop20", "byol"])
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize(("recipe", "batch_size"), [("crop20", None), ("crop20", 4), ("byol", 4)])
 def test_same_key_gives_the_same_bits_whatever_the_split(recipe, batch_size):
     pixels = images(11)
     x, x2 = positive_pairs(pixels, KEY, recipe, batch_size=batch_size)
@@ -64,20 +63,13 @@ def test_same_key_gives_the_same_bits_whatever_the_split(recipe, batch_size):
     assert not np.array_equal(x, x2)
 
 
-@pytest.mark.parametrize(("recipe", "side"), [("byol", 32), ("simclr", 96)])
-def test_another_batch_size_changes_last_bits_only(recipe, side):
-    # A batch of one once compiled to a hue whose largest channel was none of the three.
-    pixels = images(5, side)
-    for x, y in zip(
-        positive_pairs(pixels, KEY, recipe, batch_size=1),
-        positive_pairs(pixels, KEY, recipe, batch_size=3),
-        strict=True,
-    ):
-        np.testing.assert_allclose(x, y, atol=1e-5)
-    assert_same_bits(
-        positive_pairs(pixels, KEY, "crop20", batch_size=1),
-        positive_pairs(pixels, KEY, "crop20", batch_size=3),
-    )
+def test_another_batch_size_changes_last_bits_only():
+    # At this side a batch of one once compiled to a hue whose largest channel was none of the three.
+    pixels, recipe = images(5, 96), alone(replace(views.RECIPES["simsiam_cifar"].first, flip=0.0))
+    sizes = (1, 4)
+    one, four = (positive_pairs(pixels, KEY, recipe, batch_size=size)[0] for size in sizes)
+    np.testing.assert_allclose(one, four, atol=1e-5)
+    assert_same_bits(*(positive_pairs(pixels, KEY, "crop20", batch_size=size) for size in sizes))
 
 
 def test_numpy_memmap_device_and_old_keys_give_the_same_bits(tmp_path):
@@ -87,8 +79,9 @@ def test_numpy_memmap_device_and_old_keys_give_the_same_bits(tmp_path):
     expected = positive_pairs(pixels, KEY, "byol", batch_size=4)
     for same in (mapped, jnp.asarray(pixels)):
         assert_same_bits(positive_pairs(same, KEY, "byol", batch_size=4), expected)
-    assert_same_bits(positive_pairs(pixels, jax.random.PRNGKey(7), "byol", batch_size=4), expected)
     assert_same_bits(positive_pairs(pixels, KEY, "byol", start=np.int64(0), batch_size=4), expected)
+    old, new = (positive_pairs(pixels, key, "crop20") for key in (jax.random.PRNGKey(7), KEY))
+    assert_same_bits(old, new)
 
 
 def test_x64_mode_changes_no_view():
@@ -104,13 +97,11 @@ def test_under_jit_and_image_by_image_the_views_are_the_same():
     pixels = images(4)
     expected = positive_pairs(pixels, KEY, "byol", start=3, batch_size=4)
     traced = jax.jit(lambda p, k, s: positive_pairs(p, k, "byol", start=s))(pixels, KEY, 3)
-    recipe = views.RECIPES["byol"]
-    draw = jax.jit(views.draw, static_argnums=0)
+    view = views.RECIPES["byol"].second
     for i in range(2):
-        keys = jax.random.split(jax.random.fold_in(KEY, 3 + i))
-        for j, view in enumerate((recipe.first, recipe.second)):
-            single = draw(view, jnp.asarray(pixels[i]), keys[j])
-            np.testing.assert_allclose(single, expected[j][i], atol=1e-5)
+        key = jax.random.split(jax.random.fold_in(KEY, 3 + i))[1]
+        single = jax.jit(views.draw, static_argnums=0)(view, jnp.asarray(pixels[i]), key)
+        np.testing.assert_allclose(single, expected[1][i], atol=1e-5)
     for x, y in zip(traced, expected, strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
@@ -125,10 +116,10 @@ def test_one_compilation_for_a_recipe_a_shape_and_a_batch_size():
 
 @pytest.mark.parametrize("name", views.RECIPES)
 def test_published_recipes_give_two_different_views_in_the_unit_range(name):
-    x, x2 = map(np.asarray, positive_pairs(images(6, 24), KEY, name, batch_size=6))
-    side = 20 if name == "crop20" else 24
+    x, x2 = map(np.asarray, positive_pairs(images(8), KEY, name, batch_size=4))
+    side = 20 if name == "crop20" else 32
     for view in (x, x2):
-        assert view.shape == (6, side, side, 3) and view.dtype == np.float32
+        assert view.shape == (8, side, side, 3) and view.dtype == np.float32
         assert view.min() >= 0 and view.max() <= 1 and view.std() > 0.01
     assert np.all(np.abs(x - x2).mean(axis=(1, 2, 3)) > 1e-3)
 
@@ -139,8 +130,7 @@ def test_published_recipes_are_the_table():
         return (
             view.crop.scale,
             view.flip,
-            jitter
-            and (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.probability),
+            jitter and (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.probability),
             view.grayscale,
             blur.probability if blur else 0,
             solarize.probability if solarize else 0,
@@ -236,7 +226,7 @@ def test_what_one_operation_draws_does_not_depend_on_the_others():
 
 
 def test_views_may_have_their_own_sizes_and_one_channel():
-    recipe = Recipe(View(ResizedCrop(size=9)), replace(views.RECIPES["byol"].second, crop=Crop(7)))
+    recipe = Recipe(View(ResizedCrop(size=9)), View(Crop(7), jitter=Jitter(0.4, 0.4, 0.4, 0.1), grayscale=0.5))
     x, x2 = positive_pairs(images(3, 12, channels=1), KEY, recipe)
     assert x.shape == (3, 9, 9, 1) and x2.shape == (3, 7, 7, 1)
     assert positive_pairs(images(3, 12, channels=5), KEY, views.crops(4))[0].shape == (3, 4, 4, 5)

@@ -81,9 +81,7 @@ def stl10(root: Path | None, split: str, limit: int | None, size: int | None, se
 def _records(path: Path, width: int, official: int) -> UInt8[np.ndarray, "n width"]:
     """Map a file of records of `width` bytes, read-only."""
     if not path.is_file():
-        raise MissingDataError(
-            f"{path}: expected {official:,} records of {width:,} bytes, found no such file"
-        )
+        raise MissingDataError(f"{path}: expected {official:,} records of {width:,} bytes, found no such file")
     length = path.stat().st_size
     require(
         length > 0 and length % width == 0,

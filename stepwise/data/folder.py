@@ -46,9 +46,7 @@ def _split_folder(path: Path, split: str) -> Path:
     splits = folders.intersection(SPLITS)
     if len(splits) > 1 or (splits and splits == folders):
         if split not in splits:
-            raise MissingDataError(
-                f"{path}: expected a sub-folder {split!r}, found the splits {sorted(splits)}"
-            )
+            raise MissingDataError(f"{path}: expected a sub-folder {split!r}, found the splits {sorted(splits)}")
         return path / split
     if split != "train":
         raise MissingDataError(

@@ -53,9 +53,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise DataError(
-            f"{path}: expected readable arrays without pickled objects, found: {error}"
-        ) from error
+        raise DataError(f"{path}: expected readable arrays without pickled objects, found: {error}") from error
     for name, array in arrays.items():
         # A member that does not start like an array is handed over as bytes.
         require(isinstance(array, np.ndarray), path, f"an array {name!r}", "a member that is no array")

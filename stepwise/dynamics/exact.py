@@ -39,4 +39,6 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers) -> Trajectory:
     size = law.growth(times[-1:], lam0)[0] * jnp.diagonal(upper)
     final = jnp.pad(q * size, ((0, 0), (0, r - k)))
     eigenvalues = jnp.sort(curves, axis=1)[:, ::-1]
-    return trajectory.assemble(times, eigenvalues, final, gamma, source="closed form", cause="the start is not finite")
+    return trajectory.assemble(
+        times, eigenvalues, final[None], gamma, source="closed form", cause="the start is not finite"
+    )

@@ -21,6 +21,7 @@ def descent(
     *,
     record_every: int | None = None,
     record_at: Numbers | None = None,
+    snapshots: bool = False,
 ) -> Trajectory:
     """Gradient descent A ← A − 4 lr (C − I) A diag(γ), C = A diag(γ) Aᵀ, from any start.
 
@@ -35,6 +36,7 @@ def descent(
         steps: how many steps to take.
         record_every: keep every so many steps, from step 0, and the last; about 1000 records by default.
         record_at: or keep just these steps, increasing, in 0 ... steps; the last step is added.
+        snapshots: keep A at every record, not only the last.
 
     Returns:
         Trajectory with times lr × step. Divergence is a result that names the step and the likely cause.
@@ -43,7 +45,7 @@ def descent(
         ValueError: A0 does not have r columns, lr is not positive, steps is not a whole number, or both ways of
             recording are given.
 
-    Can be jitted (steps and recording static), vmapped over A0 and lr, and differentiated when steps are kept at
+    Can be jitted (steps, recording and snapshots static), vmapped over A0 and lr, and differentiated when steps are kept at
     equal distances.
     """
     _check.require(isinstance(steps, int | np.integer) and steps >= 1, "steps", "a positive whole number", steps)
@@ -60,11 +62,11 @@ def descent(
     lengths = np.diff(recorded, prepend=0)
     uniform = int(lengths[1]) if len(lengths) > 1 and len(set(lengths[1:])) == 1 and lengths[0] == 0 else None
     lr, gamma, A0 = jnp.asarray(lr, dtype), gamma.astype(dtype), A0.astype(dtype)
-    eigenvalues, final = _run(gamma, A0, lr, jnp.asarray(lengths), uniform)
+    eigenvalues, states = _run(gamma, A0, lr, jnp.asarray(lengths), uniform, snapshots)
     return trajectory.assemble(
         lr * jnp.asarray(recorded, dtype),
         eigenvalues,
-        final,
+        states,
         gamma,
         source="gradient descent",
         cause=cause,
@@ -82,27 +84,29 @@ def _recorded(steps: int, record_every: int | None, record_at: Numbers | None) -
     else:
         at = np.asarray(record_at)
         whole = at.ndim == 1 and at.size > 0 and bool((at == np.round(at)).all() and (np.diff(at) > 0).all())
-        inside = whole and 0 <= at[0] and at[-1] <= steps
+        inside = whole and at[0] >= 0 and at[-1] <= steps
         _check.require(inside, "record_at", f"increasing whole numbers in 0 ... {steps}", at)
     return np.append(at, steps).astype(int) if at[-1] != steps else at.astype(int)
 
 
-@partial(jax.jit, static_argnums=4)
+@partial(jax.jit, static_argnums=(4, 5))
 def _run(
-    gamma: jax.Array, A0: jax.Array, lr: jax.Array, lengths: jax.Array, uniform: int | None
+    gamma: jax.Array, A0: jax.Array, lr: jax.Array, lengths: jax.Array, uniform: int | None, snapshots: bool
 ) -> tuple[jax.Array, jax.Array]:
     def step(_: int, A: jax.Array) -> jax.Array:
         AD = A * gamma
         return A + 4 * lr * (AD - (AD @ A.T) @ AD)
 
-    def segment(A: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def record(A: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        return (A * gamma) @ A.T, A if snapshots else None
+
+    def segment(A: jax.Array, length: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None]]:
         # A fixed trip count is what makes the loop differentiable in reverse.
         A = jax.lax.fori_loop(0, length if uniform is None else uniform, step, A)
-        return A, (A * gamma) @ A.T
+        return A, record(A)
 
-    if uniform is None:
-        final, C = jax.lax.scan(segment, A0, lengths)
-    else:
-        final, C = jax.lax.scan(segment, A0, lengths[1:])
-        C = jnp.concatenate([((A0 * gamma) @ A0.T)[None], C])
-    return trajectory.descending(C), final
+    final, records = jax.lax.scan(segment, A0, lengths if uniform is None else lengths[1:])
+    if uniform is not None:
+        records = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), record(A0), records)
+    C, states = records
+    return trajectory.descending(C), final[None] if states is None else states

@@ -66,7 +66,7 @@ def flow(
     return trajectory.assemble(
         times,
         eigenvalues,
-        final if back is None else final @ back,
+        (final if back is None else final @ back)[None],
         gamma,
         source="gradient flow",
         cause=f"the solver gave up after at most {max_steps} steps; from C(0) > I negative modes can blow up",

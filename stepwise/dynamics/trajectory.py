@@ -101,7 +101,7 @@ def descending(C: jax.Array) -> jax.Array:
 def assemble(
     times: jax.Array,
     eigenvalues: jax.Array,
-    final: jax.Array,
+    states: jax.Array,
     gamma: jax.Array,
     *,
     source: str,
@@ -109,7 +109,7 @@ def assemble(
     steps: jax.Array | None = None,
     stats: dict[str, Any] | None = None,
 ) -> Trajectory:
-    """A trajectory from its curves and its last state, with the loss and how the run ended worked out."""
+    """A trajectory from its curves and its last states, with the loss and how the run ended worked out."""
     d = eigenvalues.shape[-1]
     loss = jnp.sum((1 - eigenvalues) ** 2, axis=-1)
     finite = jnp.isfinite(loss)
@@ -123,8 +123,8 @@ def assemble(
         eigenvalues,
         loss,
         Result(code, step, cause),
-        snapshots=final[None],
-        snapshot_times=times[-1:],
+        snapshots=states,
+        snapshot_times=times[-states.shape[0] :],
         source=source,
         stats=stats or {},
     )

@@ -41,9 +41,7 @@ def test_a_cifar_record_is_a_label_then_red_green_and_blue_row_by_row(cifar):
 
 
 def test_cifar_train_is_the_five_files_in_order_and_a_limit_some_of_their_rows(cifar):
-    records = [
-        np.frombuffer((cifar / name).read_bytes(), np.uint8).reshape(-1, 3073) for name in layouts.BATCHES
-    ]
+    records = [np.frombuffer((cifar / name).read_bytes(), np.uint8).reshape(-1, 3073) for name in layouts.BATCHES]
     records = np.concatenate(records)
     whole = data.load("cifar10", root=cifar.parent)
     np.testing.assert_array_equal(whole.labels, records[:, 0])
@@ -111,9 +109,7 @@ def test_a_cifar_file_cut_short_is_refused_with_the_bytes_expected_and_found(cif
 
 def test_a_cifar_file_cut_at_a_record_is_refused_beside_the_others(cifar):
     (cifar / "data_batch_2.bin").write_bytes(bytes(2 * 3073))
-    with pytest.raises(
-        data.DataError, match=r"data_batch_2\.bin: expected 3 records of 3,073 bytes.* found 2"
-    ):
+    with pytest.raises(data.DataError, match=r"data_batch_2\.bin: expected 3 records of 3,073 bytes.* found 2"):
         data.load("cifar10", root=cifar, limit=1)
 
 
@@ -127,9 +123,7 @@ def test_a_cifar_label_out_of_range_is_refused_by_file_and_record(cifar):
     content = bytearray((cifar / "data_batch_4.bin").read_bytes())
     content[2 * 3073] = 200
     (cifar / "data_batch_4.bin").write_bytes(content)
-    with pytest.raises(
-        data.DataError, match=r"data_batch_4\.bin: expected labels 0 to 9, found 200 in record 2"
-    ):
+    with pytest.raises(data.DataError, match=r"data_batch_4\.bin: expected labels 0 to 9, found 200 in record 2"):
         data.load("cifar10", root=cifar)
 
 

@@ -151,17 +151,13 @@ def test_an_archive_in_the_root_with_another_checksum_is_refused(tmp_path):
         (device(f"{FOLDER}/null"), b"", "a device or pipe .*null'"),
     ],
 )
-def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
-    tmp_path, monkeypatch, member, content, found
-):
+def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(tmp_path, monkeypatch, member, content, found):
     body = layouts.packed(FOLDER, FILES, (member, content))
     root = tmp_path / "a" / "root"
     archive = layouts.claim(monkeypatch, body)
     layouts.write(root, {archive.filename: body})
     expected = "plain files and folders inside the archive's own folder"
-    with pytest.raises(
-        data.DataError, match=rf"cifar-10-binary\.tar\.gz: expected {expected}, found {found}"
-    ):
+    with pytest.raises(data.DataError, match=rf"cifar-10-binary\.tar\.gz: expected {expected}, found {found}"):
         data.load("cifar10", root=root)
     assert left(root) == {archive.filename}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["root"]
@@ -178,9 +174,7 @@ def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
         ),
     ],
 )
-def test_an_archive_that_is_cut_or_lacks_files_is_refused_and_leaves_nothing(
-    tmp_path, monkeypatch, body, found
-):
+def test_an_archive_that_is_cut_or_lacks_files_is_refused_and_leaves_nothing(tmp_path, monkeypatch, body, found):
     archive = layouts.claim(monkeypatch, body)
     layouts.write(tmp_path, {archive.filename: body})
     with pytest.raises(data.DataError, match=f"expected {found}"):

@@ -43,9 +43,7 @@ def test_splits_are_chosen_by_name_and_a_missing_one_is_refused(tmp_path):
     train, val = picture(tmp_path / "train" / "cat" / "a.png"), picture(tmp_path / "val" / "cat" / "a.png")
     np.testing.assert_array_equal(load(tmp_path).pixels, [train])
     np.testing.assert_array_equal(load(tmp_path, split="val").pixels, [val])
-    with pytest.raises(
-        data.MissingDataError, match=r"sub-folder 'test', found the splits \['train', 'val'\]"
-    ):
+    with pytest.raises(data.MissingDataError, match=r"sub-folder 'test', found the splits \['train', 'val'\]"):
         load(tmp_path, split="test")
 
 
@@ -89,18 +87,14 @@ def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
 
 def test_images_of_more_than_eight_bits_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(
-        data.DataError, match=r"deep\.png: expected 8 bits a channel, found Pillow mode 'I;16'"
-    ):
+    with pytest.raises(data.DataError, match=r"deep\.png: expected 8 bits a channel, found Pillow mode 'I;16'"):
         load(tmp_path)
 
 
 def test_mixed_sizes_are_refused_by_both_names_unless_a_size_is_given(tmp_path):
     picture(tmp_path / "a.png", 6, 8)
     picture(tmp_path / "b.png", 6, 7)
-    with pytest.raises(
-        data.DataError, match=r"b\.png: expected 8 x 6 px like .*a\.png, .*`size`.* found 7 x 6 px"
-    ):
+    with pytest.raises(data.DataError, match=r"b\.png: expected 8 x 6 px like .*a\.png, .*`size`.* found 7 x 6 px"):
         load(tmp_path)
     assert load(tmp_path, size=5).pixels.shape == (2, 5, 5, 3)
 
@@ -108,9 +102,7 @@ def test_mixed_sizes_are_refused_by_both_names_unless_a_size_is_given(tmp_path):
 def test_images_beside_class_folders_are_refused(tmp_path):
     picture(tmp_path / "cat" / "a.png")
     picture(tmp_path / "b.png")
-    with pytest.raises(
-        data.DataError, match=r"all images in sub-folders or none, found .*b\.png and .*cat/a\.png"
-    ):
+    with pytest.raises(data.DataError, match=r"all images in sub-folders or none, found .*b\.png and .*cat/a\.png"):
         load(tmp_path)
 
 
@@ -138,7 +130,5 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch, most):
 def test_a_folder_that_is_empty_or_absent_is_missing_data(tmp_path):
     with pytest.raises(data.MissingDataError, match=r"expected at least one image \(\.bmp .*\), found none"):
         load(tmp_path)
-    with pytest.raises(
-        data.MissingDataError, match="absent: expected a folder of images, found no such folder"
-    ):
+    with pytest.raises(data.MissingDataError, match="absent: expected a folder of images, found no such folder"):
         load(tmp_path / "absent")

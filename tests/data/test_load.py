@@ -30,9 +30,7 @@ def test_an_unknown_split_is_refused_with_the_splits_known(name, known):
 @pytest.mark.parametrize("argument", ["limit", "size"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_limit_and_size_are_positive(argument, value):
-    with pytest.raises(
-        data.DataError, match=f"{argument}: expected a positive integer or None, found {value}"
-    ):
+    with pytest.raises(data.DataError, match=f"{argument}: expected a positive integer or None, found {value}"):
         data.load("photos", **{argument: value})
 
 

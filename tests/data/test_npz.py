@@ -88,9 +88,7 @@ def test_arrays_that_are_not_what_they_should_be_are_refused(path, arrays, messa
 def test_a_file_that_is_no_zip_is_refused(path):
     with path.open("wb") as file:
         np.save(file, PIXELS)
-    with pytest.raises(
-        data.DataError, match=r"set\.npz: expected an \.npz archive .* found a file that is no zip"
-    ):
+    with pytest.raises(data.DataError, match=r"set\.npz: expected an \.npz archive .* found a file that is no zip"):
         load(path)
 
 
@@ -104,7 +102,5 @@ def test_a_zip_with_damage_inside_is_refused(path):
 
 
 def test_a_missing_file_is_missing_data(path):
-    with pytest.raises(
-        data.MissingDataError, match=r"set\.npz: expected an \.npz archive, found no such file"
-    ):
+    with pytest.raises(data.MissingDataError, match=r"set\.npz: expected an \.npz archive, found no such file"):
         load(path)

@@ -1,0 +1,411 @@
+"""Linear Barlow Twins on real images: the loss falls in steps, the eigenvalues rise one at a time, and theory says when.
+
+Claim          Gradient descent on the linear model follows the closed form λ_j(t), each mode a sigmoid in 8 γ_j (t − τ_j).
+Paper          Simon et al. 2023, Figure 1, panels A and B: n = 500 pairs of 20 × 20 × 3 crops, d = 10.
+Command        make fig1            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
+Expected       of 10 modes at least 8 within 2% of their step time (median of 10 starts), eigenvalue rms below 0.01,
+               descent's delay 2 lr γ_j, each exception predicted by the validity report
+
+Beside the two panels: the top eigenvectors of Γ as pictures; all eigenvalues of all starts on one sigmoid; the theory's
+error against start scale, with the error that `stepwise.validity` predicts; descent's delay against the learning rate.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.contract import Check, Progress, Result, silent
+from stepwise import data, dynamics, laws, plotting, problem, spectra, validity, views
+from stepwise.compare import Comparison, compare
+from stepwise.dynamics import Trajectory, reduction
+from stepwise.moments import Center
+from stepwise.problem import Problem
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the figure."""
+
+    data: str = "photos"
+    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie."""
+    side: int = 32
+    """Images are brought to this side before they are cropped to 20 px."""
+    n_pairs: int = 500
+    d: int = 10
+    center: Center = "pooled"
+    start_scale: float = 1e-6
+    """α, standard deviation of W(0)'s entries."""
+    lr_gamma: float = 0.005
+    """Learning rate times γ_1; descent comes late by twice this fraction in its first mode."""
+    starts: int = 10
+    until: float = 1.5
+    """Train to this multiple of the last predicted step."""
+    records: int = 600
+    """Samples on the logarithmic grid of times."""
+    scales: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
+    """Start scales, in units where γ_1 = 1, at which the flow is compared with the closed form."""
+    scale_starts: int = 8
+    lr_gammas: tuple[float, ...] = (0.003, 0.006, 0.0125, 0.025, 0.05, 0.1)
+    """Learning rates times γ_1 at which descent is compared with the flow."""
+    tolerance: float = 0.02
+    """Relative error of a step time."""
+    seed: int = 0
+    x64: bool = True
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """Seconds: fewer pairs, modes and starts."""
+        small = {"scales": (1e-1, 1e-2, 1e-3, 1e-5), "lr_gammas": (0.01, 0.03, 0.1)}
+        return cls(n_pairs=100, d=4, starts=3, records=200, scale_starts=4, **small)  # type: ignore[arg-type]
+
+    @classmethod
+    def laptop(cls) -> "Config":
+        """The source's size on the embedded photographs."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> "Config":
+        """The source's size and images."""
+        return cls(data="cifar10")
+
+
+def run(config: Config, progress: Progress = silent) -> Result:
+    """Draw views, predict, descend from every start, and measure the gaps."""
+    progress("views and the spectrum of Γ")
+    x, x2 = draw_views(config)
+    experiment = problem.from_views(x, x2, center=config.center)
+    m, d = experiment.basis.shape[0], config.d
+    key = jax.random.key(config.seed)
+    W0 = config.start_scale * jax.random.normal(key, (config.starts, d, m), experiment.gamma.dtype)
+    lr = config.lr_gamma / float(experiment.gamma[0])
+
+    model = theory_problem(x, x2, config)
+    reports = [validity.report(model, d, A0=model.coordinates(W), lr=lr, tolerance=config.tolerance) for W in W0]
+    steps, recorded = _grid(reports, lr, config)
+    before = validity.report(model, d, start_scale=config.start_scale, lr=lr, tolerance=config.tolerance)
+    for line in str(before).splitlines():
+        progress(line)
+
+    progress(f"gradient descent, {steps} steps, {experiment.gamma.size} modes")
+    A0 = jax.vmap(experiment.coordinates)(W0)
+    whole = dynamics.descent(experiment, A0[0], lr, steps, record_at=recorded)
+    k, bound = _enough(experiment, A0, lr * steps)
+    progress(f"gradient descent from {config.starts} starts on the {k} modes that can matter (to {bound:.0e})")
+    some = experiment.truncated(k)
+    descend = jax.jit(jax.vmap(lambda A: dynamics.descent(some, A, lr, steps, record_at=recorded)))
+    runs = _unbatched(descend(A0[:, :, :k]), config.starts)
+    theories = [predict(model, W, whole.times) for W in W0]
+    gaps = [compare(theory, each) for theory, each in zip(theories, [whole, *runs[1:]], strict=True)]
+
+    progress("the theory's error against start scale")
+    by_scale = _error_against_scale(experiment, config)
+    progress("descent's delay against the learning rate")
+    by_lr = _delay_against_lr(experiment, A0[0], config)
+
+    taus = np.stack([np.asarray(model_steps(model, W)) for W in W0])
+    arrays = {
+        "times": whole.times,
+        "loss": whole.loss,
+        "eigenvalues": whole.eigenvalues,
+        "theory_loss": theories[0].loss,
+        "theory_eigenvalues": theories[0].eigenvalues,
+        "step_times": taus,
+        "all_eigenvalues": np.stack([whole.eigenvalues, *(each.eigenvalues for each in runs[1:])]),
+        "gamma": experiment.gamma,
+        "pictures": experiment.basis[:, :d].T.reshape(d, *_picture_shape(m)),
+        **by_scale,
+        **by_lr,
+    }
+    truncation = float(np.max(np.abs(np.asarray(whole.eigenvalues) - np.asarray(runs[0].eigenvalues))))
+    numbers = {
+        "gaps": [gap.summary() for gap in gaps],
+        "within": [gap.within(config.tolerance) for gap in gaps],
+        "exceptions": _exceptions(gaps, reports, config.tolerance),
+        "validity": before.summary(),
+        "validity_by_start": [report.summary() for report in reports],
+        "gamma": np.asarray(experiment.gamma[: d + 1]).tolist(),
+        "kappa": float(experiment.gamma[0] / experiment.gamma[d - 1]),
+        "n_pairs": experiment.n_pairs,
+        "m": m,
+        "rank": int(experiment.gamma.size),
+        "lr": lr,
+        "steps": steps,
+        "result": str(whole.result),
+        "modes_of_all_starts": k,
+        "truncation": truncation,
+        "truncation_bound": bound,
+        "config": asdict(config),
+    }
+    return Result({name: np.asarray(array) for name, array in arrays.items()}, numbers)
+
+
+def draw_views(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Two random 20 × 20 crops of each image, in float64 where that is on."""
+    images = data.load(config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed)
+    if len(images.pixels) < config.n_pairs:
+        raise ValueError(
+            f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {len(images.pixels)}"
+        )
+    pair = views.positive_pairs(images.pixels, jax.random.key(config.seed + 1), "crop20")
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
+
+
+def theory_problem(x: np.ndarray, x2: np.ndarray, config: Config) -> Problem:
+    """The problem that the theory is told of; the same as the experiment's."""
+    return problem.from_views(x, x2, center=config.center)
+
+
+def predict(model: Problem, W0: jax.Array, times: jax.Array) -> Trajectory:
+    """The theory's curves from a start in pixel space."""
+    return dynamics.closed_form(model, model.coordinates(W0), times)
+
+
+def model_steps(model: Problem, W0: jax.Array) -> jax.Array:
+    """τ_j [d] from a start in pixel space."""
+    A0 = model.coordinates(W0)
+    lam0 = model.gamma[: len(A0)] * laws.effective_start(A0) ** 2
+    return laws.BarlowTwins(model.gamma).step_times(lam0)
+
+
+def _grid(reports: list[validity.Report], lr: float, config: Config) -> tuple[int, np.ndarray]:
+    """How long to train, and the steps to record: a geometric grid from a fifth of the first predicted step."""
+    taus = np.stack([report.step_times for report in reports])
+    if not np.isfinite(taus).any():
+        raise ValueError(f"{config.data}: expected positive modes of Γ, found none: nothing can be learned")
+    first, last = taus[np.isfinite(taus)].min(), taus[np.isfinite(taus)].max()
+    steps = int(np.ceil(config.until * last / lr))
+    return steps, np.unique(np.geomspace(max(1, first / lr / 5), steps, config.records).astype(int))
+
+
+def _enough(experiment: Problem, A0: jax.Array, until: float) -> tuple[int, float]:
+    """How many leading modes reproduce descent from every start to 1e-7, and the bound kept."""
+    found = [reduction.leading(np.asarray(experiment.gamma), np.asarray(A), until, 1e-7) for A in A0]
+    return max(k for k, _ in found), max(bound for _, bound in found)
+
+
+def _unbatched(batch: Trajectory, size: int) -> list[Trajectory]:
+    return [jax.tree.map(lambda leaf: leaf[i], batch) for i in range(size)]
+
+
+def _exceptions(gaps: list[Comparison], reports: list[validity.Report], tolerance: float) -> list[dict[str, Any]]:
+    """Each mode of each start whose step time is off by more than the tolerance, and whether that was predicted."""
+    found = []
+    for i, (gap, report) in enumerate(zip(gaps, reports, strict=True)):
+        for j in np.flatnonzero(~(gap.step_time_error <= tolerance)):
+            about = {"start": i, "mode": int(j) + 1, "error": float(gap.step_time_error[j])}
+            found.append(about | {"expected": float(report.expected_error[j]), "predicted": bool(report.at_risk[j])})
+    return found
+
+
+def _error_against_scale(experiment: Problem, config: Config) -> dict[str, Any]:
+    """Step-time error of the closed form against the flow [scales, starts, d], and what validity expects of each."""
+    d = config.d
+    top = float(experiment.gamma[0])
+    shapes = jax.random.normal(jax.random.key(config.seed + 2), (config.scale_starts, d, experiment.gamma.size))
+    errors, expected = [], []
+    for scale in config.scales:
+        alpha = scale / np.sqrt(top)
+        last = validity.report(experiment, d, start_scale=alpha).step_times
+        k, _ = _enough(experiment, alpha * shapes, 2 * float(last[np.isfinite(last)].max()))
+        some = experiment.truncated(max(k, d))
+        row, row_expected = [], []
+        for shape in shapes.astype(some.gamma.dtype):
+            A0 = alpha * shape[:, : some.gamma.size]
+            report = validity.report(some, d, A0=A0)
+            taus = report.step_times[np.isfinite(report.step_times)]
+            times = np.geomspace(taus.min() / 3, 1.5 * taus.max(), config.records)
+            flow = dynamics.flow(some, A0, times, rtol=1e-9, atol=1e-15, reduce=False)
+            gap = compare(dynamics.closed_form(some, A0, times), flow)
+            row.append(np.where(np.isfinite(gap.step_time_error), gap.step_time_error, np.nan))
+            row_expected.append(report.expected_error)
+        errors.append(row)
+        expected.append(row_expected)
+    return {"scales": config.scales, "scale_errors": errors, "scale_expected": expected}
+
+
+def _delay_against_lr(experiment: Problem, A0: jax.Array, config: Config) -> dict[str, Any]:
+    """τ_descent/τ_flow − 1 [lrs, modes] for the first modes, from one start."""
+    modes = min(3, config.d)
+    gamma = np.asarray(experiment.gamma)
+    taus = np.asarray(validity.report(experiment, config.d, A0=A0).step_times)[: modes + 1]
+    until = 1.2 * float(taus[np.isfinite(taus)].max())
+    k, _ = reduction.leading(gamma, np.asarray(A0), until, 1e-9)
+    some = experiment.truncated(k)
+    times = np.geomspace(float(taus.min()) / 3, until, 4000)
+    flow = dynamics.flow(some, A0[:, :k], times, rtol=1e-10, atol=1e-15, reduce=False)
+    reference = spectra.step_times(times, flow.eigenvalues)[:modes]
+    delays = []
+    for lr_gamma in config.lr_gammas:
+        lr = lr_gamma / float(gamma[0])
+        steps = int(until / lr)
+        recorded = np.unique(np.geomspace(max(1, 0.3 * float(taus.min()) / lr), steps, 4000).astype(int))
+        descent = dynamics.descent(some, A0[:, :k], lr, steps, record_at=recorded)
+        delays.append(spectra.step_times(descent.times, descent.eigenvalues)[:modes] / reference - 1)
+    lrs = np.asarray(config.lr_gammas) / float(gamma[0])
+    return {"lrs": lrs, "delays": delays, "delay_gamma": gamma[:modes]}
+
+
+def _picture_shape(m: int) -> tuple[int, int, int]:
+    channels = 3 if m % 3 == 0 and round((m / 3) ** 0.5) ** 2 * 3 == m else 1
+    side = round((m / channels) ** 0.5)
+    return side, side, channels
+
+
+def collapse_rms(result: Result) -> float:
+    """Root mean square distance of all eigenvalues of all starts from one sigmoid in 8 γ_j (t − τ_j)."""
+    u, values = _collapsed(result)
+    near = np.abs(u) < 20
+    return float(np.sqrt(np.mean((values[near] - 1 / (1 + np.exp(-u[near]))) ** 2)))
+
+
+def delay_slopes(result: Result) -> np.ndarray:
+    """Slope of the delay in lr at lr → 0, over 2 γ_j [modes]: 1 by theory."""
+    lrs, delays = result.arrays["lrs"], result.arrays["delays"]
+    # delay = a lr + b lr²; the quadratic term keeps the larger rates from bending the slope
+    design = np.stack([lrs, lrs**2], axis=1) / delays[:, :1]
+    slopes = [np.linalg.lstsq(design, d / delays[:, 0], rcond=None)[0][0] for d in delays.T]
+    return np.asarray(slopes) / (2 * result.arrays["delay_gamma"])
+
+
+def scale_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """Measured and predicted d ln(error)/d ln α of modes [...], where the error is resolved and small.
+
+    By theory an error is θ²/ln(1/λ(0)) with θ ∝ α^{1 − γ_k/γ_j} for the nearest mode k that grows beside mode j.
+    """
+    scales = np.asarray(result.arrays["scales"])
+    errors, expected = (np.nanmedian(result.arrays[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
+    measured, predicted = [], []
+    for error, guess in zip(errors.T, expected.T, strict=True):
+        use = (guess > 1e-7) & (guess < 0.02) & (error > 0)
+        if use.sum() >= 3:
+            measured.append(np.polyfit(np.log(scales[use]), np.log(error[use]), 1)[0])
+            predicted.append(np.polyfit(np.log(scales[use]), np.log(guess[use]), 1)[0])
+    return np.asarray(measured), np.asarray(predicted)
+
+
+def check(result: Result) -> list[Check]:
+    """The claim of the header and what it rests on."""
+    numbers, config = result.numbers, result.numbers["config"]
+    d = min(config["d"], numbers["validity"]["n_positive"])
+    rms = [gap["eigenvalue_rms"] for gap in numbers["gaps"]]
+    alignment = [gap["alignment"] if gap["alignment"] is not None else np.nan for gap in numbers["gaps"]]
+    missed = [each for each in numbers["exceptions"] if not each["predicted"]]
+    slopes = delay_slopes(result)
+    measured, predicted = scale_slopes(result)
+    off_slope = float(np.median(np.abs(measured - predicted))) if measured.size else np.nan
+    return [
+        Check("positive modes", numbers["validity"]["n_positive"], config["d"], ">=", premise=True),
+        Check("learning rate times gamma_1", config["lr_gamma"], 0.01, "<=", premise=True),
+        Check("learning rate over its limit", numbers["lr"] / numbers["validity"]["lr_limit"], 0.5, "<=", premise=True),
+        Check("left-out modes of the other starts", numbers["truncation"], 1e-5, "<=", premise=True),
+        Check("modes within tolerance, median start", float(np.median(numbers["within"])), np.ceil(0.8 * d), ">="),
+        Check("eigenvalue rms, median start", float(np.median(rms)), 0.01, "<="),
+        Check("exceptions not predicted", len(missed), 0, "=="),
+        Check("final subspace alignment, median start", float(np.median(alignment)), 0.99, ">="),
+        Check("loss rms, median start", float(np.median([gap["loss_rms"] for gap in numbers["gaps"]])), 0.05, "<="),
+        Check("collapse on one sigmoid, rms", collapse_rms(result), 0.02, "<="),
+        Check("delay slope over 2 gamma_j, largest error", float(np.max(np.abs(slopes - 1))), 0.05, "<="),
+        Check("slope in start scale, median error", off_slope, 0.25, "<="),
+    ]
+
+
+def plot(result: Result) -> Figure:
+    """Panels A and B above, the eigenvectors between, and three panels that say how far to trust the theory."""
+    a, numbers = result.arrays, result.numbers
+    d = a["eigenvalues"].shape[1]
+    fig = plotting.figure(11, 9.5)
+    rows = fig.subfigures(3, 1, height_ratios=[3.4, 1.25, 3])
+    top = rows[0].subplots(1, 2)
+    experiment, theory = (
+        (a["times"], a["eigenvalues"], a["loss"]),
+        (a["times"], a["theory_eigenvalues"], a["theory_loss"]),
+    )
+    plotting.loss(top[0], experiment, theory, a["step_times"][0])
+    top[0].set_title("A  The loss falls in steps")
+    plotting.eigenvalues(top[1], experiment, theory, a["step_times"][0])
+    top[1].set_title("B  Eigenvalues rise one at a time")
+    rows[0].suptitle(
+        f"Linear Barlow Twins, {numbers['n_pairs']} pairs of {_name(numbers['config']['data'])}, m = {numbers['m']}, d = {d}",
+        fontsize=12,
+    )
+    strip = rows[1].subplots(1, d)
+    titles = [f"γ = {gamma:.3g}" for gamma in a["gamma"][:d]]
+    plotting.pictures(list(np.atleast_1d(strip)), a["pictures"], titles, plotting.mode_colours(d))
+    rows[1].suptitle(
+        "What each mode sees: the top eigenvectors of Γ, in the order in which they are learned", fontsize=10.5
+    )
+    bottom = rows[2].subplots(1, 3)
+    _plot_collapse(bottom[0], result)
+    _plot_scale(bottom[1], result)
+    _plot_delay(bottom[2], result)
+    return fig
+
+
+def _plot_collapse(ax: Any, result: Result) -> None:
+    u, values = _collapsed(result)
+    d = values.shape[2]
+    for j, colour in enumerate(plotting.mode_colours(d)):
+        inside = np.abs(u[:, :, j]) < 12
+        ax.plot(u[:, :, j][inside], values[:, :, j][inside], ".", ms=2, color=colour, rasterized=True)
+    grid = np.linspace(-12, 12, 200)
+    ax.plot(grid, 1 / (1 + np.exp(-grid)), color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="sigmoid")
+    ax.set(xlabel="8 γⱼ (t − τⱼ)", ylabel="eigenvalues of C", title=f"One sigmoid: {d} modes, {len(u)} starts")
+    ax.legend(loc="upper left")
+
+
+def _plot_scale(ax: Any, result: Result) -> None:
+    a = result.arrays
+    errors, expected = (np.nanmedian(a[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
+    colours = plotting.mode_colours(errors.shape[1])
+    for i, j in enumerate(_shown(errors.shape[1])):
+        ax.loglog(a["scales"], np.maximum(errors[:, j], 1e-12), "o", ms=4.5, color=colours[j], label=f"mode {j + 1}")
+        label = "predicted" if i == 0 else None
+        ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2, label=label)
+    ax.set(ylim=(1e-8, 1), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
+    ax.set_title("A smaller start, a better theory")
+    ax.legend(loc="lower right")
+
+
+def _plot_delay(ax: Any, result: Result) -> None:
+    a = result.arrays
+    top = a["delay_gamma"][0]
+    for j, colour in enumerate(plotting.mode_colours(result.arrays["eigenvalues"].shape[1])[: len(a["delay_gamma"])]):
+        ax.loglog(a["lrs"] * top, a["delays"][:, j], "o", ms=4.5, color=colour, label=f"mode {j + 1}")
+        label = "2 lr γⱼ" if j == 0 else None
+        ax.loglog(a["lrs"] * top, 2 * a["lrs"] * a["delay_gamma"][j], color=colour, ls=(0, (4, 2)), lw=1.2, label=label)
+    ax.set(
+        xlabel="learning rate × γ₁", ylabel="delay of descent behind the flow", title="Descent comes late by 2 lr γⱼ"
+    )
+    ax.legend(loc="upper left")
+
+
+def _collapsed(result: Result) -> tuple[np.ndarray, np.ndarray]:
+    """u = 8 γ_j (t − τ_j) and λ_j, [starts, T, d]; sorted curves meet sorted step times."""
+    a = result.arrays
+    taus = a["step_times"]
+    order = np.argsort(taus, axis=1)
+    gamma = a["gamma"][: taus.shape[1]][order]
+    u = (
+        laws.BarlowTwins.RATE
+        * gamma[:, None]
+        * (a["times"][None, :, None] - np.take_along_axis(taus, order, 1)[:, None])
+    )
+    return u, a["all_eigenvalues"]
+
+
+def _shown(d: int) -> list[int]:
+    return sorted({0, 1, 2, 5, 8} & set(range(d)) | {min(d - 1, 8)})
+
+
+def _name(data_name: str) -> str:
+    kind, _, path = data_name.partition(":")
+    return {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}.get(
+        kind, path.rstrip("/").split("/")[-1]
+    )

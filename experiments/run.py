@@ -1,0 +1,181 @@
+"""Run one figure: compute, check, draw, and write results/NAME/PRESET/{summary.json,arrays.npz,config.json,figure.*}.
+
+Running again with the same configuration and the same code only checks and draws anew, from arrays.npz.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.contract import Check, Result
+from stepwise import _npz, plotting
+
+FIGURES = {"fig1": "experiments.fig1_linear", "fig2": "experiments.fig2_symmetry"}
+PACKAGES = ("stepwise", "jax", "jaxlib", "diffrax", "numpy", "scikit-learn", "matplotlib")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compute, check and draw one figure of the paper."""
+
+    name: tyro.conf.Positional[Literal["fig1", "fig2"]]
+    """Which figure."""
+    preset: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Seconds, minutes, or the source's scale."""
+    data: str | None = None
+    """photos, cifar10, stl10, folder:PATH or npz:PATH instead of the preset's."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie; without it they are downloaded."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
+    """Any other field of the figure's Config."""
+    out: str = "results"
+    """Folder of the results."""
+    again: bool = False
+    """Compute anew even if these results are there."""
+    redraw: bool = False
+    """Only draw, from the arrays that are there, even if the code has changed since."""
+
+
+def main(argv: list[str]) -> int:
+    """0 when every check passed, 1 when one failed, 2 for a bad argument."""
+    args = tyro.cli(Arguments, args=argv, prog="python -m experiments")
+    try:
+        passed = run(args)
+    except (ValueError, OSError) as error:
+        print(f"{args.name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{args.name}: stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0 if passed else 1
+
+
+def run(args: Arguments) -> bool:
+    """Do what the arguments say; return whether every check passed."""
+    module = importlib.import_module(FIGURES[args.name])
+    config = configured(module, args)
+    folder = Path(args.out) / args.name / args.preset
+    wanted = {"config": asdict(config), "code": _code(module)}
+    stored = _stored(folder, wanted, any_code=args.redraw)
+    if args.redraw and stored is None:
+        raise ValueError(f"--redraw: expected {folder / 'arrays.npz'} of this configuration, found none")
+    precision = getattr(config, "x64", False)
+    with jax.enable_x64(precision):
+        if stored is not None and not args.again:
+            result, about = stored
+            print(f"{args.name} {args.preset}: drawing from {folder / 'arrays.npz'} (--again computes anew)")
+        else:
+            began = time.perf_counter()
+            result = module.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
+            about = {"seconds": time.perf_counter() - began} | _circumstances()
+        checks = module.check(result)
+        _report(checks)
+        folder.mkdir(parents=True, exist_ok=True)
+        if stored is None or args.again:
+            header = {"numbers": result.numbers, "about": about, **wanted}
+            _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
+        _write_json(folder / "config.json", wanted["config"])
+        summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
+        _write_json(folder / "summary.json", summary)
+        plotting.save(module.plot(result), folder)
+    print(f"{args.name} {args.preset}: {about['seconds']:.1f} s, {folder / 'figure.png'}, {folder / 'summary.json'}")
+    return all(check.passed for check in checks)
+
+
+def configured(module: Any, args: Arguments) -> Any:
+    """The preset with the command line's changes; refuses fields that the figure does not have."""
+    config = getattr(module.Config, args.preset)()
+    names = {field.name for field in fields(config)}
+    given = {name: getattr(args, name) for name in ("data", "data_dir") if getattr(args, name) is not None}
+    for name in given.keys() - names:
+        raise ValueError(f"--{name.replace('_', '-')}: {args.name} reads no images")
+    flags = []
+    for item in args.set:
+        name, equals, value = item.partition("=")
+        if not equals or name not in names:
+            raise ValueError(f"--set: expected FIELD=VALUE with a field among {sorted(names)}, received {item!r}")
+        flags += [f"--{name.replace('_', '-')}", *value.split(",")]
+    # booleans are given as --set x64=False, like every other field
+    return tyro.cli(
+        tyro.conf.configure(tyro.conf.FlagConversionOff)(type(config)), default=replace(config, **given), args=flags
+    )
+
+
+def _stored(folder: Path, wanted: dict[str, Any], *, any_code: bool) -> tuple[Result, dict[str, Any]] | None:
+    try:
+        arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
+        same = header["config"] == json.loads(json.dumps(wanted["config"]))
+        if same and (any_code or header["code"] == wanted["code"]):
+            return Result(arrays, header["numbers"]), header["about"]
+    except (OSError, ValueError, KeyError):
+        pass  # missing, half a file of an older version, or foreign: compute anew
+    return None
+
+
+def _report(checks: list[Check]) -> None:
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        verdict = "ok  " if check.passed else "FAIL"
+        kind = " (premise)" if check.premise else ""
+        print(f"  {verdict} {check.name:<{width}}  {check.value:.4g} {check.relation} {check.bound:.4g}{kind}")
+
+
+def _circumstances() -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    device = jax.devices()[0]
+    where = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
+    return {"versions": versions, **where, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def _code(module: Any) -> str:
+    digest = hashlib.sha256()
+    for path in [*sorted((ROOT / "stepwise").rglob("*.py")), Path(module.__file__)]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Only what strict JSON holds: infinities and NaN become null, arrays lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

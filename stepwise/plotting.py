@@ -1,0 +1,103 @@
+"""Drawing trajectories: experiment solid, theory dashed, one colour a mode. The only importer of matplotlib here."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stepwise.compare import Curves, curves
+from stepwise.types import Numbers
+
+INK = "#222222"
+STYLE: dict[str, Any] = {
+    "font.size": 10.0,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "savefig.dpi": 160,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+"""Three colours of the Okabe-Ito palette, told apart by readers with any colour vision."""
+
+
+def figure(width: float = 10.0, height: float = 6.0) -> Figure:
+    """An empty figure in the house style, size in inches; `save` closes it."""
+    with matplotlib.rc_context(STYLE):
+        return plt.figure(figsize=(width, height))
+
+
+def mode_colours(d: int) -> np.ndarray:
+    """A colour for each mode [d, 4], dark for the first and light for the last: viridis, in order without hue."""
+    return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(d, 1))))
+
+
+def loss(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
+    """Loss against time on a logarithmic axis: solid experiment, dashed theory, a line at each predicted step."""
+    t, _, values, _ = curves("experiment", experiment)
+    ax.plot(t[t > 0], values[t > 0], color=BLUE, label="experiment")
+    if theory is not None:
+        t, _, values, _ = curves("theory", theory)
+        ax.plot(t[t > 0], values[t > 0], color=ORANGE, ls=(0, (4, 2)), label="theory")
+    _step_lines(ax, steps)
+    ax.set(xscale="log", xlabel="time t = learning rate × step", ylabel="loss  ‖C − I‖²")
+    ax.legend(loc="lower left")
+
+
+def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
+    """Eigenvalues of C against time, a colour a mode: solid experiment, dashed theory, a line at each predicted step."""
+    t, values, _, _ = curves("experiment", experiment)
+    colours = mode_colours(values.shape[1])
+    _step_lines(ax, steps)
+    for j, colour in enumerate(colours):
+        ax.plot(t[t > 0], values[t > 0, j], color=colour, label="experiment" if j == 0 else None)
+    if theory is not None:
+        t, values, _, _ = curves("theory", theory)
+        for j in range(values.shape[1]):
+            style: dict[str, Any] = {"color": INK, "ls": (0, (4, 2)), "lw": 1.0}
+            ax.plot(t[t > 0], values[t > 0, j], **style, label="theory" if j == 0 else None)
+    ax.set(xscale="log", xlabel="time t = learning rate × step", ylabel="eigenvalues of C")
+    ax.legend(loc="center left")
+
+
+def pictures(axes: list[Axes], images: Numbers, titles: list[str], colours: np.ndarray | None = None) -> None:
+    """Signed pictures [k, h, w, c], zero as mid-grey, each stretched to its own largest entry, titled in its colour."""
+    images = np.asarray(images)
+    for i, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+        picture = 0.5 + 0.5 * images[i] / np.abs(images[i]).max()
+        ax.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.set_title(title, fontsize=8.5, loc="center", fontweight="normal")
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set_visible(colours is not None)
+            if colours is not None:
+                spine.set(color=colours[i], linewidth=2.5)
+
+
+def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> None:
+    """Write folder/name.png and folder/name.pdf, each under a temporary name that is then renamed; close the figure."""
+    with matplotlib.rc_context(STYLE):
+        for suffix in ("png", "pdf"):
+            temporary = Path(folder) / f".{name}.{suffix}"
+            fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            temporary.replace(Path(folder) / f"{name}.{suffix}")
+    plt.close(fig)
+
+
+def _step_lines(ax: Axes, steps: Numbers | None) -> None:
+    steps = [] if steps is None else np.asarray(steps)
+    for i, step in enumerate(s for s in steps if np.isfinite(s)):
+        ax.axvline(step, color="0.75", lw=0.8, zorder=0, label="predicted steps" if i == 0 else None)

@@ -1,0 +1,113 @@
+"""What is measured on curves and embeddings: eigenvalues, step times, subspace alignment, rank.
+
+Nothing here knows whether it looks at theory or at an experiment.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from stepwise import _check
+from stepwise.types import Numbers
+
+
+def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Array, " d"]:
+    """Eigenvalues, from the largest down, of C = (z1ᵀ z2 + z2ᵀ z1)/(2n) (source, eq. 4).
+
+    Args:
+        z1, z2: embeddings of the two views [n, d], row i of one belongs to row i of the other.
+        center: subtract the mean of all 2n embeddings first. Off by default: embed with a centred problem, or centre
+            kernel and embedding alike.
+
+    Raises:
+        ValueError: the embeddings are not finite matrices of one shape.
+    """
+    z1, z2 = _pair(z1, z2)
+    if center:
+        mean = (z1.mean(0) + z2.mean(0)) / 2
+        z1, z2 = z1 - mean, z2 - mean
+    cross = z1.T @ z2 / z1.shape[0]
+    return jnp.linalg.eigvalsh((cross + cross.T) / 2)[::-1]
+
+
+def step_times(times: Numbers, eigenvalues: Numbers, level: float = 0.5) -> Float[np.ndarray, " d"]:
+    """When each curve first rises through `level`; infinite for one that never does, or that begins above it.
+
+    Between the two samples around the crossing the curve is taken as linear in logit λ where both lie in (0, 1),
+    which is exact for a logistic curve on any grid, and as linear in λ elsewhere. Samples that are not finite (a run
+    that diverged) cross nothing.
+
+    Args:
+        times: increasing [T].
+        eigenvalues: curves [T, d].
+        level: the height that counts as learned; 1/2 of the final value for a mode whose final value is 1.
+
+    Raises:
+        ValueError: the shapes do not fit, or times do not increase.
+    """
+    t = np.asarray(_check.real_array("times", times, ndim=1), np.float64)
+    curves = np.asarray(eigenvalues, np.float64)
+    fits = curves.ndim == 2 and curves.shape[0] == t.size and t.size > 0
+    _check.require(fits, "eigenvalues", f"[{t.size}, d], a row for each time", curves)
+    _check.require(bool((np.diff(t) > 0).all()), "times", "increasing numbers", t)
+    below, above = curves[:-1] < level, curves[1:] >= level
+    rises = below & above & np.isfinite(curves[:-1]) & np.isfinite(curves[1:])
+    out = np.full(curves.shape[1], np.inf)
+    for j in np.flatnonzero(rises.any(axis=0)):
+        i = int(np.argmax(rises[:, j]))
+        ends = np.array([curves[i, j], curves[i + 1, j], level])
+        if (ends > 0).all() and (ends < 1).all():
+            ends = np.log(ends) - np.log1p(-ends)
+        out[j] = t[i] + (t[i + 1] - t[i]) * (ends[2] - ends[0]) / (ends[1] - ends[0])
+    return out
+
+
+def subspace_alignment(a: Numbers, b: Numbers) -> float:
+    """‖Q_aᵀ Q_b‖_F² / d, with Q orthonormal bases of the column spans: 1 for the same span, 0 for orthogonal ones.
+
+    Args:
+        a, b: matrices [rows, d]; columns span the subspaces. With unlike widths d is the smaller.
+
+    Raises:
+        ValueError: the rows differ in number, or a matrix does not have full column rank (its span then has fewer
+            dimensions than columns, and the score would be arbitrary).
+    """
+    bases = []
+    for name, matrix in (("a", a), ("b", b)):
+        matrix = np.asarray(_check.real_array(name, matrix, ndim=2))
+        basis, sizes, _ = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+        rank = int(np.sum(sizes > max(matrix.shape) * np.finfo(matrix.dtype).eps * sizes[0])) if sizes.size else 0
+        expected = f"full column rank {matrix.shape[1]}"
+        _check.require(0 < rank == matrix.shape[1], name, expected, f"rank {rank} of {list(matrix.shape)}")
+        bases.append(basis)
+    _check.require(len(bases[0]) == len(bases[1]), "b", f"{len(bases[0])} rows as a", b)
+    return float(np.sum((bases[0].T @ bases[1]) ** 2) / min(bases[0].shape[1], bases[1].shape[1]))
+
+
+def random_alignment(d: int, rows: int) -> float:
+    """d/rows: the expected alignment of two random d-dimensional subspaces of R^rows."""
+    _check.require(1 <= d <= rows, "d", f"a number in 1 ... {rows}, the rows", d)
+    return d / rows
+
+
+def rankme(z: Numbers) -> float:
+    """RankMe: exp(−Σ p ln p), p = σ_i/Σσ + 1e-7, σ the singular values of the uncentred embeddings z [n, d].
+
+    Garrido et al., *RankMe* (ICML 2023), eq. 1. About 1 for a collapsed embedding, d for a white one.
+
+    Raises:
+        ValueError: z is not a finite matrix, or is zero throughout.
+    """
+    z = np.asarray(_check.real_array("z", z, ndim=2), np.float64)
+    sizes = np.linalg.svd(z, compute_uv=False)
+    _check.require(sizes.sum() > 0, "z", "embeddings that are not all zero", z)
+    p = sizes / sizes.sum() + 1e-7
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def _pair(z1: Numbers, z2: Numbers) -> tuple[Array, Array]:
+    z1 = jnp.asarray(_check.real_array("z1", z1, ndim=2))
+    z2 = jnp.asarray(_check.real_array("z2", z2, ndim=2))
+    _check.require(z1.shape == z2.shape, "z2", f"shape {list(z1.shape)} as z1", z2)
+    _check.require(z1.size > 0, "z1", "at least one pair", z1)
+    return z1, z2
