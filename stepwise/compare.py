@@ -63,7 +63,8 @@ def compare(theory: Curves, experiment: Curves, *, level: float = 0.5) -> Compar
         level: the height that counts as a step (`spectra.step_times`).
 
     Raises:
-        ValueError: times do not increase, shapes do not fit, the two share no stretch of time, or a curve is not finite.
+        ValueError: times do not increase, shapes do not fit, the two share no stretch of time, or a curve is not
+            finite.
     """
     t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory)
     t_run, run_curves, run_loss, run_end = curves("experiment", experiment)
@@ -138,8 +139,11 @@ def _relative(theory: np.ndarray, run: np.ndarray) -> np.ndarray:
 
 
 def _alignment(theory: np.ndarray | None, run: np.ndarray | None) -> float | None:
-    if theory is None or run is None or theory.shape != run.shape or not np.isfinite(run).all():
+    if theory is None or run is None or len(theory) != len(run) or not np.isfinite(run).all():
         return None
+    # a truncated problem holds nothing of the modes that it left out
+    modes = max(theory.shape[1], run.shape[1])
+    theory, run = (np.pad(A, ((0, 0), (0, modes - A.shape[1]))) for A in (theory, run))
     if min(np.linalg.matrix_rank(theory), np.linalg.matrix_rank(run)) < theory.shape[0]:
         return None
     return spectra.subspace_alignment(theory.T, run.T)

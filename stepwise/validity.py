@@ -102,12 +102,13 @@ def report(
     """Say, before anything is run, where `dynamics.closed_form` will hold.
 
     From a start in general position row j learns mode j while mode k > j has grown beside it to a relative amplitude
-    θ_jk; that adds Σ_k θ_jk² to ln λ_j(0) and so moves the step by the fraction Σ_k θ_jk² / ln(1/λ_j(0)). For a
-    Gaussian start of scale α the typical θ_jk is (λ_j(0))^{(1 − γ_k/γ_j)/2}, which is small exactly when the gap
-    criterion (1 − γ_k/γ_j) ln(1/α_j) ≫ 1 holds. Measured over random two-mode starts the median error follows this
-    estimate within a factor of two or so from α = 1e-2 to 1e-6, and with the very start given the estimate follows each
-    single error. A mode is at risk when the estimate times `UNLUCKY` (`KNOWN` where A0 is given), or descent's delay
-    2 lr γ_j, exceeds the tolerance.
+    θ_jk. That adds Σ_k θ_jk² to ln λ_j(0), and so moves the step by the fraction Σ_k θ_jk² / ln(1/λ_j(0)). Mode k, for
+    its part, then grows beside a row that is not aligned: C_jk = 0 makes its rate 4γ_k (1 + θ_jk² (1 − γ_k/γ_j)) from
+    τ_j on, which moves its own step by the fraction θ_jk² (1 − γ_k/γ_j)(1 − τ_j/τ_k) more.
+
+    For a Gaussian start the typical θ_jk is λ_j(0)^{(1 − γ_k/γ_j)/2}: small exactly when the gap criterion
+    (1 − γ_k/γ_j) ln(1/α_j) ≫ 1 holds. A mode is at risk when the estimate times `UNLUCKY` (`KNOWN` where A0 is given),
+    or descent's delay 2 lr γ_j, exceeds the tolerance.
 
     Args:
         problem: its γ, and its lowest eigenvalue for the limit of lr.
@@ -175,7 +176,7 @@ def report(
 
 
 def _side_by_side(gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: np.ndarray | None) -> np.ndarray:
-    """Σ θ² / ln(1/λ_j(0)) over the modes that grow beside mode j, and over those beside which it grew itself."""
+    """The estimate of `report`: from the modes that grow beside mode j, and from those beside which it grew itself."""
     d = lam0.size
     plateau = np.log(1 / np.clip(lam0, 1e-300, 0.5))
     share = np.zeros((d, gamma.size))
@@ -186,5 +187,6 @@ def _side_by_side(gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: n
         exponent = 8 * (gamma - gamma[j]) * tau[j] + np.log(np.maximum(gamma, 1e-300) / gamma[j])
         start = 1.0 if upper is None else (upper[j] / max(upper[j, j], 1e-300)) ** 2
         share[j] = np.where(later & (gamma > 0), start * np.exp(np.minimum(exponent, 0)), 0)
-    total = share.sum(axis=1) + share[:, :d].sum(axis=0)
-    return total / plateau
+    learned_later = np.clip(1 - tau[:, None] / tau[None], 0, 1, where=np.isfinite(tau[None]), out=np.zeros((d, d)))
+    faster = (1 - gamma[None, :d] / np.where(gamma[:d, None] > 0, gamma[:d, None], 1)) * learned_later
+    return share.sum(axis=1) / plateau + np.sum(share[:, :d] * (1 / plateau + np.maximum(faster, 0)), axis=0)

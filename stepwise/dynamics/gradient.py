@@ -45,8 +45,8 @@ def descent(
         ValueError: A0 does not have r columns, lr is not positive, steps is not a whole number, or both ways of
             recording are given.
 
-    Can be jitted (steps, recording and snapshots static), vmapped over A0 and lr, and differentiated when steps are kept at
-    equal distances.
+    Can be jitted (steps, recording and snapshots static), vmapped over A0 and lr, and differentiated when records are
+    kept at equal distances.
     """
     _check.require(isinstance(steps, int | np.integer) and steps >= 1, "steps", "a positive whole number", steps)
     lr = _check.real_array("lr", lr, ndim=0)

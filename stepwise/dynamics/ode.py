@@ -1,4 +1,4 @@
-"""Gradient flow of the full matrix from any start, by an adaptive solver on as few modes as the time asked for needs."""
+"""Gradient flow of the full matrix from any start, by an adaptive solver on as few modes as the time asked needs."""
 
 from functools import partial
 from typing import Any

@@ -6,8 +6,8 @@ modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, whic
 
 The slow modes that are too many to drop are compressed: A_S = L Qᵀ with Q a basis of the block Krylov space
 span{A_Sᵀ, D A_Sᵀ, ... D^{N−1} A_Sᵀ}. The flow never leaves the infinite one, and N blocks reproduce the moments
-A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature), so C's error starts at order (8 h T)^{2N−1}/(2N−1)!, h being half the width
-of the set's spectrum.
+A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature), so C's error starts at order (8 h T)^{2N−1}/(2N−1)!, h being half the
+width of the set's spectrum.
 """
 
 from typing import NamedTuple
