@@ -90,10 +90,10 @@ class BarlowTwins:
         return 1 / jnp.maximum(4 * top, 2 * bottom)
 
     def descent_delay(self, lr: Numbers, lam0: Numbers, level: float = 0.5) -> Float[Array, " d"]:
-        """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j), to first order in lr.
+        """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j), to order lr.
 
-        I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent is Euler's method, and
-        follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 − 3λ): a step multiplies the plateau by 1 + 4 lr γ
+        I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent is Euler's method, so
+        it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 − 3λ): a step multiplies the plateau by 1 + 4 lr γ
         where the flow has e^{4 lr γ}, late by 2 lr γ; near the solution it overshoots and catches up. At level 1/2,
         1 − 3 ln 2 / ln(1/λ_j(0)): a tenth less than the plateau's 2 lr γ_j at λ(0) = 1e-9. Zero where it never crosses.
         """
