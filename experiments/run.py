@@ -91,7 +91,8 @@ def run(args: Arguments) -> bool:
         _write_json(folder / "config.json", wanted["config"])
         summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
         _write_json(folder / "summary.json", summary)
-        plotting.save(module.plot(result), folder)
+        with plotting.style():
+            plotting.save(module.plot(result), folder)
     print(f"{args.name} {args.preset}: {about['seconds']:.1f} s, {folder / 'figure.png'}, {folder / 'summary.json'}")
     return all(check.passed for check in checks)
 

@@ -17,7 +17,9 @@ def write(path: str | os.PathLike[str], kind: str, arrays: dict[str, Any], about
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, header=header, **{name: np.asarray(array) for name, array in arrays.items()})
+            np.savez(
+                file, allow_pickle=False, header=header, **{name: np.asarray(array) for name, array in arrays.items()}
+            )  # type: ignore[arg-type]
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -97,8 +97,9 @@ def _dense(operator: Operator, operands: Any, size: int, k: int, dtype: Any) -> 
     matrix = np.asarray(operator(operands, jnp.eye(size, dtype=dtype)), np.float64)
     values, vectors = descending((matrix + matrix.T) / 2)
     residuals = np.linalg.norm(matrix @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
-    arrays = (jnp.asarray(array, dtype) for array in (values[:k], vectors[:, :k], residuals, values[-1]))
-    return Eigenpairs(*arrays, products=1)
+    found = (values[:k], vectors[:, :k], residuals, values[-1])
+    top_values, top_vectors, bounds, lowest = (jnp.asarray(array, dtype) for array in found)
+    return Eigenpairs(top_values, top_vectors, bounds, lowest, products=1)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(2, 3, 4))

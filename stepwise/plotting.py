@@ -1,6 +1,7 @@
 """Drawing trajectories: experiment solid, theory dashed, one colour a mode. The only importer of matplotlib here."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stepwise.compare import Curves, curves
 from stepwise.types import Numbers
 
 INK = "#222222"
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 10.0,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
@@ -34,10 +35,14 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 """Three colours of the Okabe-Ito palette, told apart by readers with any colour vision."""
 
 
+def style() -> AbstractContextManager[None]:
+    """The house style, for all that is made and saved within: `with plotting.style(): ...`."""
+    return matplotlib.rc_context(STYLE)
+
+
 def figure(width: float = 10.0, height: float = 6.0) -> Figure:
-    """An empty figure in the house style, size in inches; `save` closes it."""
-    with matplotlib.rc_context(STYLE):
-        return plt.figure(figsize=(width, height))
+    """An empty figure, size in inches; `save` closes it."""
+    return plt.figure(figsize=(width, height))
 
 
 def mode_colours(d: int) -> np.ndarray:
@@ -58,7 +63,7 @@ def loss(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numb
 
 
 def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
-    """Eigenvalues of C against time, a colour a mode: solid experiment, dashed theory, a line at each predicted step."""
+    """Eigenvalues of C against time, a colour a mode: solid experiment, dashed theory, predicted steps as lines."""
     t, values, _, _ = curves("experiment", experiment)
     colours = mode_colours(values.shape[1])
     _step_lines(ax, steps)
@@ -89,11 +94,10 @@ def pictures(axes: list[Axes], images: Numbers, titles: list[str], colours: np.n
 
 def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> None:
     """Write folder/name.png and folder/name.pdf, each under a temporary name that is then renamed; close the figure."""
-    with matplotlib.rc_context(STYLE):
-        for suffix in ("png", "pdf"):
-            temporary = Path(folder) / f".{name}.{suffix}"
-            fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
-            temporary.replace(Path(folder) / f"{name}.{suffix}")
+    for suffix in ("png", "pdf"):
+        temporary = Path(folder) / f".{name}.{suffix}"
+        fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
+        temporary.replace(Path(folder) / f"{name}.{suffix}")
     plt.close(fig)
 
 

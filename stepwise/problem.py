@@ -191,8 +191,7 @@ def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: int
         gamma, dual = _dual(both @ both.T, np.float64)
         basis = both.T @ dual
     offset = pooled @ basis if center != "none" else np.zeros(gamma.size)
-    arrays = (jnp.asarray(array, x.dtype) for array in (gamma, both @ basis, basis, offset, gamma[-1]))
-    whole = Problem(*arrays, center=center, linear=True)
+    whole = _problem(gamma, both @ basis, basis, offset, x.dtype, center, linear=True)
     return whole if modes is None else _first(whole, modes)
 
 
@@ -249,9 +248,24 @@ def from_gram(K: Numbers, *, center: Center = "none", modes: int | None = None) 
     gamma, dual = _dual(centred, dtype)
     features, basis = centred @ dual, projector @ dual
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
-    arrays = (jnp.asarray(array, dtype) for array in (gamma, features, basis, offset, gamma[-1]))
-    whole = Problem(*arrays, center=center, linear=False)
+    whole = _problem(gamma, features, basis, offset, dtype, center, linear=False)
     return whole if modes is None else _first(whole, modes)
+
+
+def _problem(
+    gamma: np.ndarray,
+    features: np.ndarray,
+    basis: np.ndarray,
+    offset: np.ndarray,
+    dtype: np.dtype,
+    center: Center,
+    *,
+    linear: bool,
+) -> Problem:
+    names = ("gamma", "features", "basis", "offset", "lowest")
+    arrays = (gamma, features, basis, offset, gamma[-1])
+    fields = {name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)}
+    return Problem(**fields, center=center, linear=linear)
 
 
 def _first(problem: Problem, modes: int) -> Problem:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
@@ -38,7 +39,7 @@ class BarlowTwins:
     """λ_j grows as e^{RATE γ_j t} while it is small."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.gamma, jax.typing.ArrayLike | list | tuple):  # not a placeholder of a tree transformation
+        if isinstance(self.gamma, jax.Array | np.ndarray | list | tuple):  # not a placeholder of a tree transformation
             object.__setattr__(self, "gamma", jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1)))
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
@@ -93,9 +94,9 @@ class BarlowTwins:
         """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j), to order lr.
 
         I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent is Euler's method, so
-        it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 − 3λ): a step multiplies the plateau by 1 + 4 lr γ
-        where the flow has e^{4 lr γ}, late by 2 lr γ; near the solution it overshoots and catches up. At level 1/2,
-        1 − 3 ln 2 / ln(1/λ_j(0)): a tenth less than the plateau's 2 lr γ_j at λ(0) = 1e-9. Zero where it never crosses.
+        it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 − 3λ): a step multiplies the plateau by
+        1 + 4 lr γ where the flow has e^{4 lr γ}, late by 2 lr γ; near the solution it overshoots and catches up.
+        At level 1/2, 1 − 3 ln 2 / ln(1/λ_j(0)): a tenth less than the plateau's 2 lr γ_j at λ(0) = 1e-9. Zero where it never crosses.
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
         _, lam0, gamma = self._arguments(jnp.zeros(1, self.gamma.dtype), lam0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
@@ -31,7 +32,7 @@ class Supervised:
     target: Numbers
 
     def __post_init__(self) -> None:
-        if isinstance(self.gamma, jax.typing.ArrayLike | list | tuple):  # not a placeholder of a tree transformation
+        if isinstance(self.gamma, jax.Array | np.ndarray | list | tuple):  # not a placeholder of a tree transformation
             gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
             target = jnp.asarray(_check.real_array("target", self.target, ndim=1))
             _check.require(gamma.shape == target.shape, "target", f"shape {list(gamma.shape)} as gamma", target)
