@@ -20,7 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
-from stepwise import data, dynamics, laws, plotting, problem, spectra, validity, views
+from experiments.images import crops
+from stepwise import dynamics, laws, plotting, problem, spectra, validity
 from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
 from stepwise.moments import Center
@@ -84,7 +85,7 @@ class Config:
 def run(config: Config, progress: Progress = silent) -> Result:
     """Draw views, predict, descend from every start, and measure the gaps."""
     progress("views and the spectrum of Γ")
-    x, x2 = draw_views(config)
+    x, x2 = crops(config)
     experiment = problem.from_views(x, x2, center=config.center)
     m, d = experiment.basis.shape[0], config.d
     key = jax.random.key(config.seed)
@@ -149,18 +150,6 @@ def run(config: Config, progress: Progress = silent) -> Result:
         "config": asdict(config),
     }
     return Result({name: np.asarray(array) for name, array in arrays.items()}, numbers)
-
-
-def draw_views(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Two random 20 × 20 crops of each image, in float64 where that is on."""
-    images = data.load(config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed)
-    if len(images.pixels) < config.n_pairs:
-        raise ValueError(
-            f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {len(images.pixels)}"
-        )
-    pair = views.positive_pairs(images.pixels, jax.random.key(config.seed + 1), "crop20")
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
 
 
 def theory_problem(x: np.ndarray, x2: np.ndarray, config: Config) -> Problem:
@@ -391,9 +380,9 @@ def _plot_scale(ax: Any, result: Result) -> None:
         ax.loglog(a["scales"], np.maximum(errors[:, j], 1e-12), "o", ms=4.5, color=colours[j], label=f"mode {j + 1}")
         label = "predicted" if i == 0 else None
         ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2, label=label)
-    ax.set(ylim=(1e-8, 1), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
+    ax.set(ylim=(1e-8, 10), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
     ax.set_title("A smaller start, a better theory")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left", ncols=2)
 
 
 def _plot_delay(ax: Any, result: Result) -> None:

@@ -19,7 +19,7 @@ def write(path: str | os.PathLike[str], kind: str, arrays: dict[str, Any], about
         with os.fdopen(handle, "wb") as file:
             np.savez(
                 file, allow_pickle=False, header=header, **{name: np.asarray(array) for name, array in arrays.items()}
-            )  # type: ignore[arg-type]
+            )
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

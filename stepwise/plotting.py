@@ -58,7 +58,8 @@ def loss(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numb
         t, _, values, _ = curves("theory", theory)
         ax.plot(t[t > 0], values[t > 0], color=ORANGE, ls=(0, (4, 2)), label="theory")
     _step_lines(ax, steps)
-    ax.set(xscale="log", xlabel="time t = learning rate × step", ylabel="loss  ‖C − I‖²")
+    _time_axis(ax, t)
+    ax.set_ylabel("loss  ‖C − I‖²")
     ax.legend(loc="lower left")
 
 
@@ -74,7 +75,8 @@ def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, step
         for j in range(values.shape[1]):
             style: dict[str, Any] = {"color": INK, "ls": (0, (4, 2)), "lw": 1.0}
             ax.plot(t[t > 0], values[t > 0, j], **style, label="theory" if j == 0 else None)
-    ax.set(xscale="log", xlabel="time t = learning rate × step", ylabel="eigenvalues of C")
+    _time_axis(ax, t)
+    ax.set_ylabel("eigenvalues of C")
     ax.legend(loc="center left")
 
 
@@ -99,6 +101,11 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
         fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
         temporary.replace(Path(folder) / f"{name}.{suffix}")
     plt.close(fig)
+
+
+def _time_axis(ax: Axes, t: np.ndarray) -> None:
+    """Logarithmic time, with room for the legend on the first plateau."""
+    ax.set(xscale="log", xlabel="time t = learning rate × step", xlim=(t[t > 0][0] / 8, t[-1]))
 
 
 def _step_lines(ax: Axes, steps: Numbers | None) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -264,7 +265,7 @@ def _problem(
 ) -> Problem:
     names = ("gamma", "features", "basis", "offset", "lowest")
     arrays = (gamma, features, basis, offset, gamma[-1])
-    fields = {name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)}
+    fields: dict[str, Any] = {name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)}
     return Problem(**fields, center=center, linear=linear)
 
 

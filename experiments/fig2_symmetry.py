@@ -1,0 +1,233 @@
+"""Symmetry breaking: a supervised model is told where to go, a self-supervised one has to choose.
+
+Claim          Supervised singular values relax exponentially to one fixed point; self-supervised ones leave s = 0,
+               which is unstable, for +s* or −s*, whichever sign they began with: a pitchfork in every mode.
+Paper          Simon et al. 2023, section 4 and the slides: s' = γ(s* − s) against s' = γ s (1 − s²) in units of s*.
+Command        make fig2            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
+Expected       every mode of every start within 1% of s* (self-supervised: of ±s* with its starting sign), curves
+               within 0.02 s* of the laws
+
+Both models are linear, see the same views, and have the same solution W*. The supervised one is shown the targets W* x
+and descends ½ E‖W x − W* x‖²; the self-supervised one descends ‖C − I‖². Time is in units of each mode's own rate.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.contract import Check, Progress, Result, silent
+from experiments.images import crops
+from stepwise import dynamics, eigen, laws, plotting, problem
+from stepwise.moments import Center
+from stepwise.problem import Problem
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the figure."""
+
+    data: str = "photos"
+    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie."""
+    side: int = 32
+    n_pairs: int = 500
+    center: Center = "pooled"
+    angles: int = 16
+    """Starts, spread over the circle of directions in the plane of the first two modes."""
+    radius: float = 0.05
+    """Size of the starts in units of s*."""
+    noise: float = 1e-4
+    """Root mean square of the rest of the start in units of s*: no start is exactly aligned."""
+    lr_gamma: float = 0.0025
+    """Learning rate times γ_1 (self-supervised), and times σ_1/8 (supervised)."""
+    records: int = 400
+    seed: int = 0
+    x64: bool = True
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """Seconds."""
+        return cls(n_pairs=100, angles=8, records=150)
+
+    @classmethod
+    def laptop(cls) -> "Config":
+        """The source's size on the embedded photographs."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> "Config":
+        """The source's size and images."""
+        return cls(data="cifar10")
+
+
+def run(config: Config, progress: Progress = silent) -> Result:
+    """Descend both losses from both signs in two modes, and evaluate both laws there."""
+    progress("views and the spectrum of Γ")
+    model = problem.from_views(*crops(config), center=config.center)
+    if model.n_positive < 2:
+        raise ValueError(f"{config.data}: expected at least 2 positive modes, found {model.n_positive}")
+    gamma = model.gamma[:2]
+    starts = _starts(config)
+    progress(f"self-supervised descent from {config.angles} starts")
+    self_taught = _self_supervised(model, starts, config)
+    progress(f"supervised descent from {config.angles} starts")
+    taught = _supervised(model, starts, config)
+    numbers = {
+        "gamma": np.asarray(gamma).tolist(),
+        "sigma": np.asarray(taught.pop("sigma")).tolist(),
+        "config": asdict(config),
+    }
+    arrays = {"starts": starts, **self_taught, **taught}
+    return Result({name: np.asarray(array) for name, array in arrays.items()}, numbers)
+
+
+def _starts(config: Config) -> np.ndarray:
+    """Points on a circle in the plane (s_1, s_2)/s*, none on an axis."""
+    angles = 2 * np.pi * (np.arange(config.angles) + 0.5) / config.angles
+    return config.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str, Any]:
+    """s_j/s* [starts, T, 2] along descent on ‖C − I‖² from diag(s) plus noise in every mode, and the law's curves."""
+    gamma = model.gamma[:2]
+    unit = gamma**-0.5
+    A0 = _noisy(starts * unit, config.noise * float(unit[0]), model.gamma.size, config)
+    lr = config.lr_gamma / float(gamma[0])
+    law = laws.BarlowTwins(gamma)
+    last = float(jnp.max(law.step_times(jnp.min(jnp.abs(jnp.asarray(starts)), axis=0) ** 2)))
+    recorded = _recorded(int(2 * last / lr), config)
+    descend = jax.vmap(lambda A: dynamics.descent(model, A, lr, int(recorded[-1]), record_at=recorded, snapshots=True))
+    states = jax.jit(descend)(A0).snapshots
+    times = lr * jnp.asarray(recorded)
+    curves = [start * np.asarray(law.growth(times, start**2)) for start in starts]
+    return {"self_times": times, "self_path": _diagonal(states) / unit, "self_law": curves}
+
+
+def _supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str, Any]:
+    """s_j/s* [starts, T, 2] along descent on ½ E‖W x − W* x‖², W* the top two modes of Σ, and the law's curves."""
+    sigma, modes = (
+        jnp.asarray(part) for part in eigen.descending(model.features.T @ model.features / len(model.features))
+    )
+    sigma = jnp.maximum(sigma, 0)
+    lr = 8 * config.lr_gamma / float(sigma[0])
+    recorded = _recorded(int(8 / (lr * float(sigma[1]))), config)
+    W0 = _noisy(starts, config.noise, sigma.size, config)
+    solution = jnp.eye(2, sigma.size)
+
+    def segment(W: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+        W = jax.lax.fori_loop(0, length, lambda _, W: W - lr * (W - solution) * sigma, W)
+        return W, W
+
+    lengths = jnp.diff(jnp.asarray(recorded), prepend=0)
+    states = jax.jit(jax.vmap(lambda W: jax.lax.scan(segment, W, lengths)[1]))(W0)
+    times = lr * jnp.asarray(recorded)
+    law = laws.Supervised(sigma[:2], jnp.ones(2))
+    curves = [law.singular_values(times, start) for start in starts]
+    return {"told_times": times, "told_path": _diagonal(states), "told_law": curves, "sigma": sigma[:2]}
+
+
+def _noisy(leading: Any, noise: float, modes: int, config: Config) -> jax.Array:
+    """Starts [starts, 2, modes]: the given singular values on the diagonal, noise everywhere else."""
+    leading = jnp.asarray(leading)
+    W = noise * jax.random.normal(jax.random.key(config.seed), (len(leading), 2, modes), leading.dtype)
+    return W.at[:, jnp.arange(2), jnp.arange(2)].set(leading)
+
+
+def _recorded(steps: int, config: Config) -> np.ndarray:
+    return np.unique(np.linspace(1, steps, config.records).astype(int))
+
+
+def _diagonal(states: jax.Array) -> jax.Array:
+    return jnp.diagonal(states[..., :2], axis1=-2, axis2=-1)
+
+
+def check(result: Result) -> list[Check]:
+    """The claim of the header and what it rests on."""
+    a = result.arrays
+    signs = np.sign(a["starts"])
+    fates = np.stack([a["self_path"][:, -1] * signs, a["told_path"][:, -1]])
+    corners = len({tuple(sign) for sign in signs})
+    return [
+        Check("sign patterns among the starts", corners, 4, "==", premise=True),
+        Check("largest start over s*", float(np.abs(a["starts"]).max()), 0.1, "<=", premise=True),
+        Check("self-supervised: distance from s* of the starting sign", _largest(fates[0] - 1), 0.01, "<="),
+        Check("supervised: distance from +s*", _largest(fates[1] - 1), 0.01, "<="),
+        Check("self-supervised: experiment minus law", _largest(a["self_path"] - a["self_law"]), 0.02, "<="),
+        Check("supervised: experiment minus law", _largest(a["told_path"] - a["told_law"]), 0.02, "<="),
+    ]
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.max(np.abs(values)))
+
+
+def plot(result: Result) -> Figure:
+    """Above the supervised model, below the self-supervised one: one mode in time, two modes in their plane."""
+    fig = plotting.figure(10, 9)
+    axes: Any = fig.subplots(2, 2)
+    rows = [("told", result.numbers["sigma"], 1.0), ("self", result.numbers["gamma"], laws.BarlowTwins.RATE)]
+    for (along, plane), (kind, rates, factor) in zip(axes, rows, strict=True):
+        _plot_time(along, result, kind, rates[0] * factor)
+        _plot_plane(plane, result, kind, np.asarray(rates))
+    axes[0, 0].set_title("Supervised: one fixed point, either sign goes there")
+    axes[1, 0].set_title("Self-supervised: s = 0 is unstable, the sign is chosen")
+    axes[0, 1].set_title("Two modes: one solution")
+    axes[1, 1].set_title("Two modes: four solutions, reached one mode at a time")
+    axes[0, 0].set_xlabel("time  σ₁ t")
+    axes[1, 0].set_xlabel("time  8 γ₁ t")
+    return fig
+
+
+def _velocity(kind: str, s: np.ndarray, rate: Any) -> np.ndarray:
+    """ds/dt in units of s*: γ (1 − s) supervised, 4 γ s (1 − s²) self-supervised."""
+    return rate * (1 - s) if kind == "told" else 4 * rate * s * (1 - s**2)
+
+
+def _plot_time(ax: Any, result: Result, kind: str, rate: float) -> None:
+    a = result.arrays
+    t = a[f"{kind}_times"] * rate
+    end = min(t[-1], 8.0 if kind == "told" else 22.0)
+    grid_t, grid_s = np.meshgrid(np.linspace(0, end, 24), np.linspace(-1.4, 1.4, 21))
+    slope = _velocity(kind, grid_s, 1.0 if kind == "told" else 1 / laws.BarlowTwins.RATE)
+    style = {"color": "0.78", "width": 0.0022, "angles": "xy", "headwidth": 4}
+    aspect = end / 2.8
+    size = np.hypot(1, slope * aspect)
+    ax.quiver(grid_t, grid_s, 1 / size, slope / size, pivot="mid", scale=38 / 1.0, **style)
+    inside = t <= end
+    for start, path, law in zip(a["starts"], a[f"{kind}_path"], a[f"{kind}_law"], strict=True):
+        colour = plotting.BLUE if start[0] > 0 else plotting.ORANGE
+        ax.plot(t[inside], path[inside, 0], color=colour, lw=1.6)
+        ax.plot(t[inside], law[inside, 0], color=plotting.INK, lw=0.9, ls=(0, (4, 2)))
+    handles = [
+        *ax.plot([], [], color=plotting.BLUE, label="experiment, s(0) > 0"),
+        *ax.plot([], [], color=plotting.ORANGE, label="experiment, s(0) < 0"),
+        *ax.plot([], [], color=plotting.INK, lw=0.9, ls=(0, (4, 2)), label="theory"),
+    ]
+    ax.set(xlim=(0, end), ylim=(-1.45, 1.45), ylabel="singular value  s₁ / s*")
+    opaque = {"frameon": True, "framealpha": 0.95, "edgecolor": "none"}
+    ax.legend(handles=handles, loc="lower right" if kind == "told" else "upper left", **opaque)
+
+
+def _plot_plane(ax: Any, result: Result, kind: str, rates: np.ndarray) -> None:
+    a = result.arrays
+    line = np.linspace(-1.4, 1.4, 41)
+    s1, s2 = np.meshgrid(line, line)
+    field = _velocity(kind, s1, rates[0]), _velocity(kind, s2, rates[1])
+    ax.streamplot(line, line, *field, color="0.8", linewidth=0.8, arrowsize=0.8, density=1.1)
+    for start, path in zip(a["starts"], a[f"{kind}_path"], strict=True):
+        path = np.concatenate([start[None], path])
+        ax.plot(path[:, 0], path[:, 1], color=plotting.BLUE if start[0] > 0 else plotting.ORANGE, lw=1.5)
+    marks = np.array([[1.0, 1.0]]) if kind == "told" else np.array([(p, q) for p in (-1, 0, 1) for q in (-1, 0, 1)])
+    stable = np.abs(marks).sum(axis=1) == 2
+    ring = {"ls": "", "marker": "o", "mec": plotting.INK, "ms": 8, "zorder": 5}
+    ax.plot(*marks[stable].T, mfc=plotting.INK, label="stable", **ring)
+    if not stable.all():
+        ax.plot(*marks[~stable].T, mfc="white", label="unstable", **ring)
+    ax.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xlabel="s₁ / s*", ylabel="s₂ / s*")
+    ax.legend(loc="lower right", frameon=True, framealpha=0.95, edgecolor="none")

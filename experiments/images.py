@@ -1,0 +1,38 @@
+"""The images of the linear experiments: two random 20 × 20 crops of each."""
+
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from stepwise import data, views
+
+
+class Images(Protocol):
+    """The fields of a Config that say which images."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def data_dir(self) -> str | None: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def n_pairs(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def crops(config: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Two views [n, 20, 20, c] of n_pairs images brought to `side`, in float64 where that is on.
+
+    Raises:
+        ValueError: there are fewer images than pairs.
+    """
+    images = data.load(config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed)
+    found = len(images.pixels)
+    if found < config.n_pairs:
+        raise ValueError(f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {found}")
+    pair = views.positive_pairs(images.pixels, jax.random.key(config.seed + 1), "crop20")
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
