@@ -15,6 +15,10 @@ Operator = Callable[[Any, Float[Array, "m b"]], Float[Array, "m b"]]
 """(operands, block of columns) -> the symmetric operator applied to each column."""
 
 
+class NotConvergedError(RuntimeError):
+    """The block products ran out before every residual was small enough."""
+
+
 class Eigenpairs(NamedTuple):
     """The largest eigenvalues first, their orthonormal vectors as columns, and how well they were found."""
 
@@ -63,7 +67,7 @@ def top(
 
     Raises:
         ValueError: k is not in 1 ... size.
-        RuntimeError: not converged within `max_products`; names the residual reached.
+        NotConvergedError: not converged within `max_products`; names the residual reached.
     """
     _check.require(1 <= k <= size, "modes", f"a number in 1 ... {size}", k)
     floor = 10 * float(jnp.finfo(dtype).eps)
@@ -82,12 +86,13 @@ def top(
             basis, image, block = _extend(operator, operands, basis, image, block, filled)
             filled, products = filled + width, products + 1
         basis, image, values, residuals, lowest = _rayleigh_ritz(basis, image, width)
-        worst = float(jnp.max(residuals[:k]) / jnp.maximum(jnp.abs(values[0]), jnp.abs(lowest)))
+        scale = jnp.maximum(jnp.maximum(jnp.abs(values[0]), jnp.abs(lowest)), jnp.finfo(dtype).tiny)
+        worst = float(jnp.max(residuals[:k]) / scale)
         if worst <= tol:
             vectors = _signed(basis[:, :k], jnp)
             return Eigenpairs(values[:k], vectors, residuals[:k], lowest, products)
         filled = width
-    raise RuntimeError(
+    raise NotConvergedError(
         f"top eigenpairs: expected every residual below {tol:.1e} of the largest eigenvalue within "
         f"{max_products} block products, reached {worst:.1e}; ask for fewer modes or a larger tol"
     )

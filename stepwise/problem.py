@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from stepwise import _check, _npz, eigen, moments
 from stepwise.moments import CENTERS, Center
@@ -68,7 +68,7 @@ class Problem:
         _check.require(1 <= d <= limit, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d)
         return jnp.eye(d, self.gamma.size, dtype=self.gamma.dtype) / jnp.sqrt(self.gamma[:d, None])
 
-    def predict(self, d: int) -> Float[Array, "2n d"]:
+    def predict(self, d: int) -> Float[Array, "views d"]:
         """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a rotation.
 
         Small start, gradient flow to convergence; C of these embeddings is the identity (source, Prop. 4.2, 5.3).
@@ -93,7 +93,7 @@ class Problem:
         r, size = self.gamma.size, self.basis.shape[0]
         _check.require(A.shape[1] == r, "A", f"{r} columns, one a mode", A)
         if self.kernel is not None:
-            rows = self.kernel(inputs, self.views)
+            rows = self.kernel(_check.real_array("inputs", inputs), self.views)
         else:
             rows = _check.real_array("inputs", inputs)
             rows = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows[None]
@@ -212,7 +212,9 @@ def from_kernel(
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
     views = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    problem = from_gram(kernel_fn(views, views), center=center, modes=modes)
+    K = kernel_fn(views, views)
+    _check.require(np.shape(K) == (len(views), len(views)), "kernel_fn", f"values [{len(views)}, {len(views)}]", K)
+    problem = from_gram(K, center=center, modes=modes)
     return replace(problem, kernel=kernel_fn, views=views)
 
 
@@ -265,6 +267,7 @@ def _problem(
 ) -> Problem:
     names = ("gamma", "features", "basis", "offset", "lowest")
     arrays = (gamma, features, basis, offset, gamma[-1])
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
     fields: dict[str, Any] = {name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)}
     return Problem(**fields, center=center, linear=linear)
 
@@ -275,7 +278,7 @@ def _first(problem: Problem, modes: int) -> Problem:
     return problem.truncated(modes)
 
 
-def _primal(both: Float[np.ndarray, "2n m"]) -> tuple[np.ndarray, np.ndarray]:
+def _primal(both: Float[np.ndarray, "views m"]) -> tuple[np.ndarray, np.ndarray]:
     """γ and V from the m × m side, on the span of the views."""
     two_n, n = len(both), len(both) // 2
     spread, span = eigen.descending(both.T @ both / two_n)
@@ -285,7 +288,7 @@ def _primal(both: Float[np.ndarray, "2n m"]) -> tuple[np.ndarray, np.ndarray]:
     return gamma, span @ rotation
 
 
-def _dual(K: Float[np.ndarray, "2n 2n"], dtype: np.dtype | type) -> tuple[np.ndarray, np.ndarray]:
+def _dual(K: Float[np.ndarray, "views views"], dtype: np.dtype | type) -> tuple[np.ndarray, np.ndarray]:
     """γ and K-orthonormal dual coefficients U from the 2n × 2n side: K_Γ on the range of K."""
     two_n, n = len(K), len(K) // 2
     spread, span = eigen.descending(K)
@@ -296,7 +299,7 @@ def _dual(K: Float[np.ndarray, "2n 2n"], dtype: np.dtype | type) -> tuple[np.nda
     return gamma, (span[:, kept] / np.sqrt(spread[kept])) @ rotation
 
 
-def _kept(spread: Float[np.ndarray, " k"], size: int, dtype: np.dtype | type) -> Float[np.ndarray, " k"]:
+def _kept(spread: Float[np.ndarray, " k"], size: int, dtype: np.dtype | type) -> Bool[np.ndarray, " k"]:
     """Which directions hold more than rounding; refuses a matrix that is not positive semi-definite."""
     eps = max(float(jnp.finfo(dtype).eps), float(np.finfo(np.float64).eps))
     cut = size * eps * spread[0]
@@ -309,7 +312,7 @@ def _kept(spread: Float[np.ndarray, " k"], size: int, dtype: np.dtype | type) ->
     return spread > cut
 
 
-def _projector(n: int, center: Center) -> Float[np.ndarray, "2n 2n"]:
+def _projector(n: int, center: Center) -> Float[np.ndarray, "views views"]:
     eye = np.eye(2 * n)
     if center == "pooled":
         return eye - 1 / (2 * n)
@@ -319,10 +322,13 @@ def _projector(n: int, center: Center) -> Float[np.ndarray, "2n 2n"]:
 def _matrix_free(
     x: Numbers, x2: Numbers, shifts: tuple[np.ndarray, np.ndarray], center: Center, modes: int
 ) -> Problem | None:
-    """The top modes by products with the views alone; None where fewer than `modes` of them are positive."""
+    """The top modes by products with the views alone; None where they are not all positive, or not found."""
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     views = [jnp.asarray(view - shift.astype(view.dtype)) for view, shift in zip((x, x2), shifts, strict=True)]
-    found = eigen.top(_cross_moment, tuple(views), x.shape[1], modes, dtype=dtype)
+    try:
+        found = eigen.top(_cross_moment, tuple(views), x.shape[1], modes, dtype=dtype)
+    except eigen.NotConvergedError:  # a nearly flat spectrum
+        return None
     if float(found.values[-1]) <= 10 * float(jnp.max(found.residuals)):
         return None
     basis = found.vectors

@@ -1,6 +1,7 @@
 """Gradient descent on the full matrix: the experiment of the linear and kernel models."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,7 @@ def _recorded(steps: int, record_every: int | None, record_at: Numbers | None) -
 def _run(
     gamma: jax.Array, A0: jax.Array, lr: jax.Array, lengths: jax.Array, uniform: int | None, snapshots: bool
 ) -> tuple[jax.Array, jax.Array]:
-    def step(_: int, A: jax.Array) -> jax.Array:
+    def step(_: Any, A: jax.Array) -> jax.Array:
         AD = A * gamma
         return A + 4 * lr * (AD - (AD @ A.T) @ AD)
 

@@ -54,7 +54,7 @@ class BarlowTwins:
             lam0: λ(0) [d], d ≤ r.
         """
         times, lam0, gamma = self._arguments(times, lam0)
-        return _logistic(self.RATE * times[:, None] * gamma, lam0)
+        return _logistic(times[:, None] * gamma, self.RATE, lam0)
 
     def step_times(self, lam0: Numbers) -> Float[Array, " d"]:
         """τ_j = ln(1/λ_j(0) − 1) / (8 γ_j): when λ_j crosses 1/2; infinite for a mode that never does.
@@ -100,6 +100,7 @@ class BarlowTwins:
         never crosses.
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
+        _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
         _, lam0, gamma = self._arguments(jnp.zeros(1, self.gamma.dtype), lam0)
         crosses = (gamma > 0) & (lam0 > 0) & (lam0 < level)
         safe = jnp.where(crosses, lam0, level / 2)
@@ -114,12 +115,12 @@ class BarlowTwins:
         return times, lam0, self.gamma[: lam0.shape[0]]
 
 
-def _logistic(x: Float[Array, "T d"], lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
-    """1 / (1 + (1/λ0 − 1) e^{−x}) through y = ln|1/λ0 − 1| − x, so that nothing overflows."""
+def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
+    """1 / (1 + (1/λ0 − 1) e^{−rate x}) through y = ln|1/λ0 − 1| − rate x, so that nothing overflows."""
     dtype = jnp.result_type(x, lam0)
     x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
     largest = jnp.finfo(dtype).max
-    x = jnp.clip(x, -largest / 4, largest / 4)
+    x = rate * jnp.clip(x, -largest / (4 * rate), largest / (4 * rate))
     inside, fixed = (lam0 > 0) & (lam0 < 1), (lam0 == 0) | (lam0 == 1)
 
     below = jnp.where(inside, lam0, 0.5)
@@ -130,4 +131,9 @@ def _logistic(x: Float[Array, "T d"], lam0: Float[Array, " d"]) -> Float[Array, 
     y = jnp.log1p(jnp.clip(-1 / beyond, -1, largest)) - x
     pole = jnp.expm1(y)
     outside = -1 / jnp.where(jnp.abs(pole) < 1 / largest, jnp.copysign(1 / largest, pole), pole)
-    return jnp.where(inside, within, jnp.where(fixed, lam0, jnp.clip(outside, -largest, largest)))
+
+    # λ0 itself, with the slope e^x at 0 and e^{−x} at 1 for whoever differentiates.
+    slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), jnp.log(largest)))
+    here = jax.lax.stop_gradient(lam0)
+    resting = here + jax.lax.stop_gradient(jnp.where(fixed, slope, 0)) * (lam0 - here)
+    return jnp.where(inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest)))
