@@ -113,7 +113,7 @@ def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict
 def _supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str, Any]:
     """s_j/s* [starts, T, 2] along descent on ½ E‖W x − W* x‖², W* the top two modes of Σ, and the law's curves."""
     moment = model.features.T @ model.features / len(model.features)
-    sigma = jnp.maximum(jnp.asarray(eigen.descending(moment)[0], model.gamma.dtype), 0)
+    sigma = jnp.maximum(jnp.asarray(eigen.descending(np.asarray(moment))[0], model.gamma.dtype), 0)
     lr = 8 * config.lr_gamma / float(sigma[0])
     recorded = _recorded(int(8 / (lr * float(sigma[1]))), config)
     W0 = _noisy(starts, config.noise, sigma.size, config)

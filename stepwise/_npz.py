@@ -2,27 +2,43 @@
 
 import json
 import os
-import tempfile
+import uuid
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
+"""What zipfile, NumPy and json raise at bytes that are not what they should be."""
 
 
 def write(path: str | os.PathLike[str], kind: str, arrays: dict[str, Any], about: dict[str, Any]) -> None:
     """Write arrays and a header to a temporary name beside `path`, then rename; `.npz` is not appended."""
     target = Path(path)
     header = np.asarray(json.dumps({"kind": kind, **about}))
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.hasobject:  # np.savez would pickle it, and `read` then refuse the file
+            raise ValueError(f"{name}: expected an array of numbers, received {array.dtype} {list(array.shape)}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file, allow_pickle=False, header=header, **{name: np.asarray(array) for name, array in arrays.items()}
-            )
-        Path(temporary).replace(target)
+        with temporary.open("xb") as file:
+            np.savez(file, header=header, **plain)  # type: ignore[arg-type]
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -30,13 +46,14 @@ def read(
     path: str | os.PathLike[str], kind: str, required: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write` wrote; refuses, by name, a file of another kind."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("header")))
-        found = about.pop("kind")
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: expected a saved {kind} (.npz), received something else ({error})") from error
+    with Path(path).open("rb") as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            about = json.loads(str(arrays.pop("header")))
+            found = about.pop("kind")
+        except UNREADABLE as error:
+            raise ValueError(f"{path}: expected a saved {kind} (.npz), received something else ({error})") from error
     missing = sorted(set(required) - set(arrays))
     if found != kind or missing:
         lacks = f" without {missing}" if missing else ""

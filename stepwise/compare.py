@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from stepwise import _check, spectra
 from stepwise.dynamics import Trajectory
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real
 
 Curves: TypeAlias = Trajectory | tuple[Any, ...] | dict[str, Any]
 """A trajectory, a tuple (times [T], eigenvalues [T, d]) or (..., loss [T]), or a dict with those names."""
@@ -34,7 +34,7 @@ class Comparison:
     loss_rms: float
     alignment: float | None
 
-    def within(self, tolerance: float) -> int:
+    def within(self, tolerance: Real) -> int:
         """How many modes have a step time within this relative tolerance, of those that the theory says are learned."""
         return int(np.sum((self.step_time_error <= tolerance) & np.isfinite(self.theory_steps)))
 
@@ -51,7 +51,7 @@ class Comparison:
         }
 
 
-def compare(theory: Curves, experiment: Curves, *, level: float = 0.5) -> Comparison:
+def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Comparison:
     """Lay an experiment over a theory.
 
     Both are read on the experiment's own times within what the two share; the theory is interpolated in ln t there.

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stepwise.compare import Curves, curves
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real
 
 INK = "#222222"
 STYLE: Any = {
@@ -40,7 +40,7 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(STYLE)
 
 
-def figure(width: float = 10.0, height: float = 6.0) -> Figure:
+def figure(width: Real = 10.0, height: Real = 6.0) -> Figure:
     """An empty figure, size in inches; `save` closes it."""
     return plt.figure(figsize=(width, height))
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from stepwise import _check, _npz, eigen, moments
 from stepwise.moments import CENTERS, Center
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real, Whole
 
 Kernel = Callable[[Numbers, Numbers], Numbers]
 """kernel(a [p, ...], b [q, ...]) -> [p, q]."""
@@ -58,7 +58,7 @@ class Problem:
         """How many modes have γ > 0: the most dimensions that can be learned."""
         return int(np.sum(np.asarray(self.gamma) > 0))
 
-    def optimum(self, d: int) -> Float[Array, "d r"]:
+    def optimum(self, d: Whole) -> Float[Array, "d r"]:
         """A* = diag(γ_j^{-1/2}) on the leading d modes: the smallest-norm minimiser, up to a rotation of its rows.
 
         Raises:
@@ -68,7 +68,7 @@ class Problem:
         _check.require(1 <= d <= limit, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d)
         return jnp.eye(d, self.gamma.size, dtype=self.gamma.dtype) / jnp.sqrt(self.gamma[:d, None])
 
-    def predict(self, d: int) -> Float[Array, "views d"]:
+    def predict(self, d: Whole) -> Float[Array, "views d"]:
         """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a rotation.
 
         Small start, gradient flow to convergence; C of these embeddings is the identity (source, Prop. 4.2, 5.3).
@@ -115,15 +115,15 @@ class Problem:
         _check.require(A.shape[1] == self.gamma.size, "A", f"{self.gamma.size} columns, one a mode", A)
         return A @ self.basis.T
 
-    def start(self, key: Array, d: int, scale: float) -> Float[Array, "d r"]:
+    def start(self, key: Array, d: Whole, scale: Real) -> Float[Array, "d r"]:
         """Mode coordinates of a Gaussian W(0) whose entries have standard deviation `scale` (α).
 
         V is orthonormal, so A = W V has the same distribution as its kept columns.
         """
         _check.require(scale > 0, "scale", "a positive number", scale)
-        return scale * jax.random.normal(key, (d, self.gamma.size), self.gamma.dtype)
+        return scale * jax.random.normal(key, (int(d), self.gamma.size), self.gamma.dtype)
 
-    def truncated(self, k: int) -> "Problem":
+    def truncated(self, k: Whole) -> "Problem":
         """The same problem with its k largest modes only."""
         _check.require(1 <= k <= self.gamma.size, "modes", f"a number in 1 ... {self.gamma.size}", k)
         cut = {name: getattr(self, name)[..., :k] for name in ("gamma", "features", "basis", "offset")}
@@ -156,7 +156,7 @@ class Problem:
         _check.require(self.linear, what, "a linear problem, made by from_views", "a kernel problem")
 
 
-def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: int | None = None) -> Problem:
+def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: Whole | None = None) -> Problem:
     """The linear model's problem on n positive pairs.
 
     Γ = (1/2n) Σ_i x_i x'_iᵀ + x'_i x_iᵀ = V diag(γ) Vᵀ on the span of the centred views (source, eq. 3). The smaller
@@ -197,7 +197,7 @@ def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: int
 
 
 def from_kernel(
-    kernel_fn: Kernel, x: Numbers, x2: Numbers, *, center: Center = "none", modes: int | None = None
+    kernel_fn: Kernel, x: Numbers, x2: Numbers, *, center: Center = "none", modes: Whole | None = None
 ) -> Problem:
     """The kernelised problem on n positive pairs: K of the 2n views, then `from_gram`.
 
@@ -218,7 +218,7 @@ def from_kernel(
     return replace(problem, kernel=kernel_fn, views=views)
 
 
-def from_gram(K: Numbers, *, center: Center = "none", modes: int | None = None) -> Problem:
+def from_gram(K: Numbers, *, center: Center = "none", modes: Whole | None = None) -> Problem:
     """The problem of a kernel matrix: K_Γ = (1/2n) K^{1/2} P K^{1/2} = B diag(γ) Bᵀ, where P swaps the views.
 
     Its non-zero spectrum is Γ's in feature space (source, section 5). Modes are φ_j(x) = B_jᵀ K^{-1/2} k(x); of K's
@@ -272,7 +272,7 @@ def _problem(
     return Problem(**fields, center=center, linear=linear)
 
 
-def _first(problem: Problem, modes: int) -> Problem:
+def _first(problem: Problem, modes: Whole) -> Problem:
     rank = problem.gamma.size
     _check.require(1 <= modes <= rank, "modes", f"a number in 1 ... {rank}, the rank of the data", modes)
     return problem.truncated(modes)
@@ -320,13 +320,13 @@ def _projector(n: int, center: Center) -> Float[np.ndarray, "views views"]:
 
 
 def _matrix_free(
-    x: Numbers, x2: Numbers, shifts: tuple[np.ndarray, np.ndarray], center: Center, modes: int
+    x: Numbers, x2: Numbers, shifts: tuple[np.ndarray, np.ndarray], center: Center, modes: Whole
 ) -> Problem | None:
     """The top modes by products with the views alone; None where they are not all positive, or not found."""
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     views = [jnp.asarray(view - shift.astype(view.dtype)) for view, shift in zip((x, x2), shifts, strict=True)]
     try:
-        found = eigen.top(_cross_moment, tuple(views), x.shape[1], modes, dtype=dtype)
+        found = eigen.top(_cross_moment, tuple(views), x.shape[1], int(modes), dtype=dtype)
     except eigen.NotConvergedError:  # a nearly flat spectrum
         return None
     if float(found.values[-1]) <= 10 * float(jnp.max(found.residuals)):

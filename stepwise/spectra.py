@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real, Whole
 
 
 def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Array, " d"]:
@@ -30,7 +30,7 @@ def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Arra
     return jnp.linalg.eigvalsh((cross + cross.T) / 2)[::-1]
 
 
-def step_times(times: Numbers, eigenvalues: Numbers, level: float = 0.5) -> Float[np.ndarray, " d"]:
+def step_times(times: Numbers, eigenvalues: Numbers, level: Real = 0.5) -> Float[np.ndarray, " d"]:
     """When each curve first rises through `level`; infinite for one that never does, or that begins above it.
 
     Between the two samples around the crossing the curve is taken as linear in logit λ where both lie in (0, 1),
@@ -84,7 +84,7 @@ def subspace_alignment(a: Numbers, b: Numbers) -> float:
     return float(np.sum((bases[0].T @ bases[1]) ** 2) / min(bases[0].shape[1], bases[1].shape[1]))
 
 
-def random_alignment(d: int, rows: int) -> float:
+def random_alignment(d: Whole, rows: Whole) -> float:
     """d/rows: the expected alignment of two random d-dimensional subspaces of R^rows."""
     _check.require(1 <= d <= rows, "d", f"a number in 1 ... {rows}, the rows", d)
     return d / rows

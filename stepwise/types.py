@@ -37,3 +37,9 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 Numbers: TypeAlias = Any
 """Anything that NumPy reads as an array of real numbers; the door checks it (`stepwise._check.real_array`)."""
+
+Real: TypeAlias = Any
+"""One real number, of whatever type, traced or not."""
+
+Whole: TypeAlias = int | np.integer
+"""One whole number, of whatever type."""

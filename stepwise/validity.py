@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from stepwise import _check, laws
 from stepwise.problem import Problem
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real, Whole
 
 UNLUCKY = 10.0
 """Over random starts the error of a step time exceeds this many times its typical size in about 3% of the draws."""
@@ -92,12 +92,12 @@ class Report:
 
 def report(
     problem: Problem,
-    d: int,
+    d: Whole,
     *,
-    start_scale: float | None = None,
+    start_scale: Real | None = None,
     A0: Numbers | None = None,
-    lr: float | None = None,
-    tolerance: float = 0.02,
+    lr: Real | None = None,
+    tolerance: Real = 0.02,
 ) -> Report:
     """Say, before anything is run, where `dynamics.closed_form` will hold.
 
@@ -156,10 +156,10 @@ def report(
         return np.pad(np.where(learned, values, beyond), (0, d - k), constant_values=beyond)
 
     return Report(
-        d=d,
+        d=int(d),
         start_scale=scale,
-        lr=lr,
-        tolerance=tolerance,
+        lr=None if lr is None else float(lr),
+        tolerance=float(tolerance),
         n_positive=int(np.sum(gamma > 0)),
         step_times=full(tau, np.inf),
         spread=full(deviation / plateau, 0.0),
@@ -187,6 +187,7 @@ def _side_by_side(gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: n
         exponent = 8 * (gamma - gamma[j]) * tau[j] + np.log(np.maximum(gamma, 1e-300) / gamma[j])
         start = 1.0 if upper is None else (upper[j] / max(upper[j, j], 1e-300)) ** 2
         share[j] = np.where(later & (gamma > 0), start * np.exp(np.minimum(exponent, 0)), 0)
-    learned_later = np.clip(1 - tau[:, None] / tau[None], 0, 1, where=np.isfinite(tau[None]), out=np.zeros((d, d)))
+    known = np.isfinite(tau[:, None]) & np.isfinite(tau[None]) & (tau[None] > 0)
+    learned_later = np.clip(1 - np.divide(tau[:, None], tau[None], out=np.full((d, d), np.inf), where=known), 0, 1)
     faster = (1 - gamma[None, :d] / np.where(gamma[:d, None] > 0, gamma[:d, None], 1)) * learned_later
     return share.sum(axis=1) / plateau + np.sum(share[:, :d] * (1 / plateau + np.maximum(faster, 0)), axis=0)

@@ -11,16 +11,16 @@ from stepwise import _check, laws
 from stepwise.dynamics import trajectory
 from stepwise.dynamics.trajectory import Trajectory
 from stepwise.problem import Problem
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Whole
 
 
 def descent(
     problem: Problem,
     A0: Numbers,
     lr: Numbers,
-    steps: int,
+    steps: Whole,
     *,
-    record_every: int | None = None,
+    record_every: Whole | None = None,
     record_at: Numbers | None = None,
     snapshots: bool = False,
 ) -> Trajectory:
@@ -50,10 +50,11 @@ def descent(
     kept at equal distances.
     """
     _check.require(isinstance(steps, int | np.integer) and steps >= 1, "steps", "a positive whole number", steps)
+    weak = type(lr) in (int, float)  # a Python number widens nothing
     lr = _check.real_array("lr", lr, ndim=0)
     recorded = _recorded(int(steps), record_every, record_at)
     gamma, A0, _ = trajectory.start(problem.gamma, A0, jnp.zeros(1, problem.gamma.dtype))
-    dtype = jnp.result_type(gamma, lr)
+    dtype = gamma.dtype if weak else jnp.result_type(gamma, lr)
     limit = laws.BarlowTwins(jnp.append(gamma, problem.lowest.astype(gamma.dtype))).max_stable_lr()
     cause = "the learning rate, or the start, is too large"
     if not _check.is_traced(lr, limit):
@@ -76,11 +77,12 @@ def descent(
     )
 
 
-def _recorded(steps: int, record_every: int | None, record_at: Numbers | None) -> np.ndarray:
+def _recorded(steps: int, record_every: Whole | None, record_at: Numbers | None) -> np.ndarray:
     _check.require(record_every is None or record_at is None, "record_every", "None where record_at is given", "both")
     if record_at is None:
         every = max(1, steps // 1000) if record_every is None else record_every
-        _check.require(every >= 1, "record_every", "a positive number of steps", every)
+        whole = isinstance(every, int | np.integer) and every >= 1
+        _check.require(whole, "record_every", "a positive whole number of steps", every)
         at = np.arange(0, steps + 1, every)
     else:
         at = np.asarray(record_at)

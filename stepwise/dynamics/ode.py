@@ -12,7 +12,7 @@ from stepwise import _check
 from stepwise.dynamics import reduction, trajectory
 from stepwise.dynamics.trajectory import Trajectory
 from stepwise.problem import Problem
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real, Whole
 
 
 def flow(
@@ -20,10 +20,10 @@ def flow(
     A0: Numbers,
     times: Numbers,
     *,
-    rtol: float = 1e-6,
-    atol: float = 1e-9,
+    rtol: Real = 1e-6,
+    atol: Real = 1e-9,
     reduce: bool = True,
-    max_steps: int = 1_000_000,
+    max_steps: Whole = 1_000_000,
 ) -> Trajectory:
     """Gradient flow dA/dt = −4 (C − I) A diag(γ), C = A diag(γ) Aᵀ, from any start A0 (source, eq. 5).
 

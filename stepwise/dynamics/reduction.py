@@ -52,7 +52,7 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     dropped = int(np.searchsorted(total, tol / 2, side="right"))
     kept = np.sort(order[dropped:])
     bound = float(total[dropped - 1]) if dropped else 0.0
-    split, blocks, extra = _split(gamma[kept], weight[kept], growth[kept], len(A0), until * stretch, tol / 2)
+    split, blocks, extra = _split(gamma[kept], weight[kept], len(A0), until * stretch, tol / 2)
     back = np.zeros((len(kept), r))
     back[np.arange(len(kept)), kept] = 1
     if blocks:
@@ -99,14 +99,14 @@ def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndar
     return np.abs(gamma) * np.sum(A0**2, axis=0) * (1 + later), rate * until
 
 
-def _split(
-    gamma: np.ndarray, weight: np.ndarray, growth: np.ndarray, d: int, until: float, tol: float
-) -> tuple[int, int, float]:
+def _split(gamma: np.ndarray, weight: np.ndarray, d: int, until: float, tol: float) -> tuple[int, int, float]:
     """Where to split fast from slow modes, and in how many Krylov blocks the slow ones fit: the smallest state."""
     best = (len(gamma), len(gamma), 0, 0.0)
     for split in range(0, len(gamma), max(1, d // 4)):
         half = (gamma[split] - gamma[-1]) / 2
-        size = float(np.sum(weight[split:])) * np.exp(min(growth[split:].max(initial=0) / 2, 600))
+        # e^{8γt} about the middle of the set's spectrum, or about half its top where it reaches below 0
+        middle = 4 * (max(gamma[split], 0) + max(gamma[-1], 0)) * until
+        size = float(np.sum(weight[split:])) * np.exp(min(middle, 600))
         for blocks in range(1, 9):
             state = split + blocks * d
             if state >= best[0]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Real
 
 
 @jax.tree_util.register_dataclass
@@ -90,7 +90,7 @@ class BarlowTwins:
         top, bottom = jnp.max(self.gamma, initial=0), jnp.max(-self.gamma, initial=0)
         return 1 / jnp.maximum(4 * top, 2 * bottom)
 
-    def descent_delay(self, lr: Numbers, lam0: Numbers, level: float = 0.5) -> Float[Array, " d"]:
+    def descent_delay(self, lr: Numbers, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
         """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j), to order lr.
 
         I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent is Euler's method, so

@@ -5,7 +5,7 @@ from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Float
 
 from stepwise import _check
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Whole
 
 
 def effective_start(A: Numbers) -> Float[Array, " d"]:
@@ -30,7 +30,7 @@ def effective_start(A: Numbers) -> Float[Array, " d"]:
     return jnp.abs(jnp.diagonal(jnp.linalg.qr(A[:, :d], mode="r")))
 
 
-def expected_start(d: int) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+def expected_start(d: Whole) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """Mean and standard deviation of ln s_j(0)² for a Gaussian start of scale α = 1, over draws of W(0).
 
     The factor R of a Gaussian matrix has R_jj² ~ χ² with k = d − j + 1 degrees of freedom (Bartlett), so

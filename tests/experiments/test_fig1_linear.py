@@ -1,0 +1,73 @@
+"""fig1 is a test: its checks pass, and a theory that is wrong on purpose fails them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import fig1_linear
+from stepwise import laws, plotting, problem
+
+pytestmark = pytest.mark.xdist_group("fig1")
+
+
+def _failed(result):
+    return {check.name for check in fig1_linear.check(result) if not check.passed}
+
+
+def test_every_check_of_the_smoke_run_passes(fig1):
+    assert _failed(fig1) == set()
+
+
+def test_each_claim_and_each_premise_is_checked(fig1):
+    checks = fig1_linear.check(fig1)
+    assert sum(check.premise for check in checks) >= 4
+    assert sum(not check.premise for check in checks) >= 8
+
+
+@pytest.mark.parametrize("wrong", ["a rate of 7", "no QR", "no centring"])
+def test_a_wrong_theory_fails_the_check(wrong, monkeypatch):
+    config = dataclasses.replace(fig1_linear.Config.smoke(), scales=(1e-2, 1e-3, 1e-4), scale_starts=1)
+    if wrong == "a rate of 7":
+        monkeypatch.setattr(laws.BarlowTwins, "RATE", 7.0)
+    elif wrong == "no QR":
+        monkeypatch.setattr(laws, "effective_start", lambda A: jnp.abs(jnp.diagonal(A)))
+    else:
+        monkeypatch.setattr(fig1_linear, "theory_problem", lambda x, x2, _: problem.from_views(x, x2, center="none"))
+    with jax.enable_x64(True):
+        failed = _failed(fig1_linear.run(config))
+    assert "eigenvalue rms, median start" in failed
+    assert failed & {"modes within tolerance, median start", "exceptions not predicted"}
+
+
+def test_the_checks_fail_on_numbers_that_are_not_numbers(fig1):
+    broken = dataclasses.replace(fig1, arrays=fig1.arrays | {"delays": fig1.arrays["delays"] * np.nan})
+    assert len(_failed(broken)) == 2
+
+
+def test_an_exception_that_nobody_predicted_fails_the_check(fig1):
+    missed = {"start": 0, "mode": 1, "error": 0.5, "expected": 0.0, "predicted": False}
+    broken = dataclasses.replace(fig1, numbers=fig1.numbers | {"exceptions": [missed]})
+    assert _failed(broken) == {"exceptions not predicted"}
+
+
+def test_the_figure_shows_both_panels_with_labels(fig1):
+    with plotting.style():
+        figure = fig1_linear.plot(fig1)
+    axes = figure.get_axes()
+    titles = [axis.get_title(loc="left") for axis in axes]
+    assert any(title.startswith("A ") for title in titles)
+    assert any(title.startswith("B ") for title in titles)
+    graphs = [axis for axis in axes if axis.get_title(loc="left")]
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in graphs)
+    plotting.plt.close(figure)
+
+
+def test_too_few_images_are_refused_by_number(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", pixels=pixels)
+    config = dataclasses.replace(fig1_linear.Config.smoke(), data=f"npz:{tmp_path / 'few.npz'}")
+    with pytest.raises(ValueError, match=r"at least n_pairs = 100 images, found 5"):
+        fig1_linear.run(config)

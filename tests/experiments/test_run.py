@@ -1,0 +1,100 @@
+"""The runner: what it writes, what it refuses, and that it only redraws what it has."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import fig1_linear, fig2_symmetry
+from experiments.run import Arguments, configured, main
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("fig2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    assert main(["fig2", "--preset", "smoke", "--out", str(out)]) == 0
+    return out / "fig2" / "smoke"
+
+
+def test_a_run_writes_numbers_arrays_settings_and_both_drawings(folder):
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"summary.json", "arrays.npz", "config.json", "figure.png", "figure.pdf"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"checks", "seconds", "versions", "device", "commit", "numbers"} <= summary.keys()
+    assert all({"name", "value", "bound", "passed", "premise"} <= check.keys() for check in summary["checks"])
+    assert json.loads((folder / "config.json").read_text())["n_pairs"] == 100
+
+
+def test_running_again_only_redraws(folder, capsys, monkeypatch):
+    def compute(*_, **__):
+        raise AssertionError("computed anew")
+
+    before = (folder / "arrays.npz").read_bytes()
+    (folder / "figure.png").unlink()
+    monkeypatch.setattr(fig2_symmetry, "run", compute)
+    assert main(["fig2", "--preset", "smoke", "--out", str(folder.parents[1])]) == 0
+    assert "drawing from" in capsys.readouterr().out
+    assert (folder / "figure.png").stat().st_size > 10_000
+    assert (folder / "arrays.npz").read_bytes() == before
+
+
+def test_half_a_file_of_arrays_is_computed_anew(folder, capsys):
+    arrays = folder / "arrays.npz"
+    arrays.write_bytes(arrays.read_bytes()[:1000])
+    assert main(["fig2", "--preset", "smoke", "--out", str(folder.parents[1])]) == 0
+    assert "drawing from" not in capsys.readouterr().out
+    assert arrays.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "colour=blue"], "expected FIELD=VALUE with a field among"),
+        (["--set", "angles"], "received 'angles'"),
+        (["--data", "folder:/nowhere/at/all"], "/nowhere/at/all"),
+        (["--data", "cifar11"], "cifar11"),
+        (["--redraw", "--set", "angles=12"], "--redraw"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_exit_code_2(flags, message, capsys, tmp_path):
+    assert main(["fig2", "--preset", "smoke", "--out", str(tmp_path), *flags]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_field_of_the_config_can_be_set():
+    arguments = Arguments("fig1", set=("d=3", "scales=0.1,0.01", "x64=False", "center=per_view"), data="cifar10")
+    config = configured(fig1_linear, arguments)
+    assert (config.d, config.scales, config.x64, config.center) == (3, (0.1, 0.01), False, "per_view")
+    assert config.data == "cifar10"
+    assert config.n_pairs == fig1_linear.Config.laptop().n_pairs
+
+
+def test_the_presets_differ_in_scale_only():
+    smoke, laptop, paper = (getattr(fig1_linear.Config, name)() for name in ("smoke", "laptop", "paper"))
+    assert smoke.n_pairs < laptop.n_pairs == paper.n_pairs == 500
+    assert (laptop.d, laptop.start_scale) == (10, 1e-6)
+    assert paper.data == "cifar10"
+    assert max(smoke.lr_gamma, laptop.lr_gamma, paper.lr_gamma) <= 0.01
+
+
+def test_a_killed_run_leaves_nothing_half_written(tmp_path):
+    command = [sys.executable, "-m", "experiments", "fig1", "--preset", "smoke", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

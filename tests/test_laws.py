@@ -1,0 +1,252 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+from scipy.stats import ortho_group
+
+from stepwise import laws
+from stepwise.laws import BarlowTwins, Supervised
+
+GAMMA = np.array([2.0, 1.0, 0.3, 0.0, -0.7])
+LAM0 = np.array([1e-6, 0.2, 1.4, 0.5, -0.3])
+
+
+def test_the_law_solves_its_differential_equation(x64):
+    times = np.linspace(0, 3, 13)
+    solved = solve_ivp(
+        lambda t, lam: 8 * GAMMA * lam * (1 - lam), (0, 3), LAM0, method="DOP853", rtol=1e-12, atol=1e-15, t_eval=times
+    )
+    np.testing.assert_allclose(BarlowTwins(GAMMA).eigenvalues(times, LAM0), solved.y.T, rtol=1e-9, atol=1e-13)
+
+
+def test_the_law_is_the_formula_of_the_slides(x64):
+    gamma, s0, t = np.array([1.5, 0.4, -0.6]), np.array([1e-3, 0.3, 0.8]), np.linspace(0, 2, 9)[:, None]
+    s = np.exp(4 * gamma * t) / np.sqrt(s0**-2 + (np.exp(8 * gamma * t) - 1) * gamma)
+    law, lam0 = BarlowTwins(gamma), gamma * s0**2
+    np.testing.assert_allclose(law.eigenvalues(t[:, 0], lam0), gamma * s**2, rtol=1e-12)
+    np.testing.assert_allclose(law.growth(t[:, 0], lam0) * s0, s, rtol=1e-12)
+
+
+def test_growth_where_nothing_grows_or_nothing_moves(x64):
+    growth = BarlowTwins([1.0, 0.0, -1.0]).growth([0.0, 1.0, 1e6], [0.0, 0.0, -0.5])
+    np.testing.assert_array_equal(growth[:, :2], 1)
+    np.testing.assert_allclose(growth[:, 2], [1, np.exp(-4) / np.sqrt(1 + 0.5 * (1 - np.exp(-8))), 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+@given(data=st.data())
+@settings(max_examples=150)
+def test_the_law_is_finite_at_every_time_mode_and_start(kind, data):
+    width = int(kind[-2:])
+    anything = st.floats(allow_nan=False, allow_infinity=False, width=width)
+    special = st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e30, 1e-30, -1e30, 2.0**-126, 2.0**-149, 1e6, 3e38, -3e38])
+    number = st.one_of(special, anything)
+    t, gamma, lam0 = (np.dtype(kind).type(data.draw(number)) for _ in range(3))
+    with jax.enable_x64(width == 64):
+        out = np.asarray(BarlowTwins(gamma[None]).eigenvalues(np.array([0, abs(t)], kind), lam0[None]))
+    assert out.dtype == kind
+    assert np.isfinite(out).all(), (t, gamma, lam0, out)
+    if 0 <= lam0 <= 1:
+        assert (out >= 0).all() and (out <= 1).all()
+    if lam0 in (0, 1):
+        assert (out == lam0).all()
+    if lam0 < 0 and gamma <= 0:
+        assert (out <= 0).all()
+    if lam0 > 1 and gamma >= 0:
+        assert (out >= 1).all()
+
+
+def test_nothing_overflows_at_a_million_in_float32():
+    out = BarlowTwins(np.float32([5, 1e-3, -5])).eigenvalues(np.float32([1e6, 1e30]), np.float32([1e-30, 1e-30, -0.9]))
+    np.testing.assert_array_equal(out, [[1, 1, 0], [1, 1, 0]])
+
+
+def test_learned_modes_stay_and_negative_ones_decay(dtype):
+    law = BarlowTwins(np.array([3, 0.1, -0.2, 0], dtype))
+    out = law.eigenvalues(np.array([0, 1, 100, 1e9], dtype), np.array([1, 1, -0.5, 0.3], dtype))
+    np.testing.assert_array_equal(out[:, :2], 1)
+    np.testing.assert_array_equal(out[-1], np.array([1, 1, 0, 0.3], dtype))
+    assert (np.diff(out[:, 2]) >= 0).all()
+
+
+def test_step_times_are_where_the_curve_is_one_half(x64):
+    law, lam0 = BarlowTwins([2.0, 0.5, 0.01]), np.array([1e-9, 1e-3, 0.4])
+    tau = np.asarray(law.step_times(lam0))
+    np.testing.assert_allclose(np.diagonal(law.eigenvalues(tau, lam0)), 0.5, rtol=1e-12)
+    np.testing.assert_allclose(tau, np.log(1 / lam0 - 1) / (8 * np.array([2, 0.5, 0.01])), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "lam0"), [(0.0, 0.1), (-1.0, -0.1), (1.0, 0.0), (1.0, 0.7), (1.0, 1.0), (1.0, 1.5), (1.0, -0.2)]
+)
+def test_a_mode_that_never_crosses_one_half_has_no_step(gamma, lam0, dtype):
+    assert np.asarray(BarlowTwins(np.array([gamma], dtype)).step_times(np.array([lam0], dtype)))[0] == np.inf
+
+
+def test_the_loss_is_what_each_mode_lacks_of_one(x64):
+    law, times = BarlowTwins([1.0, 0.5, -0.1]), np.linspace(0, 4, 7)
+    lam0 = np.array([1e-3, 1e-3, -1e-3])
+    curves = np.asarray(law.eigenvalues(times, lam0))
+    np.testing.assert_allclose(law.loss(times, lam0), ((1 - curves) ** 2).sum(1), rtol=1e-13)
+    assert law.loss([1e9], lam0)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("gamma", "limit"),
+    [([1, 0.5], 0.25), ([1, 0.5, -5], 0.1), ([1, -2], 0.25), ([1, -2.5], 0.2), ([-2], 0.25), ([0, 0], np.inf)],
+)
+def test_the_largest_stable_lr_counts_negative_modes(gamma, limit, dtype):
+    assert float(BarlowTwins(np.array(gamma, dtype)).max_stable_lr()) == np.array(limit, dtype)
+
+
+def test_derivatives_in_modes_and_starts_equal_finite_differences(x64):
+    times, gamma, lam0 = np.array([0.1, 0.7, 2.0]), np.array([1.3, 0.4, -0.8, 0.0]), np.array([1e-2, 0.9, -0.4, 0.3])
+
+    def total(gamma, lam0):
+        return jnp.sum(jnp.sin(jnp.arange(12.0).reshape(3, 4)) * BarlowTwins(gamma).eigenvalues(times, lam0))
+
+    slopes = jax.jit(jax.grad(total, argnums=(0, 1)))(gamma, lam0)
+    for which, slope in enumerate(slopes):
+        for j in range(4):
+            step = 1e-6 * np.eye(4)[j]
+            ends = [total(*[a + s * step * (i == which) for i, a in enumerate((gamma, lam0))]) for s in (1, -1)]
+            np.testing.assert_allclose(slope[j], (ends[0] - ends[1]) / 2e-6, rtol=1e-7, atol=1e-8)
+
+
+def test_derivatives_at_the_resting_points_are_those_of_the_linear_phase(dtype):
+    for lam0, sign in ((0.0, 1), (1.0, -1)):
+        for gamma in (0.5, -0.5, 0.0):
+            slope = jax.grad(lambda lam, g=gamma: BarlowTwins(jnp.array([g])).eigenvalues([0.7], lam[None])[0, 0])
+            np.testing.assert_allclose(slope(jnp.asarray(lam0)), np.exp(sign * 8 * gamma * 0.7), rtol=1e-5)
+    for lam0 in (0.0, 1.0, 1e-30, 0.5, 2.0, -1.0):
+        of_all = jax.jacrev(lambda g, lam: BarlowTwins(g).eigenvalues([0.0, 1.0, 1e30], lam), argnums=(0, 1))
+        for part in of_all(jnp.array([1.0]), jnp.array([lam0], dtype)):
+            assert np.isfinite(part).all()
+        assert np.isfinite(jax.grad(lambda lam: BarlowTwins(jnp.ones(1)).loss([1.0], lam)[0])(jnp.array([lam0]))).all()
+
+
+def test_laws_map_over_starts_and_modes(x64):
+    lam0 = np.array([[1e-3, 1e-2], [0.1, 0.2], [0.3, -0.4]])
+    gammas = np.array([[1, 0.5], [2, 0.1], [3, -1]])
+    mapped = jax.jit(jax.vmap(lambda g, lam: BarlowTwins(g).eigenvalues([0.5, 1.0], lam)))(gammas, lam0)
+    for one, g, lam in zip(mapped, gammas, lam0, strict=True):
+        np.testing.assert_allclose(one, BarlowTwins(g).eigenvalues([0.5, 1.0], lam), rtol=1e-13)
+    stacked = jax.vmap(BarlowTwins)(gammas)
+    np.testing.assert_array_equal(jax.vmap(lambda law: law.max_stable_lr())(stacked), 1 / np.array([4, 8, 12]))
+    assert jax.tree.map(lambda leaf: leaf * 2, BarlowTwins(gammas[0])).gamma[0] == 2
+
+
+def test_the_law_uses_as_many_modes_as_the_start_has(dtype):
+    assert BarlowTwins(np.ones(5, dtype)).eigenvalues(np.ones(3, dtype), np.full(2, 0.1, dtype)).shape == (3, 2)
+    with pytest.raises(ValueError, match=r"lam0: expected at most 2 entries.*received float.*\[3\]"):
+        BarlowTwins(np.ones(2, dtype)).eigenvalues(np.ones(1, dtype), np.full(3, 0.1, dtype))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "message"),
+    [
+        ([[1.0]], "gamma: expected an array of rank 1"),
+        ([np.nan], "gamma: expected finite entries, received 1 of 1 not finite"),
+        (["a"], "gamma: expected real numbers"),
+        ([1j], "gamma: expected real numbers"),
+    ],
+)
+def test_modes_that_are_no_vector_of_finite_numbers_are_refused(gamma, message):
+    with pytest.raises(ValueError, match=message):
+        BarlowTwins(gamma)
+
+
+def descended(gamma, s0, lr, level):
+    """By how much one mode's descent crosses the level later than the flow, from the map itself."""
+    lam, k = gamma * s0**2, 0
+    flow = (np.log(level / (1 - level)) - np.log(lam / (1 - lam))) / (8 * gamma)
+    while True:
+        after = lam * (1 + 4 * lr * gamma * (1 - lam)) ** 2
+        if after >= level:
+            break
+        lam, k = after, k + 1
+    ends = [np.log(v / (1 - v)) for v in (lam, after, level)]
+    return lr * (k + (ends[2] - ends[0]) / (ends[1] - ends[0])) / flow - 1
+
+
+@pytest.mark.parametrize(("level", "bend"), [(0.5, 6), (1e-3, 3)])
+def test_descent_is_late_by_the_predicted_fraction_to_first_order(level, bend, x64):
+    gamma, s0 = 0.7, 1e-4
+    lam0 = gamma * s0**2
+    for lr in (0.016, 0.008, 0.004):
+        measured = descended(gamma, s0, lr, level)
+        predicted = float(BarlowTwins([gamma]).descent_delay(lr, [lam0], level)[0])
+        assert abs(measured / predicted - 1) < bend * lr * gamma
+
+
+def test_the_delay_of_the_plateau_alone_is_twice_lr_gamma(x64):
+    delay = BarlowTwins([0.7, 0.1]).descent_delay(0.01, [1e-12, 1e-12], 1e-3)
+    np.testing.assert_allclose(delay, [0.014, 0.002], rtol=2e-4)
+    half = BarlowTwins([0.7]).descent_delay(0.01, [1e-6])
+    np.testing.assert_allclose(half, 0.014 * (1 - 3 * np.log(2) / np.log(1e6)), rtol=1e-5)
+    never = BarlowTwins([0.7, 0.5, -1.0]).descent_delay(0.01, [0.6, 0.0, -0.1])
+    np.testing.assert_array_equal(never, 0)
+    with pytest.raises(ValueError, match="level: expected a number between 0 and 1, received 2"):
+        BarlowTwins([0.7]).descent_delay(0.01, [1e-6], 2.0)
+
+
+def test_an_aligned_start_is_its_own_effective_start(dtype):
+    s = np.array([0.3, 2.0, 0.1], dtype)
+    A = np.pad(np.diag(s), ((0, 0), (0, 4)))
+    np.testing.assert_allclose(laws.effective_start(A), s, rtol=1e-6)
+
+
+@given(seed=st.integers(0, 2**16), d=st.integers(2, 5), r=st.integers(5, 7))
+@settings(max_examples=15)
+def test_the_effective_start_does_not_turn_with_the_embedding(seed, d, r):
+    rng = np.random.default_rng(seed)
+    A, U = rng.normal(size=(d, r)), ortho_group.rvs(d, random_state=rng)
+    with jax.enable_x64(True):
+        s = np.asarray(laws.effective_start(A))
+        np.testing.assert_allclose(laws.effective_start(U @ A), s, rtol=1e-9)
+    # |R_jj| is what column j adds to the span of those before it
+    np.testing.assert_allclose(np.cumprod(s**2)[-1], np.linalg.det(A[:, :d]) ** 2, rtol=1e-9)
+    np.testing.assert_allclose(s[0], np.linalg.norm(A[:, 0]), rtol=1e-12)
+
+
+def test_gaussian_starts_spread_as_the_chi_squared_law_says(x64):
+    d, draws = 4, 20_000
+    A = np.random.default_rng(0).normal(size=(draws, d, 6))
+    logs = 2 * np.log(np.asarray(jax.vmap(laws.effective_start)(A)))
+    mean, deviation = (np.asarray(part) for part in laws.expected_start(d))
+    assert (np.abs(logs.mean(0) - mean) < 4 * deviation / np.sqrt(draws)).all()
+    np.testing.assert_allclose(logs.std(0), deviation, rtol=0.04)
+    np.testing.assert_allclose(np.exp(logs).mean(0), [4, 3, 2, 1], rtol=0.05)
+
+
+def test_an_effective_start_with_too_few_modes_is_refused():
+    with pytest.raises(ValueError, match=r"A: expected at least as many columns.*received float.*\[3, 2\]"):
+        laws.effective_start(np.ones((3, 2)))
+    with pytest.raises(ValueError, match="d: expected a positive number of dimensions, received 0"):
+        laws.expected_start(0)
+
+
+@example(t=1e30)
+@given(t=st.floats(0, 10))
+@settings(max_examples=10)
+def test_the_supervised_law_relaxes_exponentially_to_its_one_fixed_point(t):
+    with jax.enable_x64(True):
+        law = Supervised([1.0, 0.5, 0.0], [1.0, -2.0, 3.0])
+        s = law.singular_values([t], [0.1, 0.1, 0.1])[0]
+    np.testing.assert_allclose(s, [1 - 0.9 * np.exp(-t), -2 + 2.1 * np.exp(-t / 2), 0.1], rtol=1e-12, atol=1e-14)
+
+
+def test_the_supervised_law_refuses_a_target_of_another_size():
+    with pytest.raises(ValueError, match=r"target: expected shape \[2\] as gamma, received float32 \[3\]"):
+        Supervised(np.ones(2, np.float32), np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_self_supervised_modes_break_a_symmetry_and_supervised_ones_do_not(sign, x64):
+    gamma, s0 = np.array([1.0]), np.array([sign * 1e-3])
+    told = Supervised(gamma, np.ones(1)).singular_values([50.0], s0)[0, 0]
+    found = s0 * BarlowTwins(gamma).growth([50.0], gamma * s0**2)[0]
+    np.testing.assert_allclose([told, found[0]], [1, sign], rtol=1e-12)
