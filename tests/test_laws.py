@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.stats import ortho_group
@@ -36,27 +36,26 @@ def test_growth_where_nothing_grows_or_nothing_moves(x64):
     np.testing.assert_allclose(growth[:, 2], [1, np.exp(-4) / np.sqrt(1 + 0.5 * (1 - np.exp(-8))), 0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64"])
+SPECIAL = [0.0, 1.0, -1.0, 0.5, 1e6, 1e30, -1e30, 1e-30, -1e-30, 2.0**-126, 2.0**-149, 3e38, -3e38, 1 + 2e-7, 1 - 6e-8]
+
+
+@pytest.mark.parametrize("width", [32, 64])
 @given(data=st.data())
-@settings(max_examples=150)
-def test_the_law_is_finite_at_every_time_mode_and_start(kind, data):
-    width = int(kind[-2:])
-    anything = st.floats(allow_nan=False, allow_infinity=False, width=width)
-    special = st.sampled_from([0.0, 1.0, -1.0, 0.5, 1e30, 1e-30, -1e30, 2.0**-126, 2.0**-149, 1e6, 3e38, -3e38])
-    number = st.one_of(special, anything)
-    t, gamma, lam0 = (np.dtype(kind).type(data.draw(number)) for _ in range(3))
+@settings(max_examples=10)
+def test_the_law_is_finite_at_every_time_mode_and_start(width, data):
+    kind = f"float{width}"
+    drawn = data.draw(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=width), min_size=10, max_size=10))
+    numbers = np.array(SPECIAL + drawn, kind)
+    gamma, lam0 = (grid.ravel() for grid in np.meshgrid(numbers, numbers))
     with jax.enable_x64(width == 64):
-        out = np.asarray(BarlowTwins(gamma[None]).eigenvalues(np.array([0, abs(t)], kind), lam0[None]))
+        out = np.asarray(BarlowTwins(gamma).eigenvalues(np.abs(numbers), lam0))
     assert out.dtype == kind
-    assert np.isfinite(out).all(), (t, gamma, lam0, out)
-    if 0 <= lam0 <= 1:
-        assert (out >= 0).all() and (out <= 1).all()
-    if lam0 in (0, 1):
-        assert (out == lam0).all()
-    if lam0 < 0 and gamma <= 0:
-        assert (out <= 0).all()
-    if lam0 > 1 and gamma >= 0:
-        assert (out >= 1).all()
+    assert np.isfinite(out).all()
+    between = (lam0 >= 0) & (lam0 <= 1)
+    assert ((out >= 0) & (out <= 1))[:, between].all()
+    assert (out == lam0)[:, (lam0 == 0) | (lam0 == 1)].all()
+    assert (out <= 0)[:, (lam0 < 0) & (gamma <= 0)].all()
+    assert (out >= 1)[:, (lam0 > 1) & (gamma >= 0)].all()
 
 
 def test_nothing_overflows_at_a_million_in_float32():
@@ -121,11 +120,17 @@ def test_derivatives_at_the_resting_points_are_those_of_the_linear_phase(dtype):
         for gamma in (0.5, -0.5, 0.0):
             slope = jax.grad(lambda lam, g=gamma: BarlowTwins(jnp.array([g])).eigenvalues([0.7], lam[None])[0, 0])
             np.testing.assert_allclose(slope(jnp.asarray(lam0)), np.exp(sign * 8 * gamma * 0.7), rtol=1e-5)
-    for lam0 in (0.0, 1.0, 1e-30, 0.5, 2.0, -1.0):
-        of_all = jax.jacrev(lambda g, lam: BarlowTwins(g).eigenvalues([0.0, 1.0, 1e30], lam), argnums=(0, 1))
-        for part in of_all(jnp.array([1.0]), jnp.array([lam0], dtype)):
-            assert np.isfinite(part).all()
-        assert np.isfinite(jax.grad(lambda lam: BarlowTwins(jnp.ones(1)).loss([1.0], lam)[0])(jnp.array([lam0]))).all()
+
+
+def test_derivatives_are_finite_at_every_sign_and_size_that_the_model_can_have(dtype):
+    gamma, lam0 = np.array(
+        [(g, lam) for g in (1.0, 0.0) for lam in (0.0, 1.0, 1e-35, 0.5, 2.0)]
+        + [(g, lam) for g in (-1.0, -1e-3) for lam in (0.0, -1e-35, -1.0, -100.0)],
+        dtype,
+    ).T
+    law = jax.jit(jax.jacrev(lambda g, lam: BarlowTwins(g).eigenvalues([0.0, 1.0, 1e6], lam), argnums=(0, 1)))
+    for part in law(gamma, lam0):
+        assert np.isfinite(part).all()
 
 
 def test_laws_map_over_starts_and_modes(x64):
@@ -134,8 +139,8 @@ def test_laws_map_over_starts_and_modes(x64):
     mapped = jax.jit(jax.vmap(lambda g, lam: BarlowTwins(g).eigenvalues([0.5, 1.0], lam)))(gammas, lam0)
     for one, g, lam in zip(mapped, gammas, lam0, strict=True):
         np.testing.assert_allclose(one, BarlowTwins(g).eigenvalues([0.5, 1.0], lam), rtol=1e-13)
-    stacked = jax.vmap(BarlowTwins)(gammas)
-    np.testing.assert_array_equal(jax.vmap(lambda law: law.max_stable_lr())(stacked), 1 / np.array([4, 8, 12]))
+    limits = jax.vmap(lambda g: BarlowTwins(g).max_stable_lr())(gammas)
+    np.testing.assert_array_equal(limits, 1 / np.array([4.0, 8, 12]))
     assert jax.tree.map(lambda leaf: leaf * 2, BarlowTwins(gammas[0])).gamma[0] == 2
 
 
@@ -229,7 +234,6 @@ def test_an_effective_start_with_too_few_modes_is_refused():
         laws.expected_start(0)
 
 
-@example(t=1e30)
 @given(t=st.floats(0, 10))
 @settings(max_examples=10)
 def test_the_supervised_law_relaxes_exponentially_to_its_one_fixed_point(t):

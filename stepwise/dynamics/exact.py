@@ -1,5 +1,6 @@
 """The closed form: what theory says, at any time, at no cost."""
 
+import jax
 import jax.numpy as jnp
 
 from stepwise import laws
@@ -28,7 +29,11 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers) -> Trajectory:
 
     Can be jitted, vmapped over A0, and differentiated in A0 and γ.
     """
-    gamma, A0, times = trajectory.start(problem.gamma, A0, times)
+    return _closed_form(*trajectory.start(problem.gamma, A0, times))
+
+
+@jax.jit
+def _closed_form(gamma: jax.Array, A0: jax.Array, times: jax.Array) -> Trajectory:
     d, r = A0.shape
     k = min(d, r)
     q, upper = jnp.linalg.qr(A0[:, :k])

@@ -116,24 +116,25 @@ class BarlowTwins:
 
 
 def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
-    """1 / (1 + (1/λ0 − 1) e^{−rate x}) through y = ln|1/λ0 − 1| − rate x, so that nothing overflows."""
+    """1 / (1 + (1/λ0 − 1) e^{−rate x}), in three forms so that neither the value nor a derivative overflows."""
     dtype = jnp.result_type(x, lam0)
     x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
     largest = jnp.finfo(dtype).max
     x = rate * jnp.clip(x, -largest / (4 * rate), largest / (4 * rate))
-    inside, fixed = (lam0 > 0) & (lam0 < 1), (lam0 == 0) | (lam0 == 1)
+    inside, fixed, falls = (lam0 > 0) & (lam0 < 1), (lam0 == 0) | (lam0 == 1), x <= 0
 
     below = jnp.where(inside, lam0, 0.5)
     within = jax.nn.sigmoid(x - (jnp.log1p(-below) - jnp.log(below)))
 
-    # 1/λ0 − 1 < 0: the curve is 1 / (1 − e^y) = −1 / expm1(y), with its pole at y = 0.
-    beyond = jnp.where(inside | fixed, 2, lam0)
-    y = jnp.log1p(jnp.clip(-1 / beyond, -1, largest)) - x
-    pole = jnp.expm1(y)
-    outside = -1 / jnp.where(jnp.abs(pole) < 1 / largest, jnp.copysign(1 / largest, pole), pole)
+    # Without logarithms where λ0 < 0 or λ0 > 1, by e^{−|x|}; its pole is where the denominator is 0.
+    beyond = jnp.where(inside | fixed, jnp.where(falls, -1, 2), lam0)
+    decay = jnp.where(falls, x, -x)
+    denominator = 1 + jnp.where(falls, beyond, 1 - beyond) * jnp.expm1(decay)
+    denominator = jnp.where(jnp.abs(denominator) < 1 / largest, 1 / largest, denominator)
+    outside = jnp.where(falls, beyond * jnp.exp(decay), beyond) / denominator
 
     # λ0 itself, with the slope e^x at 0 and e^{−x} at 1 for whoever differentiates.
-    slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), jnp.log(largest)))
+    slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), 0.99 * jnp.log(largest)))
     here = jax.lax.stop_gradient(lam0)
     resting = here + jax.lax.stop_gradient(jnp.where(fixed, slope, 0)) * (lam0 - here)
     return jnp.where(inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest)))

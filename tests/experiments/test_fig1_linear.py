@@ -27,6 +27,15 @@ def test_each_claim_and_each_premise_is_checked(fig1):
     assert sum(not check.premise for check in checks) >= 8
 
 
+@pytest.fixture
+def fresh_compilation():
+    """A law that is patched must be traced anew, and forgotten afterwards."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
 @pytest.mark.parametrize("wrong", ["a rate of 7", "no QR", "no centring"])
 def test_a_wrong_theory_fails_the_check(wrong, monkeypatch):
     config = dataclasses.replace(fig1_linear.Config.smoke(), scales=(1e-2, 1e-3, 1e-4), scale_starts=1)

@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from stepwise.dynamics import Result, Trajectory, closed_form, descent, trajectory
+from tests import problems
+
+GAMMA = np.array([1.0, 0.5, -0.3])
+
+
+def run(dtype="float64"):
+    A0 = problems.gaussian((2, 3), 0.1).astype(dtype)
+    return descent(problems.modes(GAMMA, dtype), A0, np.asarray(0.05, dtype), 12, record_every=4)
+
+
+def test_a_saved_trajectory_comes_back_bit_for_bit(dtype, tmp_path):
+    for out in (run(dtype), replace(run(dtype), snapshots=None, snapshot_times=None), replace(run(dtype), stats={})):
+        out.save(tmp_path / "run.npz")
+        again = Trajectory.load(tmp_path / "run.npz")
+        for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(again), strict=True):
+            assert np.asarray(a).dtype == np.asarray(b).dtype
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        assert jax.tree.structure(out) == jax.tree.structure(again)
+        assert str(out.result) == str(again.result)
+
+
+def test_a_file_that_is_no_trajectory_is_refused_by_name(tmp_path):
+    problems.modes(GAMMA).save(tmp_path / "p.npz")
+    with pytest.raises(ValueError, match=r"p\.npz: expected a saved stepwise.Trajectory, received a stepwise.Problem"):
+        Trajectory.load(tmp_path / "p.npz")
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(ValueError, match=r"x\.npz: expected a saved stepwise.Trajectory \(.npz\), received something"):
+        Trajectory.load(tmp_path / "x.npz")
+
+
+def test_a_trajectory_is_a_tree_of_its_arrays(x64):
+    out = replace(run(), snapshots=None, snapshot_times=None)
+    doubled = jax.tree.map(lambda leaf: leaf * 2, out)
+    np.testing.assert_array_equal(doubled.loss, 2 * out.loss)
+    assert doubled.covariance_eigenvalues is None
+    assert doubled.source == "gradient descent"
+    back = jax.tree.unflatten(jax.tree.structure(out), jax.tree.leaves(out))
+    np.testing.assert_array_equal(back.eigenvalues, out.eigenvalues)
+
+
+def test_a_result_reads_as_a_sentence():
+    assert str(Result(0, -1)) == "converged"
+    assert str(Result(1, -1, "never shown")) == "stopped"
+    assert str(Result(2, 7, "too fast")) == "diverged by step 7: too fast"
+
+
+def test_matrices_that_are_not_finite_have_no_eigenvalues(x64):
+    C = np.stack([np.diag([1.0, 3.0]), np.array([[np.inf, 0], [0, 1]]), np.full((2, 2), np.nan)])
+    np.testing.assert_array_equal(trajectory.descending(C), [[3, 1], [np.nan, np.nan], [np.nan, np.nan]])
+
+
+def test_converged_means_what_the_positive_modes_allow(x64):
+    p = problems.modes([1.0, -0.3])
+    A0 = problems.gaussian((3, 2), 1e-3)
+    assert closed_form(p, A0, [0.0, 100.0]).result.name == "converged"
+    assert closed_form(p, A0, [0.0, 0.1]).result.name == "stopped"
+
+
+def test_precision_is_the_widest_of_the_inputs(x64):
+    narrow, times, A0 = problems.modes(GAMMA, "float32"), np.float32([0, 1]), np.ones((2, 3), "float32")
+    assert closed_form(narrow, A0, times).eigenvalues.dtype == "float32"
+    assert closed_form(narrow, A0, times.astype(float)).eigenvalues.dtype == "float64"
+    assert closed_form(narrow, A0.astype(int), times).eigenvalues.dtype == "float64"
