@@ -19,16 +19,14 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import limits
 from experiments.contract import Check, Progress, Result, silent
 from experiments.images import crops
-from stepwise import dynamics, laws, plotting, problem, spectra, validity
+from stepwise import dynamics, laws, plotting, problem, validity
 from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
 from stepwise.moments import Center
 from stepwise.problem import Problem
-
-LEVELS = (0.5, 1e-3)
-"""Heights at which descent's delay is measured: half a step, and the foot of it, where only the plateau counts."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
     gaps = [compare(theory, each) for theory, each in zip(theories, [whole, *runs[1:]], strict=True)]
 
     progress("the theory's error against start scale")
-    by_scale = _error_against_scale(experiment, config)
+    by_scale = limits.error_against_scale(experiment, config)
     progress("descent's delay against the learning rate")
-    by_lr = _delay_against_lr(experiment, A0[0], config)
+    by_lr = limits.delay_against_lr(experiment, A0[0], config)
 
     taus = np.stack([np.asarray(model_steps(model, W)) for W in W0])
     arrays = {
@@ -199,65 +197,6 @@ def _exceptions(gaps: list[Comparison], reports: list[validity.Report], toleranc
     return found
 
 
-def _error_against_scale(experiment: Problem, config: Config) -> dict[str, Any]:
-    """Step-time error of the closed form against the flow [scales, starts, d], and what validity expects of each."""
-    d = config.d
-    top = float(experiment.gamma[0])
-    some = experiment.truncated(min(config.scale_modes, experiment.gamma.size))
-    size = (config.scale_starts, d, some.gamma.size)
-    shapes = jax.random.normal(jax.random.key(config.seed + 2), size, some.gamma.dtype)
-    errors, expected = [], []
-    for scale in config.scales:
-        row, row_expected = [], []
-        for shape in shapes:
-            A0 = scale / np.sqrt(top) * shape
-            report = validity.report(some, d, A0=A0)
-            taus = report.step_times[np.isfinite(report.step_times)]
-            times = np.geomspace(taus.min() / 3, 1.5 * taus.max(), config.records)
-            flow = dynamics.flow(some, A0, times, rtol=1e-9, atol=1e-15, reduce=False)
-            gap = compare(dynamics.closed_form(some, A0, times), flow)
-            row.append(np.where(np.isfinite(gap.step_time_error), gap.step_time_error, np.nan))
-            row_expected.append(report.expected_error)
-        errors.append(row)
-        expected.append(row_expected)
-    return {"scales": config.scales, "scale_errors": errors, "scale_expected": expected}
-
-
-def _delay_against_lr(experiment: Problem, A0: jax.Array, config: Config) -> dict[str, Any]:
-    """τ_descent/τ_flow − 1 [levels, lrs, modes] for the first modes, from one start, and the law of its slope in lr."""
-    modes = min(3, config.d)
-    gamma = np.asarray(experiment.gamma)
-    taus = np.asarray(validity.report(experiment, config.d, A0=A0).step_times)[: modes + 1]
-    until = 1.2 * float(taus[np.isfinite(taus)].max())
-    k, _ = reduction.leading(gamma, np.asarray(A0), until, 1e-9)
-    some = experiment.truncated(max(k, config.d))
-    start = A0[:, : some.gamma.size]
-    times = np.geomspace(float(taus.min()) / 3, until, 4000)
-    flow = dynamics.flow(some, start, times, rtol=1e-10, atol=1e-15, reduce=False)
-    delays = []
-    for lr_gamma in config.lr_gammas:
-        lr = lr_gamma / float(gamma[0])
-        steps = int(until / lr)
-        recorded = np.unique(np.geomspace(max(1, 0.2 * float(taus.min()) / lr), steps, 4000).astype(int))
-        descent = dynamics.descent(some, start, lr, steps, record_at=recorded)
-        delays.append(
-            [
-                spectra.step_times(descent.times, descent.eigenvalues, level)[:modes]
-                / spectra.step_times(times, flow.eigenvalues, level)[:modes]
-                - 1
-                for level in LEVELS
-            ]
-        )
-    law = laws.BarlowTwins(some.gamma)
-    lam0 = some.gamma[:modes] * laws.effective_start(start)[:modes] ** 2
-    return {
-        "lrs": np.asarray(config.lr_gammas) / float(gamma[0]),
-        "delays": np.swapaxes(delays, 0, 1),
-        "delay_laws": [law.descent_delay(1.0, lam0, level) for level in LEVELS],
-        "delay_gamma": gamma[:modes],
-    }
-
-
 def _picture_shape(m: int) -> tuple[int, int, int]:
     channels = 3 if m % 3 == 0 and round((m / 3) ** 0.5) ** 2 * 3 == m else 1
     side = round((m / channels) ** 0.5)
@@ -272,30 +211,6 @@ def collapse_rms(result: Result) -> np.ndarray:
     return np.sqrt(squares.sum(axis=(1, 2)) / near.sum(axis=(1, 2)))
 
 
-def delay_slopes(result: Result) -> np.ndarray:
-    """Slope of the delay in lr at lr → 0 [levels, modes]."""
-    lrs, delays = result.arrays["lrs"], result.arrays["delays"]
-    # delay = a lr + b lr²; the quadratic term keeps the larger rates from bending the slope
-    design = np.stack([np.ones_like(lrs), lrs], axis=1)
-    return np.stack([np.linalg.lstsq(design, level / lrs[:, None], rcond=None)[0][0] for level in delays])
-
-
-def scale_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Measured and predicted d ln(error)/d ln α of modes [...], where the error is resolved and small.
-
-    By theory an error is θ²/ln(1/λ(0)) with θ ∝ α^{1 − γ_k/γ_j} for the nearest mode k that grows beside mode j.
-    """
-    scales = np.asarray(result.arrays["scales"])
-    errors, expected = (np.nanmedian(result.arrays[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
-    measured, predicted = [], []
-    for error, guess in zip(errors.T, expected.T, strict=True):
-        use = (guess > 1e-7) & (guess < 0.02) & (error > 0)
-        if use.sum() >= 3:
-            measured.append(np.polyfit(np.log(scales[use]), np.log(error[use]), 1)[0])
-            predicted.append(np.polyfit(np.log(scales[use]), np.log(guess[use]), 1)[0])
-    return np.asarray(measured), np.asarray(predicted)
-
-
 def check(result: Result) -> list[Check]:
     """The claim of the header and what it rests on."""
     numbers, config = result.numbers, result.numbers["config"]
@@ -303,9 +218,9 @@ def check(result: Result) -> list[Check]:
     rms = [gap["eigenvalue_rms"] for gap in numbers["gaps"]]
     alignment = [gap["alignment"] if gap["alignment"] is not None else np.nan for gap in numbers["gaps"]]
     missed = [each for each in numbers["exceptions"] if not each["predicted"]]
-    half, foot = delay_slopes(result)
+    half, foot = limits.delay_slopes(result)
     law, plateau = result.arrays["delay_laws"][0], 2 * result.arrays["delay_gamma"]
-    measured, predicted = scale_slopes(result)
+    measured, predicted = limits.scale_slopes(result)
     off_slope = float(np.median(np.abs(measured - predicted))) if measured.size else np.nan
     return [
         Check("positive modes", numbers["validity"]["n_positive"], config["d"], ">=", premise=True),
