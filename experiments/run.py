@@ -158,7 +158,8 @@ def _commit() -> str | None:
 
 def _code(module: Any) -> str:
     digest = hashlib.sha256()
-    for path in [*sorted((ROOT / "stepwise").rglob("*.py")), Path(module.__file__)]:
+    shared = [path for path in sorted((ROOT / "experiments").glob("*.py")) if not path.name.startswith("fig")]
+    for path in [*sorted((ROOT / "stepwise").rglob("*.py")), *shared, Path(module.__file__)]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -6,8 +6,10 @@ modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, whic
 
 The slow modes that are too many to drop are compressed: A_S = L Qᵀ with Q a basis of the block Krylov space
 span{A_Sᵀ, D A_Sᵀ, ... D^{N−1} A_Sᵀ}. The flow never leaves the infinite one, and N blocks reproduce the moments
-A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature), so C's error starts at order (8 h T)^{2N−1}/(2N−1)!, h being half the
-width of the set's spectrum.
+A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature). Along the flow a_j(t) = F(γ_j) a_j(0), where F is entire and
+‖F(γ)‖² ≤ e^{8 t max(0, Re γ)} for complex γ too; so by Bernstein's theorem the best polynomial of degree 2N − 2 misses
+F ⊗ F on the set's spectrum [c − h, c + h] by at most 2 M ρ^{2−2N}/(ρ − 1) for every ρ > 1, with
+M = exp(8 T max(0, c + h (ρ + 1/ρ)/2)), and C's error is at most twice that times the weight of the set.
 """
 
 from typing import NamedTuple
@@ -52,19 +54,17 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     dropped = int(np.searchsorted(total, tol / 2, side="right"))
     kept = np.sort(order[dropped:])
     bound = float(total[dropped - 1]) if dropped else 0.0
-    split, blocks, extra = _split(gamma[kept], weight[kept], len(A0), until * stretch, tol / 2)
     back = np.zeros((len(kept), r))
     back[np.arange(len(kept)), kept] = 1
-    if blocks:
-        slow = kept[split:]
-        small, rotation = _compress(gamma[slow], A0[:, slow], blocks)
-        fast = back[:split]
-        mixed = np.zeros((small.size, r))
-        mixed[:, slow] = rotation.T
-        back = np.concatenate([fast, mixed])
-        gamma_kept = np.concatenate([gamma[kept[:split]], small])
-        return Reduction(gamma_kept, A0 @ back.T, back, bound + extra)
-    return Reduction(gamma[kept], A0[:, kept], back, bound)
+    first, last, blocks, extra = _window(gamma[kept], A0[:, kept], weight[kept], until * stretch, tol / 2)
+    if not blocks:
+        return Reduction(gamma[kept], A0[:, kept], back, bound)
+    slow = kept[first:last]
+    small, rotation = _compress(gamma[slow], A0[:, slow], blocks)
+    mixed = np.zeros((small.size, r))
+    mixed[:, slow] = rotation.T
+    back = np.concatenate([back[:first], mixed, back[last:]])
+    return Reduction(np.concatenate([gamma[kept[:first]], small, gamma[kept[last:]]]), A0 @ back.T, back, bound + extra)
 
 
 def leading(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> tuple[int, float]:
@@ -99,32 +99,42 @@ def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndar
     return np.abs(gamma) * np.sum(A0**2, axis=0) * (1 + later), rate * until
 
 
-def _split(gamma: np.ndarray, weight: np.ndarray, d: int, until: float, tol: float) -> tuple[int, int, float]:
-    """Where to split fast from slow modes, and in how many Krylov blocks the slow ones fit: the smallest state."""
-    best = (len(gamma), len(gamma), 0, 0.0)
-    for split in range(0, len(gamma), max(1, d // 4)):
-        half = (gamma[split] - gamma[-1]) / 2
-        # e^{8γt} about the middle of the set's spectrum, or about half its top where it reaches below 0
-        middle = 4 * (max(gamma[split], 0) + max(gamma[-1], 0)) * until
-        size = float(np.sum(weight[split:])) * np.exp(min(middle, 600))
-        for blocks in range(1, 9):
-            state = split + blocks * d
-            if state >= best[0]:
-                break
-            error = 2 * size * _tail(8 * half * until, 2 * blocks - 1)
-            if error <= tol:
-                best = (state, split, blocks, error)
-                break
-    return best[1:]
+def _window(
+    gamma: np.ndarray, A0: np.ndarray, weight: np.ndarray, until: float, tol: float
+) -> tuple[int, int, int, float]:
+    """Which modes first ... last − 1 to compress, into how many Krylov blocks, and its bound: the smallest state."""
+    d, k = A0.shape
+    nothing = (k, k, 0, 0.0)
+    if k <= d:
+        return nothing
+    firsts = np.unique(np.concatenate([np.arange(0, k, max(1, d // 4))[:64], np.geomspace(1, k - 1, 64).astype(int)]))
+    # the strongly negative modes too may stay apart: as far below zero as the fastest slow mode is above, times these
+    depths = np.array([0.0, 0.5, 1.0, 2.0, 4.0, np.inf])
+    edges = np.abs(gamma[firsts])[:, None] * depths
+    lasts = np.maximum(np.searchsorted(-gamma, edges, side="right"), firsts[:, None] + 1)
+    top, low = gamma[firsts][:, None], gamma[lasts - 1]
+    center, half = (top + low) / 2, (top - low) / 2
 
+    def total(values: np.ndarray) -> np.ndarray:
+        sums = np.concatenate([[0.0], np.cumsum(values)])
+        return sums[lasts] - sums[firsts][:, None]
 
-def _tail(x: float, first: int) -> float:
-    """Σ_{s ≥ first} x^s/s!, bounded by its first term over 1 − x/(first + 1)."""
-    if x >= first + 1:
-        return float("inf")
-    return (
-        float(np.exp(first * np.log(x) - np.sum(np.log(np.arange(1, first + 1))))) / (1 - x / (first + 1)) if x else 0.0
-    )
+    # Cauchy-Schwarz: the compressed modes' weight is known by their moments only; and what `weight` adds for later
+    square = np.sum(A0**2, axis=0)
+    later = np.max(weight / np.maximum(np.abs(gamma) * square, 1e-300), initial=1)
+    mass = later * np.sqrt(total(gamma**2 * square) * total(square))
+    rho = np.geomspace(1.05, 200, 48)[:, None, None]
+    growth = 8 * until * np.maximum(0, center + half * (rho + 1 / rho) / 2)
+    best, smallest = nothing, k
+    for blocks in range(1, 13):
+        state = firsts[:, None] + (k - lasts) + blocks * d
+        with np.errstate(divide="ignore"):
+            log = np.log(4 * mass) + np.min(growth - (2 * blocks - 2) * np.log(rho) - np.log(rho - 1), axis=0)
+        state = np.where(log <= np.log(tol), state, k)
+        i, j = np.unravel_index(np.argmin(state), state.shape)
+        if state[i, j] < smallest:
+            best, smallest = (int(firsts[i]), int(lasts[i, j]), blocks, float(np.exp(log[i, j]))), int(state[i, j])
+    return best
 
 
 def _compress(gamma: np.ndarray, A: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +142,7 @@ def _compress(gamma: np.ndarray, A: np.ndarray, blocks: int) -> tuple[np.ndarray
     space = np.linalg.qr(A.T)[0]
     block = space
     for _ in range(blocks - 1):
-        block = gamma[:, None] * block
+        block = (gamma - gamma.mean())[:, None] * block
         for _ in range(2):
             block -= space @ (space.T @ block)
             block = np.linalg.qr(block)[0]

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def test_a_result_reads_as_a_sentence():
 
 def test_matrices_that_are_not_finite_have_no_eigenvalues(x64):
     C = np.stack([np.diag([1.0, 3.0]), np.array([[np.inf, 0], [0, 1]]), np.full((2, 2), np.nan)])
-    np.testing.assert_array_equal(trajectory.descending(C), [[3, 1], [np.nan, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(trajectory.descending(jnp.asarray(C)), [[3, 1], [np.nan, np.nan], [np.nan, np.nan]])
 
 
 def test_converged_means_what_the_positive_modes_allow(x64):
