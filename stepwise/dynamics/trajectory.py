@@ -1,7 +1,7 @@
 """What every solver and every training run returns."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax
@@ -87,6 +87,8 @@ class Trajectory:
         arrays, about = _npz.read(path, "stepwise.Trajectory", required)
         result = Result(arrays.pop("result.code"), arrays.pop("result.step"), str(about["cause"]))
         stats = {key[6:]: arrays.pop(key) for key in sorted(arrays) if key.startswith("stats.")}
+        known = {field.name for field in fields(cls)}
+        _check.require(arrays.keys() <= known, str(path), f"arrays among {sorted(known)}", f"{sorted(arrays)}")
         return cls(**arrays, result=result, source=str(about["source"]), stats=stats)
 
 

@@ -75,8 +75,8 @@ def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
     every = descent(p, A0, 0.05, 20, record_every=1, snapshots=True)
     np.testing.assert_allclose(every.times, 0.05 * np.arange(21), rtol=1e-14)
     asked = {
-        "record_every": [(1, range(21)), (5, [0, 5, 10, 15, 20]), (7, [0, 7, 14, 20]), (50, [0, 20])],
-        "record_at": [([0, 20], [0, 20]), ([3, 4, 17], [3, 4, 17, 20]), ([20], [20]), ([2.0], [2, 20])],
+        "record_every": [(5, [0, 5, 10, 15, 20]), (7, [0, 7, 14, 20]), (50, [0, 20])],
+        "record_at": [([0, 20], [0, 20]), ([3, 4, 17], [3, 4, 17, 20]), ([20], [20])],
     }
     for name, cases in asked.items():
         for value, steps in cases:

@@ -1,0 +1,80 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepwise import eigen
+from tests import problems
+
+SPECTRA = {
+    "power": 1 / np.arange(1.0, 161) ** 1.5,
+    "negative and large": np.r_[3, 2, 1, np.zeros(150), -1, -1, -2, -3, -4, -7, -100.0],
+    "degenerate": np.r_[2, 2, 2, 1, 1, np.linspace(0.5, -0.5, 155)],
+    "cluster": np.r_[1 + 1e-5 * np.arange(4)[::-1], np.linspace(0.5, -0.3, 156)],
+    "low rank": np.r_[2, 1, np.zeros(158)],
+}
+
+
+def matrix_of(values, dtype):
+    V = problems.rotation(values.size)
+    return (V * values @ V.T).astype(dtype), V
+
+
+def multiply(matrix, block):
+    return matrix @ block
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_top_pairs_are_those_of_the_whole_matrix(name, dtype):
+    values = SPECTRA[name]
+    matrix, V = matrix_of(values, dtype)
+    found = eigen.top(multiply, jnp.asarray(matrix), 160, 5, dtype=dtype)
+    size, eps = np.abs(values).max(), 1e-5 if dtype == "float32" else 1e-9
+    np.testing.assert_allclose(found.values, values[:5], atol=eps * size)
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(5), atol=10 * np.finfo(dtype).eps * 10)
+    exact = np.asarray(matrix, float) @ np.asarray(found.vectors, float) - np.asarray(
+        found.vectors * found.values, float
+    )
+    assert (np.linalg.norm(exact, axis=0) <= found.residuals + 20 * np.finfo(dtype).eps * size).all()
+    assert (np.asarray(found.residuals) <= max(1e-9, 20 * np.finfo(dtype).eps) * size).all()
+    assert values[-1] - eps * size <= float(found.lowest) <= values[-1] + 0.2 * size
+    if name == "degenerate":
+        span = problems.projector(found.vectors[:, :3]) - problems.projector(V[:, :3])
+        assert np.abs(span).max() < 1e3 * eps
+
+
+def test_another_seed_gives_the_same_pairs(x64):
+    matrix = jnp.asarray(matrix_of(SPECTRA["power"], float)[0])
+    one, two = (eigen.top(multiply, matrix, 160, 4, dtype=float, seed=seed) for seed in (0, 1))
+    np.testing.assert_allclose(one.values, two.values, atol=1e-12)
+    np.testing.assert_allclose(one.vectors, two.vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 7, 12])
+def test_a_small_or_wholly_wanted_spectrum_is_dense(k, x64):
+    values = np.linspace(3, -2, 12)
+    found = eigen.top(multiply, jnp.asarray(matrix_of(values, float)[0]), 12, k, dtype=float)
+    np.testing.assert_allclose(found.values, values[:k], atol=1e-13)
+    assert float(found.lowest) == pytest.approx(-2)
+    assert (np.asarray(found.residuals) < 1e-13).all()
+
+
+def test_the_zero_operator_has_zeros(dtype):
+    found = eigen.top(multiply, jnp.zeros((160, 160), dtype), 160, 3, dtype=dtype)
+    np.testing.assert_array_equal(found.values, 0)
+
+
+def test_not_converged_is_an_error_that_says_how_far_it_came(x64):
+    matrix = jnp.asarray(matrix_of(np.linspace(1, 0.99, 400), float)[0])
+    with pytest.raises(eigen.NotConvergedError, match=r"below 1\.0e-09 .* within 10 block products, reached \d"):
+        eigen.top(multiply, matrix, 400, 3, dtype=float, max_products=10)
+    for k in (0, 401):
+        with pytest.raises(ValueError, match=rf"modes: expected a number in 1 \.\.\. 400, received {k}"):
+            eigen.top(multiply, matrix, 400, k)
+
+
+def test_all_pairs_come_from_the_largest_down_with_a_fixed_sign():
+    matrix = matrix_of(np.array([1.0, 3, -2, 0.5]), float)[0]
+    values, vectors = eigen.descending(matrix)
+    np.testing.assert_allclose(values, [3, 1, 0.5, -2], atol=1e-14)
+    np.testing.assert_allclose(vectors * values @ vectors.T, matrix, atol=1e-14)
+    assert (vectors[np.abs(vectors).argmax(0), np.arange(4)] > 0).all()
