@@ -1,5 +1,6 @@
 """The images of the linear experiments: two random 20 × 20 crops of each."""
 
+import hashlib
 from typing import Protocol
 
 import jax
@@ -23,16 +24,25 @@ class Images(Protocol):
     def seed(self) -> int: ...
 
 
+def digest(config: Images) -> str:
+    """What tells these images from any others: a hash of the pixels that `crops` cuts."""
+    return hashlib.sha256(_load(config).tobytes()).hexdigest()[:16]
+
+
 def crops(config: Images) -> tuple[np.ndarray, np.ndarray]:
     """Two views [n, 20, 20, c] of n_pairs images brought to `side`, in float64 where that is on.
 
     Raises:
         ValueError: there are fewer images than pairs.
     """
+    pair = views.positive_pairs(_load(config), jax.random.key(config.seed + 1), "crop20")
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
+
+
+def _load(config: Images) -> np.ndarray:
     images = data.load(config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed)
     found = len(images.pixels)
     if found < config.n_pairs:
         raise ValueError(f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {found}")
-    pair = views.positive_pairs(images.pixels, jax.random.key(config.seed + 1), "crop20")
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
+    return images.pixels

@@ -1,6 +1,6 @@
 """Run one figure: compute, check, draw, and write results/NAME/PRESET/{summary.json,arrays.npz,config.json,figure.*}.
 
-Running again with the same configuration and the same code only checks and draws anew, from arrays.npz.
+Running again with the same configuration, images, code and versions only checks and draws anew, from arrays.npz.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments import images
 from experiments.contract import Check, Result
 from stepwise import _npz, plotting
 
@@ -69,8 +70,10 @@ def run(args: Arguments) -> bool:
     module = importlib.import_module(FIGURES[args.name])
     config = configured(module, args)
     folder = Path(args.out) / args.name / args.preset
-    wanted = {"config": asdict(config), "code": _code(module)}
-    stored = _stored(folder, wanted, any_code=args.redraw)
+    wanted = {"config": asdict(config), "code": _code(module), "versions": _versions()}
+    # the same path may hold other images by now; --redraw does not ask
+    wanted |= {} if args.redraw else {"images": images.digest(config)}
+    stored = _stored(folder, wanted, as_it_is=args.redraw)
     if args.redraw and stored is None:
         raise ValueError(f"--redraw: expected {folder / 'arrays.npz'} of this configuration, found none")
     precision = getattr(config, "x64", False)
@@ -89,10 +92,10 @@ def run(args: Arguments) -> bool:
             header = {"numbers": result.numbers, "about": about, **wanted}
             _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
         _write_json(folder / "config.json", wanted["config"])
-        summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
-        _write_json(folder / "summary.json", summary)
         with plotting.style():
             plotting.save(module.plot(result), folder)
+        summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
+        _write_json(folder / "summary.json", summary)
     print(f"{args.name} {args.preset}: {about['seconds']:.1f} s, {folder / 'figure.png'}, {folder / 'summary.json'}")
     return all(check.passed for check in checks)
 
@@ -116,11 +119,12 @@ def configured(module: Any, args: Arguments) -> Any:
     )
 
 
-def _stored(folder: Path, wanted: dict[str, Any], *, any_code: bool) -> tuple[Result, dict[str, Any]] | None:
+def _stored(folder: Path, wanted: dict[str, Any], *, as_it_is: bool) -> tuple[Result, dict[str, Any]] | None:
     try:
         arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
-        same = header["config"] == json.loads(json.dumps(wanted["config"]))
-        if same and (any_code or header["code"] == wanted["code"]):
+        asked = json.loads(json.dumps(wanted))
+        relevant = ["config"] if as_it_is else list(asked)
+        if all(header.get(name) == asked[name] for name in relevant):
             return Result(arrays, header["numbers"]), header["about"]
     except (OSError, ValueError, KeyError):
         pass  # missing, half a file of an older version, or foreign: compute anew
@@ -136,10 +140,13 @@ def _report(checks: list[Check]) -> None:
 
 
 def _circumstances() -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     device = jax.devices()[0]
     where = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
-    return {"versions": versions, **where, "commit": _commit()}
+    return {"versions": _versions(), **where, "commit": _commit()}
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def _commit() -> str | None:

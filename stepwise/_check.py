@@ -15,7 +15,7 @@ def describe(value: Any) -> str:
     """Name a value's dtype and shape, or the value itself where it is a scalar: `float32 [3, 4]`, `'abc'`."""
     if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape != ():
         return f"{value.dtype} {list(value.shape)}"
-    return repr(value)
+    return repr(value.item()) if hasattr(value, "item") and not is_traced(value) else repr(value)
 
 
 def require(condition: bool | np.bool_, name: str, expected: str, received: Any) -> None:

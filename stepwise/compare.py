@@ -23,7 +23,7 @@ class Comparison:
         step_time_error: |τ_experiment − τ_theory| / τ_theory [d]; 0 where neither crosses, infinite where only one
             does.
         eigenvalue_rms: root mean square of λ_experiment − λ_theory over modes and over ln t.
-        loss_rms: the same of the loss.
+        loss_rms: the same of the loss; None with unlike d, where the losses have other constants.
         alignment: of the two final subspaces in mode coordinates, where both hold a snapshot of full rank.
     """
 
@@ -31,7 +31,7 @@ class Comparison:
     experiment_steps: Float[np.ndarray, " d"]
     step_time_error: Float[np.ndarray, " d"]
     eigenvalue_rms: float
-    loss_rms: float
+    loss_rms: float | None
     alignment: float | None
 
     def within(self, tolerance: Real) -> int:
@@ -55,6 +55,7 @@ def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Compari
     """Lay an experiment over a theory.
 
     Both are read on the experiment's own times within what the two share; the theory is interpolated in ln t there.
+    A run that diverged is read up to there.
     Averages are over ln t (trapezoid weights), so that they do not depend on how densely a run was logged. Eigenvalues
     are compared in order of size; with unlike d, as many as the smaller has.
 
@@ -68,7 +69,7 @@ def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Compari
     """
     t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory)
     t_run, run_curves, run_loss, run_end = curves("experiment", experiment)
-    d = min(theory_curves.shape[1], run_curves.shape[1])
+    d, same = min(theory_curves.shape[1], run_curves.shape[1]), theory_curves.shape[1] == run_curves.shape[1]
     theory_curves, run_curves = theory_curves[:, :d], run_curves[:, :d]
     first, last = max(t_theory[0], t_run[0]), min(t_theory[-1], t_run[-1])
     shared = (t_run >= first) & (t_run <= last) & (t_run > 0)
@@ -88,7 +89,7 @@ def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Compari
         run_steps,
         _relative(theory_steps, run_steps),
         float(np.sqrt(np.mean(weights @ gap**2))),
-        float(np.sqrt(weights @ loss_gap**2)),
+        float(np.sqrt(weights @ loss_gap**2)) if same else None,
         _alignment(theory_end, run_end),
     )
 
@@ -100,7 +101,8 @@ def curves(name: str, given: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray
         ValueError: times do not increase, shapes do not fit, or a curve is not finite; `name` says whose.
     """
     if isinstance(given, Trajectory):
-        times, values, loss = given.times, given.eigenvalues, given.loss
+        keep = slice(None) if given.result.name != "diverged" else slice(int(np.argmin(np.isfinite(given.loss))))
+        times, values, loss = given.times[keep], given.eigenvalues[keep], given.loss[keep]
         end = None if given.snapshots is None else np.asarray(given.snapshots)[-1]
     elif isinstance(given, dict):
         known = {"times", "eigenvalues"} <= given.keys()

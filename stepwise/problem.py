@@ -14,6 +14,8 @@ from stepwise import _check, _npz, eigen, moments
 from stepwise.moments import CENTERS, Center
 from stepwise.types import Numbers, Real, Whole
 
+EPS = float(np.finfo(np.float64).eps)
+
 Kernel = Callable[[Numbers, Numbers], Numbers]
 """kernel(a [p, ...], b [q, ...]) -> [p, q]."""
 
@@ -33,7 +35,7 @@ class Problem:
             a kernel (K-orthonormal: basisᵀ K basis = 1).
         offset: φ's value at the origin, with its sign turned [r]; zero without centring.
         lowest: the smallest eigenvalue of the whole Γ; gradient descent's limit needs it even where `modes=k`
-            left it out. Where `modes=k` was found matrix-free, an upper bound that is close.
+            left it out. Where `modes=k` was found matrix-free it is a Ritz value, which only bounds it from above.
         center: how the views were centred.
         kernel: the kernel of `from_kernel` (None otherwise), and `views` the 2n inputs that it meets.
     """
@@ -71,7 +73,8 @@ class Problem:
     def predict(self, d: Whole) -> Float[Array, "views d"]:
         """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a rotation.
 
-        Small start, gradient flow to convergence; C of these embeddings is the identity (source, Prop. 4.2, 5.3).
+        Small start, gradient flow to convergence; C of these embeddings is the identity (source, Prop. 4.2, 5.3). They
+        are `embed(optimum(d), views)`, but with per-view centring, where each view here meets its own mean.
 
         Raises:
             ValueError: d is more than the number of positive modes.
@@ -143,14 +146,16 @@ class Problem:
         """Read what `save` wrote. A kernel problem takes its kernel again, or else embeds kernel rows.
 
         Raises:
-            ValueError: the file is not a saved problem; says what it is and what was expected.
+            ValueError: the file is not a saved problem (says what it is and what was expected), or a kernel is given
+                for one that was saved without views.
         """
         names = ("gamma", "features", "basis", "offset", "lowest")
         arrays, about = _npz.read(path, "stepwise.Problem", names)
         views = arrays.pop("views", None)
+        _check.require(kernel is None or views is not None, "kernel", "None for a problem without views", "a kernel")
         fields = {name: jnp.asarray(arrays[name]) for name in names}
         center, linear = str(about["center"]), bool(about["linear"])
-        return cls(**fields, center=center, linear=linear, kernel=kernel, views=None if kernel is None else views)
+        return cls(**fields, center=center, linear=linear, kernel=kernel, views=views)
 
     def _require_linear(self, what: str) -> None:
         _check.require(self.linear, what, "a linear problem, made by from_views", "a kernel problem")
@@ -176,7 +181,7 @@ def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: Who
     _check.require(center in CENTERS, "center", f"one of {CENTERS}", center)
     x, x2 = moments.flat_pair(x, x2)
     n, m = x.shape
-    mean, mean2 = (np.asarray(view, np.float64).mean(0) for view in (x, x2))
+    mean, mean2 = (np.asarray(view).mean(0, dtype=np.float64) for view in (x, x2))
     pooled = (mean + mean2) / 2
     shifts = {"pooled": (pooled, pooled), "per_view": (mean, mean2), "none": (0 * mean, 0 * mean2)}[center]
     if modes is not None:
@@ -189,7 +194,7 @@ def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: Who
     if m <= 2 * n:
         gamma, basis = _primal(both)
     else:
-        gamma, dual = _dual(both @ both.T, np.float64)
+        gamma, dual = _dual(both @ both.T, 2 * n * EPS)
         basis = both.T @ dual
     offset = pooled @ basis if center != "none" else np.zeros(gamma.size)
     whole = _problem(gamma, both @ basis, basis, offset, x.dtype, center, linear=True)
@@ -218,21 +223,25 @@ def from_kernel(
     return replace(problem, kernel=kernel_fn, views=views)
 
 
-def from_gram(K: Numbers, *, center: Center = "none", modes: Whole | None = None) -> Problem:
+def from_gram(
+    K: Numbers, *, center: Center = "none", modes: Whole | None = None, cutoff: Real | None = None
+) -> Problem:
     """The problem of a kernel matrix: K_Γ = (1/2n) K^{1/2} P K^{1/2} = B diag(γ) Bᵀ, where P swaps the views.
 
     Its non-zero spectrum is Γ's in feature space (source, section 5). Modes are φ_j(x) = B_jᵀ K^{-1/2} k(x); of K's
-    eigenvalues those above 2n · eps · the largest are kept, eps being that of K's dtype.
+    eigenvalues those above cutoff · the largest are kept; how many, γ's size says.
 
     Args:
         K: [2n, 2n], views stacked X then X'.
         center: centre the features at their mean over all 2n views ("pooled"), over each view ("per_view"), or
             not ("none").
         modes: keep only the k largest.
+        cutoff: relative to K's largest eigenvalue; 2n · eps of K's dtype by default. A kernel that was computed in
+            float32 and then widened wants 2n · 1.2e-7.
 
     Raises:
         ValueError: K is not square with an even side, not finite, not symmetric, or not positive semi-definite, each
-            beyond rounding; `modes` is more than the rank.
+            beyond the cutoff; `modes` is more than the rank.
     """
     _check.require(center in CENTERS, "center", f"one of {CENTERS}", center)
     K = _check.real_array("K", K, ndim=2)
@@ -241,14 +250,15 @@ def from_gram(K: Numbers, *, center: Center = "none", modes: Whole | None = None
     dtype, k64 = K.dtype, np.asarray(K, np.float64)
     eps = max(float(jnp.finfo(dtype).eps), float(np.finfo(np.float64).eps))
     skew, scale = np.abs(k64 - k64.T).max(), np.abs(k64).max()
-    tolerance = 64 * np.sqrt(len(k64)) * eps * scale
+    relative = len(k64) * eps if cutoff is None else float(cutoff)
+    tolerance = max(64 * np.sqrt(len(k64)) * eps, relative) * scale
     _check.require(
         bool(skew <= tolerance), "K", f"a symmetric matrix (to {tolerance:.1e})", f"|K - Kᵀ| up to {skew:.1e}"
     )
     n = len(k64) // 2
     projector = _projector(n, center)
     centred = projector @ ((k64 + k64.T) / 2) @ projector if center != "none" else (k64 + k64.T) / 2
-    gamma, dual = _dual(centred, dtype)
+    gamma, dual = _dual(centred, relative)
     features, basis = centred @ dual, projector @ dual
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
     whole = _problem(gamma, features, basis, offset, dtype, center, linear=False)
@@ -282,33 +292,29 @@ def _primal(both: Float[np.ndarray, "views m"]) -> tuple[np.ndarray, np.ndarray]
     """γ and V from the m × m side, on the span of the views."""
     two_n, n = len(both), len(both) // 2
     spread, span = eigen.descending(both.T @ both / two_n)
-    span = span[:, _kept(spread, max(both.shape), np.float64)]
+    span = span[:, _kept(spread, max(both.shape) * EPS)]
     cross = (both[:n] @ span).T @ (both[n:] @ span) / n
     gamma, rotation = eigen.descending((cross + cross.T) / 2)
     return gamma, span @ rotation
 
 
-def _dual(K: Float[np.ndarray, "views views"], dtype: np.dtype | type) -> tuple[np.ndarray, np.ndarray]:
+def _dual(K: Float[np.ndarray, "views views"], cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     """γ and K-orthonormal dual coefficients U from the 2n × 2n side: K_Γ on the range of K."""
-    two_n, n = len(K), len(K) // 2
+    n = len(K) // 2
     spread, span = eigen.descending(K)
-    kept = _kept(spread, two_n, dtype)
+    kept = _kept(spread, cutoff)
     root = span[:, kept] * np.sqrt(spread[kept])
     cross = root[:n].T @ root[n:] / n
     gamma, rotation = eigen.descending((cross + cross.T) / 2)
     return gamma, (span[:, kept] / np.sqrt(spread[kept])) @ rotation
 
 
-def _kept(spread: Float[np.ndarray, " k"], size: int, dtype: np.dtype | type) -> Bool[np.ndarray, " k"]:
-    """Which directions hold more than rounding; refuses a matrix that is not positive semi-definite."""
-    eps = max(float(jnp.finfo(dtype).eps), float(np.finfo(np.float64).eps))
-    cut = size * eps * spread[0]
-    _check.require(
-        bool(spread[-1] >= -10 * cut and spread[0] > 0),
-        "second moment or kernel",
-        f"positive semi-definite (to {10 * cut:.1e}) and not zero: the centred views must differ from one another",
-        f"eigenvalues from {spread[-1]:.3e} to {spread[0]:.3e}",
-    )
+def _kept(spread: Float[np.ndarray, " k"], cutoff: float) -> Bool[np.ndarray, " k"]:
+    """Which directions hold more than rounding; refuses a matrix that is not positive semi-definite, or is zero."""
+    cut = cutoff * spread[0]
+    found = f"eigenvalues from {spread[-1]:.3e} to {spread[0]:.3e}"
+    _check.require(spread[0] > 0, "views", "centred views, or a kernel of them, that differ from one another", found)
+    _check.require(spread[-1] >= -10 * cut, "K", f"a positive semi-definite kernel (to {10 * cut:.1e}, cutoff)", found)
     return spread > cut
 
 
@@ -324,7 +330,7 @@ def _matrix_free(
 ) -> Problem | None:
     """The top modes by products with the views alone; None where they are not all positive, or not found."""
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    views = [jnp.asarray(view - shift.astype(view.dtype)) for view, shift in zip((x, x2), shifts, strict=True)]
+    views = [jnp.asarray(view) - jnp.asarray(shift, dtype) for view, shift in zip((x, x2), shifts, strict=True)]
     try:
         found = eigen.top(_cross_moment, tuple(views), x.shape[1], int(modes), dtype=dtype)
     except eigen.NotConvergedError:  # a nearly flat spectrum
@@ -339,5 +345,11 @@ def _matrix_free(
 
 def _cross_moment(views: tuple[Array, Array], block: Float[Array, "m b"]) -> Float[Array, "m b"]:
     x, x2 = views
-    # Written as rows: X.T @ block is four times slower on a CPU, where XLA walks X's columns.
-    return ((x2 @ block).T @ x + (x @ block).T @ x2).T / (2 * x.shape[0])
+    return (_there_and_back(x2, x, block) + _there_and_back(x, x2, block)) / (2 * x.shape[0])
+
+
+def _there_and_back(x: Array, x2: Array, block: Float[Array, "m b"]) -> Float[Array, "m b"]:
+    """x2ᵀ (x block), by rows; without the barriers XLA's CPU code folds the transposes and takes twice the time."""
+    keep = jax.lax.optimization_barrier
+    rows = keep(keep(x @ block).T)
+    return keep(rows @ x2).T

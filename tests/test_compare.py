@@ -121,3 +121,13 @@ def test_only_shared_times_are_read():
 def test_what_cannot_be_compared_is_refused_by_name(run, message):
     with pytest.raises(ValueError, match=message):
         compare((T, curves(T)), run)
+
+
+def test_a_run_that_diverged_is_compared_until_it_did(x64):
+    p = problems.modes(np.array([1.0, 0.5, -5.0]))
+    A0 = problems.gaussian((2, 3), 1e-3)
+    run = descent(p, A0, 0.9 / 4, 400, record_every=1)
+    assert run.result.name == "diverged"
+    found = compare(closed_form(p, A0, run.times), run)
+    assert np.isfinite(found.eigenvalue_rms)
+    assert np.isinf(found.step_time_error).any()

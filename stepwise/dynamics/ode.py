@@ -31,8 +31,9 @@ def flow(
     Dormand-Prince 5(4) with a PI controller (diffrax). Where the values are known (not under a trace) it first leaves
     out modes that cannot move an eigenvalue by more than rtol/10 until the last time, compresses the slow ones, and
     starts where C is no longer below rtol/10, since until then every mode grows as e^{4γ_j t};
-    `stats["error_bound"]` says what this can have changed, beside the solver's own error. Where the time is long
-    against 1/γ_1 for the tolerance asked, Runge-Kutta-Chebyshev (`stabilised`) then takes Dormand-Prince's place.
+    `stats["error_bound"]` says what this can have changed, to first order, beside the solver's own error.
+    Where the time is long against 1/γ_1 for the tolerance asked, Runge-Kutta-Chebyshev (`stabilised`) takes
+    Dormand-Prince's place.
 
     Args:
         problem: its γ is all that matters.
@@ -49,22 +50,26 @@ def flow(
     Raises:
         ValueError: A0 does not have r columns; times do not increase from 0 on; a tolerance is not positive.
 
-    Can be jitted, vmapped over A0 and differentiated (reverse mode); then all modes are kept. To keep few there too,
-    cut the problem beforehand (`Problem.truncated`).
+    Can be jitted, vmapped over A0 and differentiated (reverse mode); then all modes are kept and Dormand-Prince
+    takes every step. To keep few modes there too, cut the problem beforehand (`Problem.truncated`).
     """
     gamma, A0, times = trajectory.start(problem.gamma, A0, times)
     if not _check.is_traced(rtol, atol):
         _check.require(rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}")
     begin, bound, back, long = jnp.zeros((), times.dtype), 0.0, None, False
     small, A = gamma, A0
-    if reduce and not _check.is_traced(gamma, A0, times, rtol):
-        dtype = times.dtype
+    cause = f"the solver gave up (max_steps = {max_steps})"
+    if not _check.is_traced(gamma, A0, times, rtol):
+        dtype, until = times.dtype, float(times[-1])
         host = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
-        reduced = reduction.reduce(*host, float(times[-1]), 0.05 * rtol)
-        skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol)
-        begin, bound = jnp.asarray(min(skip, float(times[-1])), dtype), reduced.bound + skipped
-        small, A, back = (jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back))
-        long = _is_long(reduced.gamma, float(times[-1]), float(rtol))
+        if np.linalg.eigvalsh((host[1] * host[0]) @ host[1].T)[-1] > 1 and host[0].min() < 0:
+            cause += ": with an eigenvalue of C(0) above 1 a negative mode can blow up in finite time"
+        if reduce:
+            reduced = reduction.reduce(*host, until, 0.05 * rtol)
+            skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol)
+            begin, bound = jnp.asarray(min(skip, until), dtype), reduced.bound + skipped
+            small, A, back = (jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back))
+        long = _is_long(np.asarray(small, np.float64), until, float(rtol))
     eigenvalues, final, stats = _integrate(small, A, times, begin, rtol, atol, max_steps, long)
     return trajectory.assemble(
         times,
@@ -72,7 +77,7 @@ def flow(
         (final if back is None else final @ back)[None],
         gamma,
         source="gradient flow",
-        cause=f"the solver gave up after at most {max_steps} steps; from C(0) > I negative modes can blow up",
+        cause=cause,
         stats=stats | {"error_bound": jnp.asarray(bound), "modes_kept": jnp.asarray(small.size)},
     )
 

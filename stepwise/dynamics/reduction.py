@@ -1,4 +1,4 @@
-"""Fewer modes for the flow: what provably cannot matter within the time asked for is left out, and the bound said.
+"""Fewer modes for the flow: what cannot matter within the time asked for is left out, and the bound kept is said.
 
 While 0 ⪯ C ⪯ I, column j of A obeys da_j/dt = 4γ_j (I − C) a_j and so |a_j(t)| ≤ |a_j(0)| e^{4 γ_j⁺ t}. A set of
 modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, which moves λ_i, to first order, by at most
@@ -18,6 +18,11 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import laws
+
+SAFETY = 4.0
+"""On the bounds below, which hold to first order and take a mode as learned by twice its predicted step time.
+
+Without it, over 5,974 starts with rows and columns of uneven size, they were exceeded by factors of up to 2.4."""
 
 
 class Reduction(NamedTuple):
@@ -70,17 +75,21 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
 def leading(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> tuple[int, float]:
     """The fewest leading modes k that matter until then, and by how much leaving the rest out can move an eigenvalue.
 
-    For gradient descent too: below its stability limit no mode outgrows the flow's e^{4 γ⁺ t}.
+    For gradient descent too: below its stability limit no mode outgrows the flow's e^{4 γ⁺ t}. All of them where C(0)
+    has an eigenvalue above 1.
     """
     gamma, A0 = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
-    weight, growth = _influence(gamma, A0, until)
+    start = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
+    if start[-1] > 1:
+        return gamma.size, 0.0
+    weight, growth = _influence(gamma, A0, until * (1 + max(0.0, -start[0])))
     beyond = np.cumsum((weight * np.exp(np.minimum(growth, 700)))[::-1])[::-1]
     k = max(1, int(np.sum(beyond > tol)))
     return k, float(beyond[k]) if k < gamma.size else 0.0
 
 
 def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weight w_j and exponent x_j: leaving mode j out moves an eigenvalue by at most w_j e^{x_j}."""
+    """Weight w_j and exponent x_j: leaving mode j out moves an eigenvalue by at most w_j e^{x_j}, to first order."""
     rate = 8 * np.maximum(gamma, 0)
     k = min(A0.shape)
     s0 = np.abs(np.diagonal(np.linalg.qr(A0[:, :k])[1]))
@@ -96,7 +105,7 @@ def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndar
     shape = np.exp(np.minimum(rate[None] * (learned[:, None] - until), 0))
     integral = np.where(slow, learned[:, None] * shape, (shape - np.exp(-rate * until)) / safe)
     later = np.max(2 * np.maximum(gamma[:k], 0)[:, None] * integral, axis=0)
-    return np.abs(gamma) * np.sum(A0**2, axis=0) * (1 + later), rate * until
+    return SAFETY * np.abs(gamma) * np.sum(A0**2, axis=0) * (1 + later), rate * until
 
 
 def _window(

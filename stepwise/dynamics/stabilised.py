@@ -25,7 +25,7 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
     Stages y_j = (1 − μ_j − ν_j) y_0 + μ_j y_{j−1} + ν_j y_{j−2} + μ̃_j h f_{j−1} + γ̃_j h f_0, as many as the step's
     h · radius needs: 0.65 (s² − 1) ≥ h · radius. Steps that would need more than `MAX_STAGES` are rejected.
 
-    Its loop over stages has no fixed length: forward mode and vmap work, reverse mode does not.
+    Its loop over stages has no fixed length, so it cannot be differentiated in reverse.
 
     Attributes:
         radius: (t, y, args) -> an upper bound of the spectral radius of ∂f/∂y.
@@ -68,8 +68,13 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
             return y, (1 - mu - nu) * y0 + mu * y + nu * before + h * (own * f + start * f0)
 
         _, y1 = jax.lax.fori_loop(2, stages + 1, stage, (y0, y0 + rows[1, 0] * h * f0))
+        # too long a step is unstable: what it made must not reach the controller, where inf/inf would stall it
+        y1 = jnp.where(needed > MAX_STAGES, y0, y1)
         f1 = terms.vf(t1, y1, args)
         error = 0.8 * (y0 - y1) + 0.4 * h * (f0 + f1)
+        # h f is known to h · radius units of rounding: less than that is no error, or a state at rest is never left
+        rounding = 4 * jnp.finfo(y0.dtype).eps * (1 + stiffness) * jnp.max(jnp.abs(y0))
+        error = jnp.sign(error) * jnp.maximum(jnp.abs(error) - rounding, 0)
         error = jnp.where(needed > MAX_STAGES, jnp.inf, error)
         info = {"y0": y0, "y1": y1, "k": jnp.stack([h * f0, h * f1])}
         return y1, error, info, f1, diffrax.RESULTS.successful

@@ -150,7 +150,7 @@ def test_a_blow_up_is_a_result_that_says_when_and_why(x64):
     out = flow(problems.modes([1.0, -3.0]), np.array([[2.0, 0.0], [1.0, 9.0]]), np.linspace(0, 5, 6), max_steps=60)
     assert out.result.name == "diverged"
     assert 1 <= int(out.result.step) <= 5
-    assert "gave up after at most 60 steps" in str(out.result)
+    assert "gave up (max_steps = 60): with an eigenvalue of C(0) above 1" in str(out.result)
 
 
 def test_it_maps_over_starts_and_compiles(x64):
@@ -187,3 +187,20 @@ def test_single_precision_stays_close_to_double(x64):
 def test_tolerances_have_to_be_positive(x64):
     with pytest.raises(ValueError, match=r"rtol, atol: expected positive tolerances, received 0.0, 1e-09"):
         flow(problems.modes(GAMMA), np.ones((1, 6)), TIMES, rtol=0.0)
+
+
+@pytest.mark.parametrize("until", [1e4, 1e6])
+@pytest.mark.parametrize("rest", [True, False])
+def test_a_long_rest_after_learning_is_not_a_divergence(until, rest, dtype):
+    p = problems.modes(np.array([1.0, 0.5, 0.25, -0.1]), dtype)
+    A0 = np.asarray(p.optimum(2)) if rest else problems.gaussian((2, 4), 1e-3)
+    out = flow(p, A0.astype(dtype), np.array([0.0, 100.0, until], dtype))
+    assert out.result.name == "converged"
+    np.testing.assert_allclose(out.eigenvalues[1:], 1, atol=1e-3)
+
+
+def test_where_the_solver_gives_up_it_says_so_and_not_more(x64):
+    p = problems.modes(GAMMA)
+    out = flow(p, problems.gaussian((3, 6), 1e-3), TIMES, max_steps=3)
+    assert "gave up (max_steps = 3)" in str(out.result)
+    assert "C(0)" not in str(out.result)

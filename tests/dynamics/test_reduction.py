@@ -70,3 +70,8 @@ def test_starts_without_some_modes_raise_no_warning(A0, x64):
     small = reduction.reduce(np.array([1.0, 0.5, -0.5]), A0, 3.0, 1e-7)
     assert np.isfinite(small.bound)
     assert np.isfinite(small.A0).all()
+
+
+def test_the_leading_modes_are_all_of_them_when_the_bound_cannot_hold():
+    gamma = np.array([1.0, 0.5, 0.1, -0.2])
+    assert reduction.leading(gamma, 3 * problems.gaussian((2, 4), 1.0), 10.0, 1e-3) == (4, 0.0)

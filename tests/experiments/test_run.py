@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import fig1_linear, fig2_symmetry
@@ -98,3 +99,15 @@ def test_a_killed_run_leaves_nothing_half_written(tmp_path):
     process.wait()
     process.stdout.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_other_images_at_the_same_path_are_computed_anew(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    arguments = ["fig2", "--preset", "smoke", "--data", f"npz:{tmp_path / 'a.npz'}", "--out", str(tmp_path / "out")]
+    said = []
+    for _ in range(2):
+        pixels = generator.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
+        np.savez(tmp_path / "a.npz", pixels=pixels)
+        main([*arguments, "--set", "angles=4", "records=20"])
+        said.append("drawing from" in capsys.readouterr().out)
+    assert said == [False, False]
