@@ -27,7 +27,7 @@ class Eigenpairs(NamedTuple):
     residuals: Float[Array, " k"]
     """‖G v − γ v‖ of each pair: |γ − a true eigenvalue| is at most this, and about its square over the gap."""
     lowest: Float[Array, ""]
-    """The lowest Ritz value: an upper bound of the smallest eigenvalue, and close to it."""
+    """The lowest Ritz value: an upper bound of the smallest eigenvalue, close to it only where that stands out."""
     products: int
     """How many times the operator met a block."""
 
@@ -73,7 +73,7 @@ def top(
     floor = 20 * float(jnp.finfo(dtype).eps)
     tol = max(tol if tol is not None else 1e-9, floor)
     width = min(k + 8, size)
-    blocks = max(2, min(5, size // width))
+    blocks = max(2, min(7, size // (2 * width)))  # seven usually suffice at once
     if blocks * width > size // 2:  # the Krylov space would be no smaller than the whole one
         return _dense(operator, operands, size, k, dtype)
 

@@ -1,0 +1,43 @@
+"""`python -m benchmarks [flow|setup|ensemble|closed_form ...] [--quick]`: a table, and results/bench/bench.json."""
+
+import argparse
+import time
+from pathlib import Path
+
+from benchmarks import ensemble, flow, report, setup
+
+PAIRS = {
+    "flow": flow.rows,
+    "setup": setup.rows,
+    "ensemble": ensemble.rows,
+    "closed_form": flow.closed_form_rows,
+}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(PAIRS)}; all by default")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny cases, seconds each: shows that it runs, says nothing"
+    )
+    parser.add_argument("--output", type=Path, default=Path("results/bench/bench.json"))
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(PAIRS))
+    if unknown:
+        parser.error(f"expected names among {', '.join(PAIRS)}, received {', '.join(unknown)}")
+    start, rows = time.perf_counter(), []
+    for name in options.names or PAIRS:
+        for row in PAIRS[name](options.quick):
+            rows.append(row)
+            print(
+                f"{row.name}, {row.case}: {report.seconds(row.ours_s)} against {report.seconds(row.peer_s)}", flush=True
+            )
+    machine, taken = report.machine(), time.perf_counter() - start
+    about = {"machine": machine, "seconds": taken, "quick": options.quick, "target_error": flow.TARGET}
+    report.write(options.output, rows, about)
+    print(f"\n{report.table(rows)}\n\n{machine}; {taken:.0f} s in all; {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""This package's side of every ratio."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.case import Case
+from benchmarks.child import Outcome, measured
+from stepwise import dynamics
+from stepwise.problem import Problem
+
+
+def problem_of(case: Case) -> Problem:
+    """A problem that is its spectrum alone, in float32, as JAX has it by default."""
+    gamma = jnp.asarray(case.gamma, jnp.float32)
+    empty = jnp.zeros((2, case.r))
+    return Problem(gamma, empty, empty, 0 * gamma, gamma[-1], center="none", linear=True)
+
+
+def flow(d: int, r: int, alpha: float, rtol: float, closed: bool = False) -> Outcome:
+    """`dynamics.flow`, or the closed form, from a problem on the device to curves on the host."""
+    case = Case(d, r, alpha)
+    problem, start, times = problem_of(case), jnp.asarray(case.start, jnp.float32), jnp.asarray(case.times, jnp.float32)
+
+    def call() -> dict[str, jax.Array]:
+        if closed:
+            return {"eigenvalues": dynamics.closed_form(problem, start, times).eigenvalues}
+        run = dynamics.flow(problem, start, times, rtol=rtol)
+        kept = {name: run.stats[name] for name in ("steps", "modes_kept")}
+        return {"eigenvalues": run.eigenvalues} | kept
+
+    return measured(call, repeats=12, budget=3.0)
+
+
+def curves(d: int, r: int, alpha: float, tolerances: list[float]) -> Outcome:
+    """`dynamics.flow` at each tolerance, for its error alone."""
+    case = Case(d, r, alpha)
+    problem, start, times = problem_of(case), jnp.asarray(case.start, jnp.float32), jnp.asarray(case.times, jnp.float32)
+    found = [dynamics.flow(problem, start, times, rtol=rtol).eigenvalues for rtol in tolerances]
+    return Outcome(0.0, arrays={"eigenvalues": np.stack(found)})
+
+
+def ensemble(solver: str, together: bool, seeds: int, d: int, r: int) -> Outcome:
+    """`seeds` starts through one jitted solver: by vmap, or one after the other."""
+    case = Case(d, r, 1e-3)
+    problem = problem_of(case)
+    starts = jnp.asarray(np.random.default_rng(0).normal(size=(seeds, d, r)) * case.alpha, jnp.float32)
+    times = jnp.asarray(case.times, jnp.float32)
+    lr, steps = 0.01, 2000
+
+    def one(start: jax.Array) -> jax.Array:
+        if solver == "closed_form":
+            return dynamics.closed_form(problem, start, times).eigenvalues
+        return dynamics.descent(problem, start, lr, steps, record_every=40).eigenvalues
+
+    mapped, single = jax.jit(jax.vmap(one)), jax.jit(one)
+
+    def call() -> dict[str, jax.Array]:
+        return {"eigenvalues": mapped(starts) if together else jnp.stack([single(start) for start in starts])}
+
+    return measured(call, repeats=5, budget=10.0)

@@ -1,0 +1,87 @@
+"""A row of the table, the table, and the machine it was measured on."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ratio: this package's time, compilation apart, and peak memory, against the peer's."""
+
+    name: str
+    case: str
+    peer: str
+    ours_s: float
+    compile_s: float
+    ours_mb: float
+    peer_s: float
+    peer_mb: float
+    aim: float
+    bound: bool = False
+    """The peer was stopped at its limit: its time, and the ratio, are lower bounds."""
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the peer."""
+        return self.peer_s / self.ours_s
+
+
+HEAD = "| case | stepwise | compile | memory | peer | its time | its memory | ratio | aim | |"
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [HEAD, "|" + "---|" * 10]
+    for row in rows:
+        more = "> " if row.bound else ""
+        aim = f"{row.aim:g}x {'met' if row.ratio >= row.aim else 'missed'}" if row.aim else ""
+        cells = [
+            f"{row.name}: {row.case}",
+            seconds(row.ours_s),
+            seconds(row.compile_s),
+            f"{row.ours_mb:.0f} MB",
+            row.peer,
+            more + seconds(row.peer_s),
+            f"{row.peer_mb:.0f} MB",
+            f"**{more}{row.ratio:.3g}x**",
+            aim,
+            row.note,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def seconds(value: float) -> str:
+    """A time to three digits."""
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def machine() -> str:
+    """The processor, its cores, and the versions that matter."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    packages = ("jax", "diffrax", "numpy", "scipy")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    load = f"; load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    return f"{model}, {cores} cores; Python {platform.python_version()}, {versions}{load}"
+
+
+def write(path: Path, rows: list[Row], about: dict[str, Any]) -> None:
+    """Everything as JSON, under a temporary name that is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = about | {"rows": [asdict(row) | {"ratio": row.ratio} for row in rows]}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
