@@ -10,17 +10,18 @@ from stepwise import dynamics
 from stepwise.problem import Problem
 
 
-def problem_of(case: Case) -> Problem:
-    """A problem that is its spectrum alone, in float32, as JAX has it by default."""
-    gamma = jnp.asarray(case.gamma, jnp.float32)
-    empty = jnp.zeros((2, case.r))
+def problem_of(case: Case, dtype: str = "float32") -> Problem:
+    """A problem that is its spectrum alone."""
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    gamma = jnp.asarray(case.gamma, dtype)
+    empty = jnp.zeros((2, case.r), dtype)
     return Problem(gamma, empty, empty, 0 * gamma, gamma[-1], center="none", linear=True)
 
 
-def flow(d: int, r: int, alpha: float, rtol: float, closed: bool = False) -> Outcome:
+def flow(d: int, r: int, alpha: float, rtol: float, dtype: str, closed: bool = False) -> Outcome:
     """`dynamics.flow`, or the closed form, from a problem on the device to curves on the host."""
     case = Case(d, r, alpha)
-    problem, start, times = problem_of(case), jnp.asarray(case.start, jnp.float32), jnp.asarray(case.times, jnp.float32)
+    problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
 
     def call() -> dict[str, jax.Array]:
         if closed:
@@ -32,10 +33,10 @@ def flow(d: int, r: int, alpha: float, rtol: float, closed: bool = False) -> Out
     return measured(call, repeats=12, budget=3.0)
 
 
-def curves(d: int, r: int, alpha: float, tolerances: list[float]) -> Outcome:
+def curves(d: int, r: int, alpha: float, tolerances: list[float], dtype: str) -> Outcome:
     """`dynamics.flow` at each tolerance, for its error alone."""
     case = Case(d, r, alpha)
-    problem, start, times = problem_of(case), jnp.asarray(case.start, jnp.float32), jnp.asarray(case.times, jnp.float32)
+    problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
     found = [dynamics.flow(problem, start, times, rtol=rtol).eigenvalues for rtol in tolerances]
     return Outcome(0.0, arrays={"eigenvalues": np.stack(found)})
 

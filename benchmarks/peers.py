@@ -11,12 +11,12 @@ def scipy_flow(d: int, r: int, alpha: float, method: str, rtol: float) -> Outcom
     """`solve_ivp` on the full matrix; the tightest-needed atol is tied to the start, or its plateaus would drift."""
     case = Case(d, r, alpha)
     gamma, start, times = case.gamma, case.start, case.times
-    slope, scaled = np.empty((d, r)), np.empty((d, r))
+    slope, scaled, one = np.empty((d, r)), np.empty((d, r)), np.eye(d)
 
     def field(t: float, y: np.ndarray) -> np.ndarray:
         A = y.reshape(d, r)
         np.multiply(A, 4 * gamma, out=scaled)
-        np.matmul(np.eye(d) - (scaled @ A.T) / 4, scaled, out=slope)
+        np.matmul(one - (scaled @ A.T) / 4, scaled, out=slope)
         return slope.ravel().copy()
 
     def call() -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from benchmarks.child import Outcome, measured
 FOLDER = Path("results/bench/references")
 
 
-def eigenvalues(case: Case, rtol: float = 1e-9) -> np.ndarray:
+def eigenvalues(case: Case, rtol: float = 1e-12) -> np.ndarray:
     """λ [T, d] of the case, from the file where it was computed before."""
     path = FOLDER / f"d{case.d}_r{case.r}_a{case.alpha:g}_t{case.samples}_rtol{rtol:g}.npy"
     if not path.is_file():

@@ -32,7 +32,7 @@ def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = No
     """
     array = value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
     kind = np.dtype(array.dtype).kind if array.dtype != jax.numpy.bfloat16 else "f"
-    require(kind in "fiu", name, "real numbers", array)
+    require(kind in "fiu", name, "real numbers", repr(value) if array.ndim == 0 else array)
     if kind != "f":
         array = array.astype(jax.dtypes.canonicalize_dtype(float))
     if ndim is not None:

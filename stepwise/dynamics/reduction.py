@@ -48,10 +48,10 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     """
     gamma, A0 = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
     r = gamma.size
-    start = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
-    if start[-1] > 1 or not tol > 0:
+    spread = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
+    if spread[-1] > 1 or not tol > 0:
         return Reduction(gamma, A0, np.eye(r), 0.0)
-    stretch = 1 + max(0.0, -start[0])  # I − C is at most this
+    stretch = 1 + max(0.0, -spread[0])  # I − C is at most this
     weight, growth = _influence(gamma, A0, until * stretch)
     with np.errstate(over="ignore", divide="ignore"):
         order = np.argsort(np.log(weight) + growth, kind="stable")
@@ -59,17 +59,18 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     dropped = int(np.searchsorted(total, tol / 2, side="right"))
     kept = np.sort(order[dropped:])
     bound = float(total[dropped - 1]) if dropped else 0.0
-    back = np.zeros((len(kept), r))
-    back[np.arange(len(kept)), kept] = 1
     first, last, blocks, extra = _window(gamma[kept], A0[:, kept], weight[kept], until * stretch, tol / 2)
+    fast, slow, after = kept[:first], kept[first:last], kept[last:]
     if not blocks:
-        return Reduction(gamma[kept], A0[:, kept], back, bound)
-    slow = kept[first:last]
-    small, rotation = _compress(gamma[slow], A0[:, slow], blocks)
-    mixed = np.zeros((small.size, r))
-    mixed[:, slow] = rotation.T
-    back = np.concatenate([back[:first], mixed, back[last:]])
-    return Reduction(np.concatenate([gamma[kept[:first]], small, gamma[kept[last:]]]), A0 @ back.T, back, bound + extra)
+        fast, slow = kept, kept[:0]
+    small, rotation = _compress(gamma[slow], A0[:, slow], blocks) if blocks else (gamma[slow], np.zeros((0, 0)))
+    end = len(fast) + small.size
+    back = np.zeros((end + len(after), r))
+    back[np.arange(len(fast)), fast] = 1
+    back[len(fast) : end, slow] = rotation.T
+    back[np.arange(end, len(back)), after] = 1
+    start = np.concatenate([A0[:, fast], A0[:, slow] @ rotation, A0[:, after]], axis=1)
+    return Reduction(np.concatenate([gamma[fast], small, gamma[after]]), start, back, bound + extra)
 
 
 def leading(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> tuple[int, float]:
