@@ -1,16 +1,22 @@
-"""The flow's cases: a power-law spectrum with a negative tail, a Gaussian start, times until d modes are learned."""
+"""What is measured on: overlapping crops of two photographs, their spectrum, and flows until d modes are learned."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from sklearn.datasets import load_sample_images
+
+from stepwise import problem
+
+SPECTRA = Path("results/bench/spectra")
 
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of one flow: α is the start's scale, √γ_1 = 1."""
+    """Arguments of one flow: the r = 2n − 1 modes of n pairs (fewer if some coincide), α the scale; γ_1 = 1."""
 
     d: int
-    r: int
+    n: int
     alpha: float
     samples: int = 60
 
@@ -19,10 +25,20 @@ class Case:
 
     @property
     def gamma(self) -> np.ndarray:
-        """γ_j = j^{-1.5}, as of natural images, for nine modes in ten; the others −0.1 k^{-1.5} from the far end."""
-        negative = self.r // 10
-        down = np.arange(1, self.r - negative + 1) ** -1.5
-        return np.concatenate([down, -0.1 * np.arange(negative, 0, -1) ** -1.5])
+        """The photographs' spectrum, negative modes and all, divided by its largest; kept once it was computed."""
+        path = SPECTRA / f"photos_n{self.n}.npy"
+        if not path.is_file():
+            side = 6 * int(np.ceil(np.sqrt(2 * self.n / 3) / 6))  # so that m = 3 side² ≥ 2n
+            x, x2 = crops(self.n, side)
+            found = np.asarray(problem.from_views(x.astype(np.float64), x2.astype(np.float64)).gamma, np.float64)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, found / found[0])
+        return np.load(path)
+
+    @property
+    def r(self) -> int:
+        """Modes of the problem."""
+        return self.gamma.size
 
     @property
     def start(self) -> np.ndarray:
@@ -35,4 +51,19 @@ class Case:
         lead = self.gamma[: self.d]
         size = np.abs(np.diagonal(np.linalg.qr(self.start[:, : self.d])[1]))
         steps = np.log(1 / np.clip(lead * size**2, 1e-300, 0.5) - 1) / (8 * lead)
-        return np.linspace(0, 1.2 * steps.max(), self.samples)
+        return np.append(0, np.geomspace(steps[0] / 5 + 1e-3, 1.2 * steps.max(), self.samples - 1))
+
+
+def crops(n: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """n pairs of overlapping crops of the two photographs, float32 in [0, 1], flat."""
+    rng, photos = np.random.default_rng(0), load_sample_images().images
+    which = rng.integers(len(photos), size=n)
+    shift = max(2, side // 6)
+    height, width = photos[0].shape[:2]
+    y, x = rng.integers(height - side - shift, size=n), rng.integers(width - side - shift, size=n)
+    views = []
+    for _ in range(2):
+        down, right = y + rng.integers(shift, size=n), x + rng.integers(shift, size=n)
+        pixels = [photos[i][a : a + side, b : b + side] for i, a, b in zip(which, down, right, strict=True)]
+        views.append((np.stack(pixels) / np.float32(255)).reshape(n, -1).astype(np.float32))
+    return views[0], views[1]

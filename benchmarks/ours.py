@@ -18,9 +18,9 @@ def problem_of(case: Case, dtype: str = "float32") -> Problem:
     return Problem(gamma, empty, empty, 0 * gamma, gamma[-1], center="none", linear=True)
 
 
-def flow(d: int, r: int, alpha: float, rtol: float, dtype: str, closed: bool = False) -> Outcome:
+def flow(d: int, n: int, alpha: float, rtol: float, dtype: str, closed: bool = False) -> Outcome:
     """`dynamics.flow`, or the closed form, from a problem on the device to curves on the host."""
-    case = Case(d, r, alpha)
+    case = Case(d, n, alpha)
     problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
 
     def call() -> dict[str, jax.Array]:
@@ -33,18 +33,18 @@ def flow(d: int, r: int, alpha: float, rtol: float, dtype: str, closed: bool = F
     return measured(call, repeats=12, budget=3.0)
 
 
-def curves(d: int, r: int, alpha: float, tolerances: list[float], dtype: str) -> Outcome:
+def curves(d: int, n: int, alpha: float, tolerances: list[float], dtype: str) -> Outcome:
     """`dynamics.flow` at each tolerance, for its error alone."""
-    case = Case(d, r, alpha)
+    case = Case(d, n, alpha)
     problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
     found = [dynamics.flow(problem, start, times, rtol=rtol).eigenvalues for rtol in tolerances]
     return Outcome(0.0, arrays={"eigenvalues": np.stack(found)})
 
 
-def ensemble(solver: str, together: bool, seeds: int, d: int, r: int) -> Outcome:
-    """`seeds` starts through one jitted solver: by vmap, or one after the other."""
-    case = Case(d, r, 1e-3)
-    problem = problem_of(case)
+def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) -> Outcome:
+    """`seeds` starts on the r leading modes through one jitted solver: by vmap, or one after the other."""
+    case = Case(d, n, 1e-3)
+    problem = problem_of(case).truncated(r)
     starts = jnp.asarray(np.random.default_rng(0).normal(size=(seeds, d, r)) * case.alpha, jnp.float32)
     times = jnp.asarray(case.times, jnp.float32)
     lr, steps = 0.01, 2000

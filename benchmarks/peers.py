@@ -7,10 +7,11 @@ from benchmarks.case import Case
 from benchmarks.child import Outcome, measured
 
 
-def scipy_flow(d: int, r: int, alpha: float, method: str, rtol: float) -> Outcome:
+def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcome:
     """`solve_ivp` on the full matrix; the tightest-needed atol is tied to the start, or its plateaus would drift."""
-    case = Case(d, r, alpha)
+    case = Case(d, n, alpha)
     gamma, start, times = case.gamma, case.start, case.times
+    r = gamma.size
     slope, scaled, one = np.empty((d, r)), np.empty((d, r)), np.eye(d)
 
     def field(t: float, y: np.ndarray) -> np.ndarray:

@@ -17,18 +17,18 @@ FOLDER = Path("results/bench/references")
 
 def eigenvalues(case: Case, rtol: float = 1e-12) -> np.ndarray:
     """λ [T, d] of the case, from the file where it was computed before."""
-    path = FOLDER / f"d{case.d}_r{case.r}_a{case.alpha:g}_t{case.samples}_rtol{rtol:g}.npy"
+    path = FOLDER / f"d{case.d}_n{case.n}_a{case.alpha:g}_t{case.samples}_rtol{rtol:g}.npy"
     if not path.is_file():
-        found = child.run("reference:dopri8", case.d, case.r, case.alpha, rtol, limit=1800)
+        found = child.run("reference:dopri8", case.d, case.n, case.alpha, rtol, limit=1800)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, found.arrays["eigenvalues"])
     return np.load(path)
 
 
-def dopri8(d: int, r: int, alpha: float, rtol: float) -> Outcome:
+def dopri8(d: int, n: int, alpha: float, rtol: float) -> Outcome:
     """Every mode, from 0, nothing of `stepwise` in it."""
     jax.config.update("jax_enable_x64", True)
-    case = Case(d, r, alpha)
+    case = Case(d, n, alpha)
     gamma, start, times = (jnp.asarray(array) for array in (case.gamma, case.start, case.times))
 
     def field(t: Any, A: jax.Array, args: Any) -> jax.Array:

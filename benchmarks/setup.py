@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import scipy.linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
-from sklearn.datasets import load_sample_images
 
 from benchmarks import child
+from benchmarks.case import crops
 from benchmarks.child import Outcome, measured
 from benchmarks.report import Row
 from stepwise import problem
@@ -35,21 +35,6 @@ def rows(quick: bool) -> Iterator[Row]:
         note += f"; m × m would be {square:.0f} MB"
         yield Row("setup", case, peer, ours.seconds, ours.compile, ours.megabytes, outcome.seconds, outcome.megabytes,
                   aim, outcome.late, note)  # fmt: skip
-
-
-def crops(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """n pairs of overlapping crops of the two photographs, float32 in [0, 1], flat."""
-    rng, photos = np.random.default_rng(0), load_sample_images().images
-    which = rng.integers(len(photos), size=n)
-    shift = size // 6
-    height, width = photos[0].shape[:2]
-    y, x = rng.integers(height - size - shift, size=n), rng.integers(width - size - shift, size=n)
-    views = []
-    for _ in range(2):
-        down, right = y + rng.integers(shift, size=n), x + rng.integers(shift, size=n)
-        pixels = [photos[i][a : a + size, b : b + size] for i, a, b in zip(which, down, right, strict=True)]
-        views.append((np.stack(pixels) / np.float32(255)).reshape(n, -1).astype(np.float32))
-    return views[0], views[1]
 
 
 def ours(n: int, size: int, modes: int) -> Outcome:

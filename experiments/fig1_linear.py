@@ -11,7 +11,6 @@ Beside the two panels: the top eigenvectors of Γ as pictures; all eigenvalues o
 error against start scale, with the error that `stepwise.validity` predicts; descent's delay against the learning rate.
 """
 
-import operator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +26,9 @@ from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
 from stepwise.moments import Center
 from stepwise.problem import Problem
+
+MARKS = "osD^vP"
+"""A marker a mode, so that colour is not all that tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Config:
     """Relative error of a step time."""
     seed: int = 0
     x64: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could use, before anything is loaded."""
+        for name in ("n_pairs", "d", "start_scale", "lr_gamma", "starts", "until", "records", "tolerance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a positive number, received {getattr(self, name)!r}")
 
     @classmethod
     def smoke(cls) -> "Config":
@@ -104,7 +112,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     progress(f"gradient descent from {config.starts} starts on the {k} modes that can matter (to {bound:.0e})")
     some = experiment.truncated(k)
     descend = jax.jit(jax.vmap(lambda A: dynamics.descent(some, A, lr, steps, record_at=recorded)))
-    runs = _unbatched(descend(A0[:, :, :k]), config.starts)
+    runs = descend(A0[:, :, :k]).unbatched()
     theories = [predict(model, W, whole.times) for W in W0]
     gaps = [compare(theory, each) for theory, each in zip(theories, [whole, *runs[1:]], strict=True)]
 
@@ -183,10 +191,6 @@ def _enough(experiment: Problem, A0: jax.Array, until: float) -> tuple[int, floa
     return max(k for k, _ in found), max(bound for _, bound in found)
 
 
-def _unbatched(batch: Trajectory, size: int) -> list[Trajectory]:
-    return [jax.tree.map(operator.itemgetter(i), batch) for i in range(size)]
-
-
 def _exceptions(gaps: list[Comparison], reports: list[validity.Report], tolerance: float) -> list[dict[str, Any]]:
     """Each mode of each start whose step time is off by more than the tolerance, and whether that was predicted."""
     found = []
@@ -236,6 +240,7 @@ def check(result: Result) -> list[Check]:
         Check("plateau's delay slope over 2 gamma_j, largest error", _largest(foot / plateau - 1), 0.02, "<="),
         Check("step's delay slope over its law, largest error", _largest(half / law - 1), 0.03, "<="),
         Check("slope in start scale, median error", off_slope, 0.25, "<="),
+        Check("error over its prediction, median factor", limits.scale_factor(result), 2, "<="),
     ]
 
 
@@ -267,7 +272,9 @@ def plot(result: Result) -> Figure:
     titles = [f"γ = {gamma:.3g}" for gamma in a["gamma"][:d]]
     plotting.pictures(list(np.atleast_1d(strip)), a["pictures"], titles, plotting.mode_colours(d))
     rows[1].suptitle(
-        "What each mode sees: the top eigenvectors of Γ, in the order in which they are learned", fontsize=10.5
+        "What each mode sees: the top eigenvectors of Γ, in the order in which they are learned "
+        "(each stretched to full contrast; the sign is arbitrary)",
+        fontsize=10.5,
     )
     bottom = rows[2].subplots(1, 3)
     _plot_collapse(bottom[0], result)
@@ -292,11 +299,11 @@ def _plot_scale(ax: Any, result: Result) -> None:
     a = result.arrays
     errors, expected = (np.nanmedian(a[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
     colours = plotting.mode_colours(errors.shape[1])
-    for i, j in enumerate(_shown(errors.shape[1])):
-        ax.loglog(a["scales"], np.maximum(errors[:, j], 1e-12), "o", ms=4.5, color=colours[j], label=f"mode {j + 1}")
-        label = "predicted" if i == 0 else None
-        ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2, label=label)
-    ax.set(ylim=(1e-8, 10), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
+    for mark, j in zip(MARKS, _shown(errors.shape[1]), strict=False):
+        ax.loglog(a["scales"], np.maximum(errors[:, j], 1e-12), mark, ms=4.5, color=colours[j], label=f"mode {j + 1}")
+        ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2)
+    ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
+    ax.set(ylim=(1e-9, 10), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
     ax.set_title("A smaller start, a better theory")
     ax.legend(loc="upper left", ncols=2)
 
@@ -304,12 +311,13 @@ def _plot_scale(ax: Any, result: Result) -> None:
 def _plot_delay(ax: Any, result: Result) -> None:
     a = result.arrays
     top = a["delay_gamma"][0]
-    for j, colour in enumerate(plotting.mode_colours(a["eigenvalues"].shape[1])[: len(a["delay_gamma"])]):
-        ax.loglog(a["lrs"] * top, a["delays"][0][:, j], "o", ms=4.5, color=colour, label=f"mode {j + 1}")
-        law = a["lrs"] * a["delay_laws"][0][j]
-        ax.loglog(a["lrs"] * top, law, color=colour, ls=(0, (4, 2)), lw=1.2, label="predicted" if j == 0 else None)
+    colours = plotting.mode_colours(a["eigenvalues"].shape[1])[: len(a["delay_gamma"])]
+    for j, (mark, colour) in enumerate(zip(MARKS, colours, strict=False)):
+        ax.loglog(a["lrs"] * top, a["delays"][0][:, j], mark, ms=4.5, color=colour, label=f"mode {j + 1}")
+        ax.loglog(a["lrs"] * top, a["lrs"] * a["delay_laws"][0][j], color=colour, ls=(0, (4, 2)), lw=1.2)
+    ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
     ax.set(xlabel="learning rate × γ₁", ylabel="delay behind the flow, relative")
-    ax.set_title("Descent comes late by about 2 lr γⱼ")
+    ax.set_title("Descent comes late in proportion to lr γⱼ")
     ax.legend(loc="upper left")
 
 

@@ -183,7 +183,7 @@ def plot(result: Result) -> Figure:
     axes[0, 0].set_title("Supervised: one fixed point, either sign goes there")
     axes[1, 0].set_title("Self-supervised: s = 0 is unstable, the sign is chosen")
     axes[0, 1].set_title("Two modes: one solution")
-    axes[1, 1].set_title("Two modes: four solutions, one step each")
+    axes[1, 1].set_title("Two modes: four stable solutions, ±s* each")
     axes[0, 0].set_xlabel("time  σ₁ t")
     axes[1, 0].set_xlabel("time  8 γ₁ t")
     return fig

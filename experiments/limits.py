@@ -102,6 +102,13 @@ def delay_slopes(result: Result) -> np.ndarray:
     return np.stack([np.linalg.lstsq(design, level / lrs[:, None], rcond=None)[0][0] for level in delays])
 
 
+def scale_factor(result: Result) -> float:
+    """By which factor a measured error typically misses its prediction: median of e^|ln(error/expected)|."""
+    errors, expected = result.arrays["scale_errors"], result.arrays["scale_expected"]
+    use = (expected > 1e-7) & (expected < 0.02) & (errors > 0)
+    return float(np.exp(np.median(np.abs(np.log(errors[use] / expected[use]))))) if use.any() else np.nan
+
+
 def scale_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
     """Measured and predicted d ln(error)/d ln α of modes [...], where the error is resolved and small.
 

@@ -80,7 +80,7 @@ def run(args: Arguments) -> bool:
     with jax.enable_x64(precision):
         if stored is not None and not args.again:
             result, about = stored
-            print(f"{args.name} {args.preset}: drawing from {folder / 'arrays.npz'} (--again computes anew)")
+            print(f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} (--again: anew)")
         else:
             began = time.perf_counter()
             result = module.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
@@ -96,7 +96,8 @@ def run(args: Arguments) -> bool:
             plotting.save(module.plot(result), folder)
         summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
         _write_json(folder / "summary.json", summary)
-    print(f"{args.name} {args.preset}: {about['seconds']:.1f} s, {folder / 'figure.png'}, {folder / 'summary.json'}")
+    took = f"{about['seconds']:.1f} s" + (" when it was computed" if stored is not None and not args.again else "")
+    print(f"{args.name} {args.preset}: {took}, {folder / 'figure.png'}, {folder / 'summary.json'}")
     return all(check.passed for check in checks)
 
 

@@ -18,7 +18,7 @@ def describe(value: Any) -> str:
     return repr(value.item()) if hasattr(value, "item") and not is_traced(value) else repr(value)
 
 
-def require(condition: bool | np.bool_, name: str, expected: str, received: Any) -> None:
+def require(condition: Any, name: str, expected: str, received: Any) -> None:
     """Raise ValueError `name: expected ..., received ...` unless the condition holds."""
     if not condition:
         what = received if isinstance(received, str) else describe(received)

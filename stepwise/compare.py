@@ -34,6 +34,23 @@ class Comparison:
     loss_rms: float | None
     alignment: float | None
 
+    @property
+    def learned(self) -> int:
+        """How many modes take their step in both."""
+        return int(np.sum(np.isfinite(self.theory_steps) & np.isfinite(self.experiment_steps)))
+
+    def __str__(self) -> str:
+        """The summary as text, a line for each mode."""
+        lines = [f"{'mode':>4} {'theory':>11} {'experiment':>11} {'error':>8}"]
+        rows = zip(self.theory_steps, self.experiment_steps, self.step_time_error, strict=True)
+        for j, (theory, run, error) in enumerate(rows):
+            told = f"{error:>8.2%}" if np.isfinite(theory) and np.isfinite(run) else f"{'-':>8}"
+            lines.append(f"{j + 1:>4} {theory:>11.4g} {run:>11.4g} {told}")
+        gaps = [f"eigenvalue rms {self.eigenvalue_rms:.2g}"]
+        gaps += [] if self.loss_rms is None else [f"loss rms {self.loss_rms:.2g}"]
+        gaps += [] if self.alignment is None else [f"final subspace alignment {self.alignment:.6f}"]
+        return "\n".join([*lines, f"{self.learned} of {len(self.theory_steps)} modes learned; {', '.join(gaps)}"])
+
     def within(self, tolerance: Real) -> int:
         """How many modes have a step time within this relative tolerance, of those that the theory says are learned."""
         return int(np.sum((self.step_time_error <= tolerance) & np.isfinite(self.theory_steps)))
@@ -42,6 +59,7 @@ class Comparison:
         """All of it as numbers and lists that JSON can hold; an infinite time is None."""
         lists = ("theory_steps", "experiment_steps", "step_time_error")
         scalars = {
+            "learned": self.learned,
             "eigenvalue_rms": self.eigenvalue_rms,
             "loss_rms": self.loss_rms,
             "alignment": self.alignment,

@@ -47,7 +47,8 @@ def figure(width: Real = 10.0, height: Real = 6.0) -> Figure:
 
 def mode_colours(d: int) -> np.ndarray:
     """A colour for each mode [d, 4], dark for the first and light for the last: viridis, in order without hue."""
-    return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(d, 1))))
+    # from 0.12: theory's dark dashes have to be seen on the first mode too
+    return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0.12, 0.92, max(d, 1))))
 
 
 def loss(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
@@ -105,7 +106,7 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
 
 def _time_axis(ax: Axes, t: np.ndarray) -> None:
     """Logarithmic time, with room for the legend on the first plateau."""
-    ax.set(xscale="log", xlabel="time t = learning rate × step", xlim=(t[t > 0][0] / 8, t[-1]))
+    ax.set(xscale="log", xlabel="time t = learning rate × step", xlim=(t[t > 0][0] / 3, t[-1]))
 
 
 def _step_lines(ax: Axes, steps: Numbers | None) -> None:

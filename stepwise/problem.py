@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from stepwise import _check, _npz, eigen, moments
+from stepwise import _check, _npz, eigen, laws, moments
 from stepwise.moments import CENTERS, Center
 from stepwise.types import Numbers, Real, Whole
 
@@ -21,7 +21,7 @@ Kernel = Callable[[Numbers, Numbers], Numbers]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Problem:
     """A joint-embedding problem in its own coordinates, where every law and every solver works.
 
@@ -50,6 +50,15 @@ class Problem:
     kernel: Kernel | None = field(default=None, metadata={"static": True})
     views: Numbers | None = None
 
+    def __repr__(self) -> str:
+        """In one line: what kind, how many pairs and modes."""
+        kind = "linear" if self.linear else "kernel"
+        if _check.is_traced(self):
+            return f"Problem({kind}, {self.gamma.size} modes, traced)"
+        top = float(self.gamma[0])
+        modes = f"{self.gamma.size} modes, {self.n_positive} positive, γ_1 = {top:.4g}"
+        return f"Problem({kind}, {self.n_pairs} pairs, {modes})"
+
     @property
     def n_pairs(self) -> int:
         """n, the number of positive pairs."""
@@ -59,6 +68,10 @@ class Problem:
     def n_positive(self) -> int:
         """How many modes have γ > 0: the most dimensions that can be learned."""
         return int(np.sum(np.asarray(self.gamma) > 0))
+
+    def max_stable_lr(self) -> Float[Array, ""]:
+        """min(1/(4 γ_1), 1/(2 |γ_min|)) over all modes, also those that `modes=k` left out."""
+        return laws.BarlowTwins(jnp.append(self.gamma, jnp.asarray(self.lowest, self.gamma.dtype))).max_stable_lr()
 
     def optimum(self, d: Whole) -> Float[Array, "d r"]:
         """A* = diag(γ_j^{-1/2}) on the leading d modes: the smallest-norm minimiser, up to a rotation of its rows.
@@ -124,6 +137,7 @@ class Problem:
         V is orthonormal, so A = W V has the same distribution as its kept columns.
         """
         _check.require(scale > 0, "scale", "a positive number", scale)
+        _check.require(d >= 1, "d", "a positive number of dimensions", d)
         return scale * jax.random.normal(key, (int(d), self.gamma.size), self.gamma.dtype)
 
     def truncated(self, k: Whole) -> "Problem":

@@ -34,7 +34,8 @@ class Report:
         spread: standard deviation of τ_j over Gaussian starts, relative to τ_j [d].
         gap: the gap criterion (1 − γ_{j+1}/γ_j) ln(1/α_j) [d], α_j = sqrt(λ_j(0)); the law needs it ≫ 1.
         expected_error: typical relative error of the step time [d] from modes that grow side by side.
-        delay: 2 lr γ_j [d], by how much gradient descent's steps come later than the flow's; 0 without lr.
+        delay: by which fraction gradient descent's steps come later than the flow's [d], 2 lr γ_j and a little less
+            (`laws.BarlowTwins.descent_delay`); 0 without lr.
         at_risk: modes [d] whose step time may be off by more than the tolerance.
         lr_limit: min(1/(4 γ_1), 1/(2 |γ_min|)).
         stable: whether lr is below that limit; None without lr.
@@ -61,9 +62,10 @@ class Report:
         lines = [f"{'mode':>4} {'step time':>11} {'spread':>8} {'gap':>7} {'error':>9} {'delay':>8}"]
         for j in range(self.d):
             mark = "  at risk" if self.at_risk[j] else ""
+            delay = "-" if self.lr is None else f"{self.delay[j]:.2%}"
             lines.append(
                 f"{j + 1:>4} {self.step_times[j]:>11.4g} {self.spread[j]:>8.1%} {self.gap[j]:>7.2f} "
-                f"{self.expected_error[j]:>9.2%} {self.delay[j]:>8.2%}{mark}"
+                f"{self.expected_error[j]:>9.2%} {delay:>8}{mark}"
             )
         return "\n".join(lines + self.warnings())
 
@@ -113,7 +115,7 @@ def report(
 
     For a Gaussian start the typical θ_jk is λ_j(0)^{(1 − γ_k/γ_j)/2}: small exactly when the gap criterion
     (1 − γ_k/γ_j) ln(1/α_j) ≫ 1 holds. A mode is at risk when the estimate times `UNLUCKY` (`KNOWN` where A0 is given),
-    or descent's delay 2 lr γ_j, exceeds the tolerance.
+    or descent's delay, exceeds the tolerance; and when it starts above 1/2, where it has no step.
 
     Args:
         problem: its γ, and its lowest eigenvalue for the limit of lr.
@@ -152,10 +154,10 @@ def report(
     tau = np.asarray(law.step_times(jnp.asarray(lam0)), np.float64)
     plateau = np.log(1 / np.clip(lam0, 1e-300, 0.5))
     error = _side_by_side(gamma, lam0, tau, upper)
-    delay = 2 * (lr or 0.0) * np.maximum(gamma[:k], 0)
+    delay = np.zeros(k) if lr is None else np.asarray(law.descent_delay(lr, jnp.asarray(lam0)), np.float64)
     ratio = np.append(gamma, 0)[1 : k + 1] / np.where(gamma[:k] > 0, gamma[:k], np.inf)
-    limit = float(laws.BarlowTwins(jnp.append(jnp.asarray(gamma), jnp.asarray(problem.lowest))).max_stable_lr())
-    learned = gamma[:k] > 0
+    limit = float(problem.max_stable_lr())
+    learned, safety = gamma[:k] > 0, UNLUCKY if upper is None else KNOWN
 
     def full(values: np.ndarray, beyond: float) -> np.ndarray:
         return np.pad(np.where(learned, values, beyond), (0, d - k), constant_values=beyond)
@@ -171,9 +173,7 @@ def report(
         gap=full((1 - ratio) * plateau / 2, 0.0),
         expected_error=full(error, 0.0),
         delay=full(delay, 0.0),
-        at_risk=full(((UNLUCKY if upper is None else KNOWN) * error > tolerance) | (delay > tolerance), 0.0).astype(
-            bool
-        ),
+        at_risk=full((safety * error > tolerance) | (delay > tolerance) | ~np.isfinite(tau), 0.0).astype(bool),
         lr_limit=limit,
         stable=None if lr is None else bool(lr < limit),
         small=bool(largest < 0.01),

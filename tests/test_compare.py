@@ -131,3 +131,17 @@ def test_a_run_that_diverged_is_compared_until_it_did(x64):
     found = compare(closed_form(p, A0, run.times), run)
     assert np.isfinite(found.eigenvalue_rms)
     assert np.isinf(found.step_time_error).any()
+
+
+def test_the_text_says_which_modes_were_learned_and_how_far_off_each_is():
+    times = np.geomspace(0.1, 10, 200)
+
+    def step(tau):
+        return 1 / (1 + np.exp(-8 * (times - tau)))
+
+    flat = np.zeros_like(times)
+    found = compare((times, np.stack([step(1), step(3), flat], 1)), (times, np.stack([step(1.1), flat, flat], 1)))
+    assert found.learned == 1 and found.summary()["learned"] == 1
+    first, second, third = str(found).splitlines()[1:4]
+    assert "10.0" in first and second.split()[-1] == third.split()[-1] == "-"
+    assert "1 of 3 modes learned" in str(found)

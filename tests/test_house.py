@@ -12,10 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = sorted((ROOT / "stepwise").rglob("*.py"))
 FLOW = """
 _check _npz types
-eigen moments
+laws eigen moments
 augment data
 views problem
-laws
 dynamics.trajectory dynamics.reduction dynamics.stabilised
 dynamics.exact dynamics.ode dynamics.gradient
 dynamics

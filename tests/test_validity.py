@@ -80,7 +80,8 @@ def test_what_breaks_an_assumption_is_said_in_a_sentence(dtype):
     assert good.warnings() == []
     assert (good.stable, good.small) == (True, True)
     assert good.lr_limit == pytest.approx(0.1)
-    np.testing.assert_allclose(good.delay, [2e-3, 8e-4], rtol=1e-6)
+    lam0 = np.exp(-8 * np.array([1, 0.4]) * good.step_times)  # 1/(1/λ0 − 1) of these starts
+    np.testing.assert_allclose(good.delay, [2e-3, 8e-4] * (1 - 3 * np.log(2) / np.log(1 / lam0)), rtol=1e-6)
     bad = validity.report(p, 4, start_scale=1.0, lr=0.2)
     said = " | ".join(bad.warnings())
     assert "2 of 4 dimensions cannot be learned: only 2 modes are positive" in said

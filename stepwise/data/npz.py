@@ -25,7 +25,6 @@ def load(path: Path, split: str, limit: int | None, size: int | None, seed: int)
         raise MissingDataError(f"{path}: expected an .npz archive, found no such file")
     require(zipfile.is_zipfile(path), path, "an .npz archive (a zip file of arrays)", "a file that is no zip")
     arrays = _read(path)
-    require("pixels" in arrays, path, "an array 'pixels'", f"{sorted(arrays)} of the arrays {NAMES}")
     pixels, labels = arrays["pixels"], None
     if "labels" in arrays:
         labels = _labels(path, arrays["labels"])
@@ -43,6 +42,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in NAMES if name in archive}
+            names = archive.files
     # RuntimeError is what zipfile says of encryption and of compression that it does not know.
     except (
         ValueError,
@@ -54,6 +54,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         zlib.error,
     ) as error:
         raise DataError(f"{path}: expected readable arrays without pickled objects, found: {error}") from error
+    require("pixels" in arrays, path, "an array 'pixels' [n, H, W, C]", f"the arrays {names}")
     for name, array in arrays.items():
         # A member that does not start like an array is handed over as bytes.
         require(isinstance(array, np.ndarray), path, f"an array {name!r}", "a member that is no array")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepwise import _check, laws
+from stepwise import _check
 from stepwise.dynamics import trajectory
 from stepwise.dynamics.trajectory import Trajectory
 from stepwise.problem import Problem
@@ -46,8 +46,8 @@ def descent(
         ValueError: A0 does not have r columns, lr is not positive, steps is not a whole number, or both ways of
             recording are given.
 
-    Can be jitted (steps, recording and snapshots static), vmapped over A0 and lr, and differentiated when records are
-    kept at equal distances.
+    Can be jitted (steps, recording and snapshots static) and vmapped over A0 and lr. Differentiable in reverse where
+    record_every divides steps, forward always: loops of unlike lengths have no reverse derivative in JAX.
     """
     _check.require(isinstance(steps, int | np.integer) and steps >= 1, "steps", "a positive whole number", steps)
     weak = type(lr) in (int, float)  # a Python number widens nothing
@@ -55,7 +55,7 @@ def descent(
     recorded = _recorded(int(steps), record_every, record_at)
     gamma, A0, _ = trajectory.start(problem.gamma, A0, jnp.zeros(1, problem.gamma.dtype))
     dtype = gamma.dtype if weak else jnp.result_type(gamma, lr)
-    limit = laws.BarlowTwins(jnp.append(gamma, problem.lowest.astype(gamma.dtype))).max_stable_lr()
+    limit = problem.max_stable_lr()
     cause = "the learning rate, or the start, is too large"
     if not _check.is_traced(lr, limit):
         _check.require(float(lr) > 0, "lr", "a positive learning rate", lr)

@@ -1,6 +1,8 @@
 """What every solver and every training run returns."""
 
+import operator
 import os
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,6 +14,7 @@ from stepwise import _check, _npz
 from stepwise.types import Numbers
 
 CONVERGED, STOPPED, DIVERGED = 0, 1, 2
+NAMES = ("converged", "stopped", "diverged")
 
 
 @jax.tree_util.register_dataclass
@@ -33,15 +36,18 @@ class Result:
     @property
     def name(self) -> str:
         """`converged`, `stopped` or `diverged`."""
-        return ("converged", "stopped", "diverged")[int(self.code)]
+        return NAMES[int(self.code)]
 
     def __str__(self) -> str:
-        """The name, and for a run that diverged the step and the likely cause."""
+        """The name, and for a run that diverged the step and the likely cause; of a batch, how many of each."""
+        if np.ndim(self.code):
+            counts = Counter(np.ravel(self.code).tolist())
+            return ", ".join(f"{count} {NAMES[code]}" for code, count in sorted(counts.items()))
         return f"diverged by step {int(self.step)}: {self.cause}" if self.name == "diverged" else self.name
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectory:
     """Eigenvalues and loss along training, from theory or from experiment alike.
 
@@ -55,7 +61,7 @@ class Trajectory:
         source: which solver or run this is.
         stats: numbers about the run, such as steps taken and the error bound kept.
 
-    Under vmap every array gains the batch's leading axes.
+    Under vmap every array gains the batch's leading axes; `unbatched` takes such a batch apart.
     """
 
     times: Numbers
@@ -67,6 +73,20 @@ class Trajectory:
     snapshot_times: Numbers | None = None
     source: str = field(default="", metadata={"static": True})
     stats: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In one line: where it is from, how many samples, how many modes, how it ended."""
+        end = "traced" if _check.is_traced(self) else self.result
+        return f"Trajectory({self.source}: eigenvalues {list(np.shape(self.eigenvalues))}, {end})"
+
+    def unbatched(self) -> "list[Trajectory]":
+        """The trajectories of a vmapped run, one by one.
+
+        Raises:
+            ValueError: this is a single trajectory.
+        """
+        _check.require(np.ndim(self.times) > 1, "trajectory", "a batch, as a vmapped solver returns", self.times)
+        return [jax.tree.map(operator.itemgetter(i), self) for i in range(len(self.times))]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one .npz, without pickle, under a temporary name that is then renamed."""

@@ -59,7 +59,7 @@ def test_pickled_arrays_are_refused_and_never_unpickled(path, tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"labels": LABELS}, r"set\.npz: expected an array 'pixels', found \['labels'\]"),
+        ({"labels": LABELS}, r"set\.npz: expected an array 'pixels' .n, H, W, C., found the arrays \['labels'\]"),
         ({"pixels": PIXELS / 255}, r"set\.npz: expected uint8 .* found float64 \[5, 4, 4, 1\]"),
         ({"pixels": PIXELS[..., 0]}, r"set\.npz: expected uint8 .* found uint8 \[5, 4, 4\]"),
         (

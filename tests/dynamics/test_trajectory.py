@@ -69,3 +69,20 @@ def test_precision_is_the_widest_of_the_inputs(x64):
     assert closed_form(narrow, A0, times).eigenvalues.dtype == "float32"
     assert closed_form(narrow, A0, times.astype(float)).eigenvalues.dtype == "float64"
     assert closed_form(narrow, A0.astype(int), times).eigenvalues.dtype == "float64"
+
+
+def test_a_batch_is_taken_apart_and_told_apart(x64):
+    p = problems.modes([1.0, 0.5, -0.1])
+    starts = jnp.stack([p.start(jax.random.key(i), 2, 1e-3) for i in range(3)])
+    batch = jax.vmap(lambda A: descent(p, A, 0.05, 400))(starts)
+    parts = batch.unbatched()
+    assert str(batch.result) == "3 converged" and "3 converged" in repr(batch)
+    for A, part in zip(starts, parts, strict=True):
+        alone = descent(p, A, 0.05, 400)
+        np.testing.assert_allclose(part.eigenvalues, alone.eigenvalues, rtol=1e-12, atol=1e-14)
+        assert str(part.result) == "converged"
+    with pytest.raises(ValueError, match=r"trajectory: expected a batch, .* received float64 \[401\]"):
+        parts[0].unbatched()
+    said = []
+    jax.jit(lambda A: said.append(repr(closed_form(p, A, jnp.arange(1.0, 3)))) or A)(starts[0])
+    assert said == ["Trajectory(closed form: eigenvalues [2, 2], traced)"]
