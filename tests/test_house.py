@@ -14,7 +14,10 @@ FLOW = """
 _check _npz types
 laws eigen moments
 augment data
-views problem
+views problem.problem
+problem.gram
+problem.linear
+problem
 dynamics.trajectory dynamics.reduction dynamics.stabilised
 dynamics.exact dynamics.ode dynamics.gradient
 dynamics
