@@ -67,6 +67,8 @@ bench: $(READY)  ## ratios against what one would do instead, measured in one ru
 constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.toml allow
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
+	@# what pyproject.toml's overrides leave out
+	sed -i.old "/sys_platform == 'never'/d" constraints.txt && rm constraints.txt.old
 
 clean:  ## remove the environment, results and caches
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

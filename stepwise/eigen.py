@@ -20,13 +20,13 @@ class NotConvergedError(RuntimeError):
 
 
 class Eigenpairs(NamedTuple):
-    """The largest eigenvalues first, their orthonormal vectors as columns, and how well they were found."""
+    """The largest eigenvalues first, their orthonormal vectors as columns [m, k], and how well they were found."""
 
-    values: Float[Array, " k"]
-    vectors: Float[Array, "m k"]
-    residuals: Float[Array, " k"]
+    values: Any
+    vectors: Any
+    residuals: Any
     """‖G v − γ v‖ of each pair: |γ − a true eigenvalue| is at most this, and about its square over the gap."""
-    lowest: Float[Array, ""]
+    lowest: Any
     """The lowest Ritz value: an upper bound of the smallest eigenvalue, close to it only where that stands out."""
     products: int
     """How many times the operator met a block."""
@@ -97,6 +97,95 @@ def top(
         f"top eigenpairs: expected every residual below {tol:.1e} of the largest eigenvalue within "
         f"{max_products} block products, reached {worst:.1e}; ask for fewer modes or a larger tol"
     )
+
+
+def top_of_product(
+    left: Callable[[np.ndarray], np.ndarray],
+    right: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    k: int,
+    *,
+    tol: float = 1e-9,
+    seed: int = 0,
+    max_products: int = 100,
+) -> Eigenpairs:
+    """The k largest eigenpairs S M u = γ u of a symmetric S and a positive semi-definite M, with uᵀ M u = 1.
+
+    S M is self-adjoint in M's inner product, so that no root of M is needed: the method of `top` there, in float64 on
+    the host. Each step meets M once, with a block; the M-images of all that is kept are kept with it.
+
+    Args:
+        left: S applied to a block of columns [size, b]; cheap.
+        right: M applied to such a block; dear.
+        size: dimension of the space.
+        k: how many pairs, 1 ≤ k ≤ size.
+        tol: residual √(rᵀ M r), r = S M u − γ u, relative to the largest |γ|.
+        seed: of the random start.
+        max_products: products with M before it gives up.
+
+    Raises:
+        ValueError: k is not in 1 ... size; M is not positive semi-definite; its rank is below k.
+        NotConvergedError: not converged within `max_products`; names the residual reached.
+    """
+    _check.require(1 <= k <= size, "modes", f"a number in 1 ... {size}", k)
+    width = min(k + 8, size)
+    cap = min(8 * width, size)
+    block = np.random.default_rng(seed).normal(size=(size, width))
+    block, image = _whitened(block, right(block))
+    basis, images = block[:, :0], image[:, :0]
+    products, worst = 1, np.inf
+    while products < max_products:
+        while block.shape[1] and basis.shape[1] + block.shape[1] <= cap:
+            basis, images = np.hstack([basis, block]), np.hstack([images, image])
+            block = left(image)
+            block, image = _deflated(block, right(block), basis, images)
+            products += 1
+        values, rotation = np.linalg.eigh(_symmetric(images.T @ left(images)))
+        lowest, values, rotation = values[0], values[::-1][:width], rotation[:, ::-1][:, :width]
+        basis = basis @ rotation
+        basis, images = _whitened(basis, right(basis))
+        _check.require(basis.shape[1] >= k, "modes", f"a number in 1 ... {basis.shape[1]}, the rank of K", k)
+        values, rotation = np.linalg.eigh(_symmetric(images.T @ left(images)))
+        values, basis, images = values[::-1], basis @ rotation[:, ::-1], images @ rotation[:, ::-1]
+        residual = left(images) - basis * values
+        image = right(residual)
+        products += 2
+        residuals = np.sqrt(np.maximum(np.sum(residual * image, axis=0), 0))
+        worst = float(residuals[:k].max() / max(np.abs(values).max(), abs(lowest), 1e-300))
+        if worst <= tol:
+            found = (values[:k], _signed(basis[:, :k], np), residuals[:k], np.asarray(lowest))
+            return Eigenpairs(*found, products)
+        block, image = _deflated(residual, image, basis, images)
+    raise NotConvergedError(
+        f"top eigenpairs: expected every residual below {tol:.1e} of the largest eigenvalue within "
+        f"{max_products} block products, reached {worst:.1e}; ask for fewer modes or a larger tol"
+    )
+
+
+def _symmetric(matrix: np.ndarray) -> np.ndarray:
+    return (matrix + matrix.T) / 2
+
+
+def _deflated(
+    block: np.ndarray, image: np.ndarray, basis: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal columns in M's inner product, orthogonal to the basis, with their images under M."""
+    for _ in range(2):
+        weights = images.T @ block
+        block, image = block - basis @ weights, image - images @ weights
+        block, image = _whitened(block, image)
+    return block, image
+
+
+def _whitened(block: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal columns in M's inner product; directions that M does not see, to rounding, are dropped."""
+    values, rotation = np.linalg.eigh(_symmetric(block.T @ image))
+    top = np.max(np.abs(values), initial=0)
+    found = f"a direction in which it is {values.min(initial=0):.1e}, against {top:.1e}"
+    _check.require(values.min(initial=0) >= -1e-6 * top, "K", "a positive semi-definite kernel", found)
+    kept = values > 1e-13 * top
+    rotation = rotation[:, kept] / np.sqrt(values[kept])
+    return block @ rotation, image @ rotation
 
 
 def _dense(operator: Operator, operands: Any, size: int, k: int, dtype: Any) -> Eigenpairs:

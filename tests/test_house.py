@@ -14,6 +14,10 @@ FLOW = """
 _check _npz types
 laws eigen moments
 augment data
+neural_tangents
+kernels.functions
+kernels.tiles
+kernels
 views problem.problem
 problem.gram
 problem.linear
@@ -26,8 +30,8 @@ validity compare
 plotting
 """
 LAYER = {name: depth for depth, line in enumerate(FLOW.split("\n")) for name in line.split()}
-INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow"}
-ALONE = {"matplotlib": "stepwise.plotting"}
+INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow", "neural_tangents": "neural-tangents"}
+ALONE = {"matplotlib": "stepwise.plotting", "neural_tangents": "stepwise.neural_tangents"}
 
 
 def module(path):

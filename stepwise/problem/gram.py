@@ -1,39 +1,51 @@
 """The kernelised problem: K_Γ of a kernel matrix, and the modes' dual coefficients."""
 
+import os
 from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from stepwise import _check, eigen
+from stepwise import _check, eigen, kernels
+from stepwise.kernels import Kernel
 from stepwise.moments import CENTERS, Center
-from stepwise.problem.problem import Kernel, Problem, assemble, first
+from stepwise.problem.problem import Problem, assemble, first
 from stepwise.types import Numbers, Real, Whole
 
 EPS = float(np.finfo(np.float64).eps)
+SLAB = 1024
+"""Rows of K that are read at once."""
+DENSE = 10_000
+"""Side of the largest matrix that is decomposed where products with it did not suffice."""
 
 
 def from_kernel(
-    kernel_fn: Kernel, x: Numbers, x2: Numbers, *, center: Center = "none", modes: Whole | None = None
+    kernel_fn: Kernel,
+    x: Numbers,
+    x2: Numbers,
+    *,
+    center: Center = "none",
+    modes: Whole | None = None,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Problem:
-    """The kernelised problem on n positive pairs: K of the 2n views, then `from_gram`.
+    """The kernelised problem on n positive pairs: K of the 2n views (`kernels.gram`), then `from_gram`.
 
     Args:
-        kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite.
+        kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite (`stepwise.kernels` has some).
         x, x2: the two views [n, ...], in the shape that the kernel wants.
         center, modes: as for `from_gram`.
+        path, progress: as for `kernels.gram`: keep K in a file, resume there, show a bar.
 
     Raises:
-        ValueError: as `from_gram`; or the views differ in shape.
+        ValueError: as `from_gram` and `kernels.gram`; or the views differ in shape.
     """
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
     views = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    K = kernel_fn(views, views)
-    _check.require(np.shape(K) == (len(views), len(views)), "kernel_fn", f"values [{len(views)}, {len(views)}]", K)
-    problem = from_gram(K, center=center, modes=modes)
-    return replace(problem, kernel=kernel_fn, views=views)
+    K = kernels.gram(kernel_fn, np.asarray(views), path=path, progress=progress)
+    return replace(from_gram(K, center=center, modes=modes), kernel=kernel_fn, views=views)
 
 
 def from_gram(
@@ -44,38 +56,97 @@ def from_gram(
     Its non-zero spectrum is Γ's in feature space (source, section 5). Modes are φ_j(x) = B_jᵀ K^{-1/2} k(x); of K's
     eigenvalues those above cutoff · the largest are kept; how many, γ's size says.
 
+    With few modes no root and no second matrix is made: P K/2n is self-adjoint in the inner product uᵀ K v and has
+    K_Γ's spectrum, and with uᵀ K u = 1 its eigenvectors are the dual coefficients (`eigen.top_of_product`). K is
+    then read in slabs, from memory or from a file (`np.memmap`), and multiplied in float64.
+
     Args:
         K: [2n, 2n], views stacked X then X'.
         center: centre the features at their mean over all 2n views ("pooled"), over each view ("per_view"), or
             not ("none").
-        modes: keep only the k largest.
+        modes: keep only the k largest; found without a decomposition of K when k is small against 2n.
         cutoff: relative to K's largest eigenvalue; 2n · eps of K's dtype by default. A kernel that was computed in
-            float32 and then widened wants 2n · 1.2e-7.
+            float32 and then widened wants 2n · 1.2e-7. Not used where K is not decomposed.
 
     Raises:
         ValueError: K is not square with an even side, not finite, not symmetric, or not positive semi-definite, each
-            beyond the cutoff; `modes` is more than the rank.
+            beyond the cutoff (where K is not decomposed: as far as its products show); `modes` is more than the rank.
     """
     _check.require(center in CENTERS, "center", f"one of {CENTERS}", center)
-    K = _check.real_array("K", K, ndim=2)
-    square = K.shape[0] == K.shape[1] and K.shape[0] % 2 == 0 and K.shape[0] > 0
+    K = _check.real_array("K", K, ndim=2) if not isinstance(K, np.ndarray) or K.dtype.kind != "f" else K
+    square = K.ndim == 2 and K.shape[0] == K.shape[1] and K.shape[0] % 2 == 0 and K.shape[0] > 0
     _check.require(square, "K", "a square matrix [2n, 2n], X stacked on X'", K)
-    dtype, k64 = K.dtype, np.asarray(K, np.float64)
-    eps = max(float(jnp.finfo(dtype).eps), float(np.finfo(np.float64).eps))
-    skew, scale = np.abs(k64 - k64.T).max(), np.abs(k64).max()
-    relative = len(k64) * eps if cutoff is None else float(cutoff)
-    tolerance = max(64 * np.sqrt(len(k64)) * eps, relative) * scale
-    _check.require(
-        bool(skew <= tolerance), "K", f"a symmetric matrix (to {tolerance:.1e})", f"|K - Kᵀ| up to {skew:.1e}"
-    )
-    n = len(k64) // 2
-    projector = _projector(n, center)
-    centred = projector @ ((k64 + k64.T) / 2) @ projector if center != "none" else (k64 + k64.T) / 2
+    dtype, side, host = K.dtype, len(K), np.asarray(K)
+    eps = max(float(jnp.finfo(dtype).eps), EPS)
+    relative = side * eps if cutoff is None else float(cutoff)
+    _require_symmetric(host, max(64 * np.sqrt(side) * eps, relative))
+    if modes is not None:
+        _check.require(1 <= modes <= side, "modes", f"a number in 1 ... {side}", modes)
+        found = _matrix_free(host, center, modes) if 10 * (modes + 8) <= side else None
+        if found is not None:
+            gamma, features, basis, offset, lowest = found
+            return assemble(gamma, features, basis, offset, lowest, dtype, center, linear=False)
+    projector = _projector(side // 2, center)
+    k64 = host.astype(np.float64)
+    k64 = (k64 + k64.T) / 2
+    centred = projector @ k64 @ projector if center != "none" else k64
     gamma, dual = dual_modes(centred, relative)
     features, basis = centred @ dual, projector @ dual
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
-    whole = assemble(gamma, features, basis, offset, dtype, center, linear=False)
+    whole = assemble(gamma, features, basis, offset, gamma[-1], dtype, center, linear=False)
     return whole if modes is None else first(whole, modes)
+
+
+def _require_symmetric(K: np.ndarray, relative: float) -> None:
+    """Refuse what is not finite, or not symmetric to `relative` of the largest entry; slab by slab."""
+    bad, skew, scale = 0, 0.0, 0.0
+    for rows in _slabs(len(K)):
+        slab = K[rows]
+        finite = np.isfinite(slab)
+        bad += int(finite.size - finite.sum())
+        if bad == 0:
+            scale = max(scale, float(np.abs(slab).max()))
+            skew = max(skew, float(np.abs(slab - K[:, rows].T).max()))
+    _check.require(bad == 0, "K", "finite entries", f"{bad} of {K.size} not finite")
+    expected = f"a symmetric matrix (to {relative * scale:.1e})"
+    _check.require(skew <= relative * scale, "K", expected, f"|K - Kᵀ| up to {skew:.1e}")
+
+
+def _slabs(side: int) -> list[slice]:
+    return [slice(i, min(i + SLAB, side)) for i in range(0, side, SLAB)]
+
+
+def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarray, ...] | None:
+    """γ, features, dual coefficients, offset and the lowest γ by products with K alone.
+
+    None where not all of the modes are positive, or they were not found and K is small enough to be decomposed.
+    """
+    side = len(K)
+    n = side // 2
+
+    def product(block: np.ndarray) -> np.ndarray:
+        return np.concatenate([K[rows].astype(np.float64) @ block for rows in _slabs(side)])
+
+    def centred(block: np.ndarray) -> np.ndarray:
+        if center == "pooled":
+            return block - block.mean(axis=0)
+        return block - np.repeat(block.reshape(2, n, -1).mean(axis=1), n, axis=0) if center == "per_view" else block
+
+    def swapped(block: np.ndarray) -> np.ndarray:
+        return np.concatenate([block[n:], block[:n]]) / side
+
+    try:
+        found = eigen.top_of_product(swapped, lambda block: centred(product(centred(block))), side, int(modes))
+    except eigen.NotConvergedError:
+        if side > DENSE:
+            raise
+        return None
+    if found.values[-1] <= 10 * found.residuals.max():
+        return None
+    basis = centred(found.vectors)
+    images = product(basis)
+    offset = images.mean(axis=0) if center != "none" else np.zeros(len(found.values))
+    return found.values, centred(images), basis, offset, found.lowest
 
 
 def dual_modes(K: Float[np.ndarray, "views views"], cutoff: float) -> tuple[np.ndarray, np.ndarray]:

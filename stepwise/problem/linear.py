@@ -48,7 +48,7 @@ def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: Who
         gamma, dual = dual_modes(both @ both.T, 2 * n * EPS)
         basis = both.T @ dual
     offset = pooled @ basis if center != "none" else np.zeros(gamma.size)
-    whole = assemble(gamma, both @ basis, basis, offset, x.dtype, center, linear=True)
+    whole = assemble(gamma, both @ basis, basis, offset, gamma[-1], x.dtype, center, linear=True)
     return whole if modes is None else first(whole, modes)
 
 

@@ -1,7 +1,6 @@
 """The learning problem: a spectrum γ with mode coordinates, where every law and every solver works."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check, _npz, laws
+from stepwise.kernels import Kernel
 from stepwise.moments import Center
 from stepwise.types import Numbers, Real, Whole
 
-Kernel = Callable[[Numbers, Numbers], Numbers]
-"""kernel(a [p, ...], b [q, ...]) -> [p, q]."""
+ROWS = 1024
+"""Inputs that meet a kernel at once."""
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +107,10 @@ class Problem:
         r, size = self.gamma.size, self.basis.shape[0]
         _check.require(A.shape[1] == r, "A", f"{r} columns, one a mode", A)
         if self.kernel is not None:
-            rows = self.kernel(_check.real_array("inputs", inputs), self.views)
+            inputs = _check.real_array("inputs", inputs)
+            if len(inputs) > ROWS:  # so that rows of kernel values never fill the memory
+                return jnp.concatenate([self.embed(A, inputs[i : i + ROWS]) for i in range(0, len(inputs), ROWS)])
+            rows = self.kernel(inputs, self.views)
         else:
             rows = _check.real_array("inputs", inputs)
             rows = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows[None]
@@ -178,6 +181,7 @@ def assemble(
     features: np.ndarray,
     basis: np.ndarray,
     offset: np.ndarray,
+    lowest: Any,
     dtype: np.dtype,
     center: Center,
     *,
@@ -185,7 +189,7 @@ def assemble(
 ) -> Problem:
     """A problem from what was found in float64, in the dtype asked for."""
     names = ("gamma", "features", "basis", "offset", "lowest")
-    arrays = (gamma, features, basis, offset, gamma[-1])
+    arrays = (gamma, features, basis, offset, lowest)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     fields: dict[str, Any] = {name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)}
     return Problem(**fields, center=center, linear=linear)

@@ -1,0 +1,188 @@
+"""A kernel's values on many inputs: symmetric tiles, bounded memory, on all devices, resumable."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.lib.format import open_memmap
+from tqdm import tqdm
+
+from stepwise import _check
+from stepwise.kernels.functions import Kernel
+from stepwise.types import Numbers, Whole
+
+
+def gram(
+    kernel: Kernel,
+    x: Numbers,
+    x2: Numbers | None = None,
+    *,
+    tile: Whole = 1024,
+    path: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """K [n, n'] of a kernel on inputs x [n, ...] and x2 [n', ...], on the host.
+
+    Without x2 only tiles on and above the diagonal are evaluated and the others mirrored, so that K is symmetric to the
+    bit. A tile's rows are shared out over all devices. Beyond K itself the memory is that of one tile.
+
+    Args:
+        kernel: k(a [p, ...], b [q, ...]) -> [p, q].
+        tile: side of a tile; the last of a row or column is filled up with repeated inputs, so that one shape is
+            compiled.
+        path: keep K in this file (.npy, memory-mapped, read-only on return) instead of in memory. A run that was
+            stopped, however, goes on after its last whole tile, to the same bits; a file that is whole is opened.
+        progress: show a bar.
+
+    Raises:
+        ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where it has to be (the
+            tile is named); the file holds another matrix.
+    """
+    same = x2 is None
+    x = np.asarray(_check.real_array("x", x))
+    x2 = x if x2 is None else np.asarray(_check.real_array("x2", x2))
+    _check.require(x.ndim > 0 and len(x) > 0, "x", "at least one input", x)
+    _check.require(x2.ndim > 0 and len(x2) > 0 and x2.shape[1:] == x.shape[1:], "x2", f"[n, *{x.shape[1:]}] as x", x2)
+    _check.require(isinstance(tile, int | np.integer) and tile >= 1, "tile", "a positive whole number", tile)
+    tile = int(min(tile, max(len(x), len(x2))))
+    evaluate = _Evaluation(kernel, x, x2, tile, same)
+    if path is None:
+        K = np.empty((len(x), len(x2)), evaluate.dtype)
+        for i, j in tqdm(list(evaluate.tiles()), "kernel", unit="tile", disable=not progress):
+            evaluate.into(K, i, j)
+        return K
+    return _in_file(evaluate, Path(path), progress)
+
+
+class _Evaluation:
+    """One kernel on two sets of inputs, tile by tile."""
+
+    def __init__(self, kernel: Kernel, x: np.ndarray, x2: np.ndarray, tile: int, same: bool) -> None:
+        self.kernel, self.x, self.x2, self.tile, self.same = kernel, x, x2, tile, same
+        devices = np.array(jax.devices())
+        shared = devices.size > 1 and tile % devices.size == 0
+        self.rows = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows")) if shared else None
+        self.whole = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec()) if shared else None
+        self._first = self._evaluated(0, 0)
+        self.dtype = self._first.dtype
+        if same and len(x) > tile:
+            self._symmetric(self._evaluated(0, tile), self._evaluated(tile, 0), 0, tile)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """Corners, row by row."""
+        for i in range(0, len(self.x), self.tile):
+            for j in range(i if self.same else 0, len(self.x2), self.tile):
+                yield i, j
+
+    def value(self, i: int, j: int) -> np.ndarray:
+        """The tile at a corner, cut to what is there, checked."""
+        values = self._first if (i, j) == (0, 0) else self._evaluated(i, j)
+        if self.same and i == j:
+            self._symmetric(values, values, i, i)
+            values = np.triu(values) + np.triu(values, 1).T
+        return values
+
+    def into(self, K: np.ndarray, i: int, j: int) -> None:
+        """Write the tile, and its mirror image."""
+        values = self.value(i, j)
+        K[i : i + len(values), j : j + values.shape[1]] = values
+        if self.same and i != j:
+            K[j : j + values.shape[1], i : i + len(values)] = values.T
+
+    def _evaluated(self, i: int, j: int) -> np.ndarray:
+        a, b = _filled(self.x, i, self.tile), _filled(self.x2, j, self.tile)
+        a, b = (jax.device_put(a, self.rows), jax.device_put(b, self.whole)) if self.rows else (a, b)
+        values: Any = self.kernel(jnp.asarray(a), jnp.asarray(b))
+        _check.require(np.shape(values) == (len(a), len(b)), "kernel", f"values [{len(a)}, {len(b)}]", values)
+        values = np.asarray(values)[: len(self.x) - i, : len(self.x2) - j]
+        bad = int(np.size(values) - np.isfinite(values).sum())
+        where = f"kernel, inputs {i}... against {j}..."
+        _check.require(bad == 0, where, "finite values", f"{bad} of {np.size(values)} not finite")
+        return values
+
+    def _symmetric(self, values: np.ndarray, other: np.ndarray, i: int, j: int) -> None:
+        scale = np.abs(values).max()
+        bound = 64 * np.sqrt(len(values)) * float(jnp.finfo(values.dtype).eps) * scale
+        skew = float(np.abs(values - other.T).max())
+        where = f"kernel, inputs {i}... against {j}..."
+        _check.require(skew <= bound, where, f"a symmetric kernel (to {bound:.1e})", f"|K - Kᵀ| up to {skew:.1e}")
+
+
+def _filled(x: np.ndarray, start: int, size: int) -> np.ndarray:
+    part = x[start : start + size]
+    return part if len(part) == size else np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+
+
+def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
+    """K in `path`, and what it is in `path.tiles`: a header, then a line for each whole tile of `path.part`."""
+    part, journal = (path.with_name(path.name + suffix) for suffix in (".part", ".tiles"))
+    shape, tiles = (len(evaluate.x), len(evaluate.x2)), list(evaluate.tiles())
+    about = {"shape": list(shape), "dtype": evaluate.dtype.str, "tile": evaluate.tile, "inputs": _digest(evaluate)}
+    header, done = _journal(journal)
+    known = part if part.is_file() and header is not None else path if path.is_file() else None
+    if known is not None:
+        agrees = header == about and _holds(known, evaluate, shape, done)
+        expected = f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of {evaluate.tile}"
+        _check.require(agrees, str(known), expected, "another matrix; remove it, or name another file")
+    if path.is_file():
+        return open_memmap(path, mode="r")
+    if known is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        journal.unlink(missing_ok=True)
+        open_memmap(part, mode="w+", dtype=evaluate.dtype, shape=shape).flush()
+        done = set()
+    lines = [json.dumps(about), *(json.dumps(corner) for corner in sorted(done))]
+    journal.with_suffix(".new").write_text("\n".join(lines) + "\n")
+    journal.with_suffix(".new").replace(journal)
+    K = open_memmap(part, mode="r+")
+    with journal.open("a") as log:
+        left = [corner for corner in tiles if corner not in done]
+        for i, j in tqdm(left, "kernel", unit="tile", initial=len(done), total=len(tiles), disable=not progress):
+            evaluate.into(K, i, j)
+            # what was written to the map stays, even if the process is killed, once this line is there
+            log.write(f"{json.dumps([i, j])}\n")
+            log.flush()
+    K.flush()
+    del K
+    part.replace(path)
+    return open_memmap(path, mode="r")
+
+
+def _journal(path: Path) -> tuple[dict[str, Any] | None, set[tuple[int, int]]]:
+    """The header and the tiles that are done; None where there is no journal, or not a whole header."""
+    header, done = None, set()
+    try:
+        first, *lines = path.read_text().splitlines()
+        header = json.loads(first)
+        for line in lines:
+            i, j = json.loads(line)
+            done.add((int(i), int(j)))
+    except (OSError, ValueError, TypeError):
+        pass  # no journal, or half a line: killed while it was written
+    return (header if isinstance(header, dict) else None), done
+
+
+def _holds(path: Path, evaluate: _Evaluation, shape: tuple[int, int], done: set[tuple[int, int]]) -> bool:
+    """Whether the file holds this kernel's values: another kernel on the same inputs differs in its first tile."""
+    try:
+        K = open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        return False
+    if K.shape != shape or K.dtype != evaluate.dtype:
+        return False
+    values = evaluate.value(0, 0)
+    return (0, 0) not in done or bool((K[: len(values), : values.shape[1]] == values).all())
+
+
+def _digest(evaluate: _Evaluation) -> str:
+    digest = hashlib.sha256()
+    for inputs in (evaluate.x,) if evaluate.same else (evaluate.x, evaluate.x2):
+        digest.update(f"{inputs.shape} {inputs.dtype}".encode() + np.ascontiguousarray(inputs).tobytes())
+    return digest.hexdigest()
