@@ -130,10 +130,11 @@ def top_of_product(
     _check.require(1 <= k <= size, "modes", f"a number in 1 ... {size}", k)
     width = min(k + 8, size)
     cap = min(8 * width, size)
-    block = np.random.default_rng(seed).normal(size=(size, width))
+    # within the range of S M from the start: what M does not see would grow with every projection
+    block = left(right(np.random.default_rng(seed).normal(size=(size, width))))
     block, image = _whitened(block, right(block))
     basis, images = block[:, :0], image[:, :0]
-    products, worst = 1, np.inf
+    products, worst = 2, np.inf
     while products < max_products:
         while block.shape[1] and basis.shape[1] + block.shape[1] <= cap:
             basis, images = np.hstack([basis, block]), np.hstack([images, image])
@@ -170,20 +171,22 @@ def _deflated(
     block: np.ndarray, image: np.ndarray, basis: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal columns in M's inner product, orthogonal to the basis, with their images under M."""
+    scale = float(np.max(np.sum(block * image, axis=0), initial=0))
     for _ in range(2):
         weights = images.T @ block
         block, image = block - basis @ weights, image - images @ weights
-        block, image = _whitened(block, image)
+        block, image = _whitened(block, image, scale)
+        scale = 1.0
     return block, image
 
 
-def _whitened(block: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal columns in M's inner product; directions that M does not see, to rounding, are dropped."""
+def _whitened(block: np.ndarray, image: np.ndarray, scale: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal columns in M's inner product; what is rounding beside `scale`, or the largest, is dropped."""
     values, rotation = np.linalg.eigh(_symmetric(block.T @ image))
     top = np.max(np.abs(values), initial=0)
     found = f"a direction in which it is {values.min(initial=0):.1e}, against {top:.1e}"
-    _check.require(values.min(initial=0) >= -1e-6 * top, "K", "a positive semi-definite kernel", found)
-    kept = values > 1e-13 * top
+    _check.require(values.min(initial=0) >= -1e-6 * max(top, scale), "K", "a positive semi-definite kernel", found)
+    kept = values > max(1e-13 * top, 1e-20 * scale)
     rotation = rotation[:, kept] / np.sqrt(values[kept])
     return block @ rotation, image @ rotation
 

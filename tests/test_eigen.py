@@ -78,3 +78,43 @@ def test_all_pairs_come_from_the_largest_down_with_a_fixed_sign():
     np.testing.assert_allclose(values, [3, 1, 0.5, -2], atol=1e-14)
     np.testing.assert_allclose(vectors * values @ vectors.T, matrix, atol=1e-14)
     assert (vectors[np.abs(vectors).argmax(0), np.arange(4)] > 0).all()
+
+
+def _pair(size, rank, seed=0):
+    """Symmetric S, and M of this rank."""
+    rng = np.random.default_rng(seed)
+    S = rng.normal(size=(size, size))
+    root = rng.normal(size=(size, rank)) * np.linspace(1, 0.1, rank)
+    return (S + S.T) / 2, root @ root.T
+
+
+@pytest.mark.parametrize("rank", [120, 60])
+def test_the_top_of_a_product_is_that_of_the_symmetric_root(rank):
+    S, M = _pair(120, rank)
+    values, vectors = np.linalg.eigh(M)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    exact = np.linalg.eigvalsh(root @ S @ root)[::-1]
+    found = eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 120, 5)
+    np.testing.assert_allclose(found.values, exact[:5], rtol=1e-10)
+    np.testing.assert_allclose(found.vectors.T @ M @ found.vectors, np.eye(5), atol=1e-10)
+    np.testing.assert_allclose(S @ M @ found.vectors, found.vectors * found.values, atol=1e-6 * exact[0])
+    assert found.residuals.max() <= 1e-9 * abs(exact).max()
+    assert exact[-1] - 1e-9 <= found.lowest <= exact[4]
+
+
+def test_a_product_whose_right_side_is_not_positive_is_refused():
+    S, M = _pair(60, 60)
+    with pytest.raises(ValueError, match="K: expected a positive semi-definite kernel, received a direction"):
+        eigen.top_of_product(lambda b: S @ b, lambda b: b - 1.2 * M @ b, 60, 3)
+
+
+def test_more_pairs_of_a_product_than_its_rank_are_refused():
+    S, M = _pair(60, 4)
+    with pytest.raises(ValueError, match=r"modes: expected a number in 1 \.\.\. 4, the rank of K, received 6"):
+        eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 60, 6)
+
+
+def test_a_product_that_does_not_converge_says_how_far_it_came():
+    S, M = _pair(200, 200)
+    with pytest.raises(eigen.NotConvergedError, match=r"within 3 block products, reached"):
+        eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 200, 3, tol=1e-14, max_products=3)

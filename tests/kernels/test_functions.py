@@ -1,0 +1,87 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepwise import kernels
+from stepwise.neural_tangents import nt
+
+RNG = np.random.default_rng(0)
+A, B = RNG.normal(size=(5, 4, 3)), RNG.normal(size=(7, 4, 3))
+
+
+def pairs(f):
+    return np.array([[f(a.ravel(), b.ravel()) for b in B] for a in A])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "formula"),
+    [
+        (kernels.linear(), np.dot),
+        (kernels.rbf(1.7), lambda a, b: np.exp(-np.sum((a - b) ** 2) / (2 * 1.7**2))),
+        (kernels.polynomial(3, scale=0.5, offset=2), lambda a, b: (0.5 * a @ b + 2) ** 3),
+    ],
+    ids=["linear", "rbf", "polynomial"],
+)
+def test_values_are_those_of_the_formula(kernel, formula, dtype):
+    found = kernel(A.astype(dtype), B.astype(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, pairs(formula), rtol=1e-12 if dtype == "float64" else 2e-4, atol=1e-5)
+
+
+def test_a_common_mean_costs_the_rbf_no_digits():
+    far = kernels.rbf(1.0)(A.astype("float32") + 100, B.astype("float32") + 100)
+    np.testing.assert_allclose(far, pairs(lambda a, b: np.exp(-np.sum((a - b) ** 2) / 2)), atol=2e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 8), m=st.integers(1, 5), which=st.integers(0, 2))
+def test_every_kernel_is_symmetric_and_positive_semi_definite(seed, n, m, which):
+    kernel = (kernels.linear(), kernels.rbf(0.8), kernels.polynomial(2))[which]
+    x = np.random.default_rng(seed).normal(size=(n, m))
+    with jax.enable_x64(True):
+        K = np.asarray(kernel(x, x))
+    np.testing.assert_allclose(K, K.T, rtol=1e-12)
+    assert np.linalg.eigvalsh(K).min() > -1e-9 * max(1, np.abs(K).max())
+
+
+def test_a_wide_network_has_the_infinite_widths_kernel(x64):
+    stax = nt.stax
+    layers = [stax.Dense(4096), stax.Relu(), stax.Dense(1)]
+    init, apply, _ = stax.serial(*layers)
+    x = jnp.asarray(A.reshape(5, -1))
+    k = kernels.infinite_width(layers)(x, x)
+    finite = np.mean(
+        [nt.empirical_ntk_fn(apply)(x, None, init(jax.random.key(i), (-1, 12))[1]) for i in range(8)], axis=0
+    )
+    np.testing.assert_allclose(finite, k, atol=4 * np.abs(k).max() / np.sqrt(8 * 4096))
+
+
+def test_kernels_are_values():
+    assert kernels.rbf(1.0) == kernels.rbf(1) and hash(kernels.rbf(1.0)) == hash(kernels.rbf(1))
+    assert kernels.rbf(1.0) != kernels.rbf(2.0) and kernels.polynomial(2) != kernels.polynomial(3)
+    assert repr(kernels.rbf(1.0)) == "RBF(length=1.0)"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kernels.rbf(0), "length: expected a positive number, received 0"),
+        (lambda: kernels.polynomial(0), "degree: expected a positive whole number, received 0"),
+        (lambda: kernels.polynomial(2, scale=-1), "scale: expected a positive number"),
+        (lambda: kernels.polynomial(2, offset=-1), "offset: expected zero or a positive number"),
+        (lambda: kernels.infinite_width([]), r"layers: expected a list of stax layers .*received \[\]"),
+        (lambda: kernels.infinite_width([1]), r"layers: expected a list of stax layers .*received \[1\]"),
+        (
+            lambda: kernels.linear()(A, B[:, :2]),
+            r"b: expected inputs of shape \[4, 3\] as a, received float64 \[7, 2, 3\]",
+        ),
+        (lambda: kernels.infinite_width([nt.stax.Relu()])(A, B[:, :2]), r"b: expected inputs of shape \[4, 3\]"),
+        (lambda: kernels.linear()(np.ones(3), np.ones(3)), "b: expected inputs of shape"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(call, message, x64):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,190 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepwise import kernels
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(23, 4, 2)), RNG.normal(size=(9, 4, 2))
+K = np.exp(-((X[:, None] - X[None]) ** 2).sum((2, 3)) / 2)
+KXY = np.exp(-((X[:, None] - Y[None]) ** 2).sum((2, 3)) / 2)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 7, 22, 23, 1024])
+def test_tiles_of_any_size_make_the_same_matrix(tile, x64, tmp_path):
+    kernel = kernels.rbf(1.0)
+    whole = kernels.gram(kernel, X, tile=tile)
+    np.testing.assert_allclose(whole, K, rtol=1e-12)
+    np.testing.assert_array_equal(whole, whole.T)
+    np.testing.assert_allclose(kernels.gram(kernel, X, Y, tile=tile), KXY, rtol=1e-12)
+    stored = kernels.gram(kernel, X, tile=tile, path=tmp_path / "K.npy")
+    assert isinstance(stored, np.memmap)
+    np.testing.assert_array_equal(stored, whole)
+
+
+@settings(deadline=None, max_examples=25)
+@given(n=st.integers(1, 20), n2=st.integers(1, 20), tile=st.integers(1, 25))
+def test_ragged_sizes(n, n2, tile):
+    x, y = X.repeat(2, axis=0)[:n], X.repeat(2, axis=0)[-n2:]
+    found = kernels.gram(kernels.linear(), x, y, tile=tile)
+    np.testing.assert_allclose(found, x.reshape(n, -1) @ y.reshape(n2, -1).T, rtol=1e-4, atol=1e-5)
+
+
+def test_only_tiles_on_and_above_the_diagonal_are_evaluated():
+    seen = []
+
+    def kernel(a, b):
+        seen.append(1)
+        return kernels.linear()(a, b)
+
+    kernels.gram(kernel, X, tile=6)  # four rows of tiles: ten, and one below the diagonal to see that it is symmetric
+    assert len(seen) <= 12
+
+
+class StopError(Exception):
+    pass
+
+
+def stopping(after):
+    count = [0]
+
+    def kernel(a, b):
+        count[0] += 1
+        if count[0] > after:
+            raise StopError
+        return kernels.rbf(1.0)(a, b)
+
+    return kernel
+
+
+@pytest.mark.parametrize("after", [3, 5, 9])
+def test_what_was_stopped_goes_on_to_the_same_bits(after, x64, tmp_path):
+    path = tmp_path / "K.npy"
+    with pytest.raises(StopError):
+        kernels.gram(stopping(after), X, tile=5, path=path)
+    assert not path.exists()
+    done = len((tmp_path / "K.npy.tiles").read_text().splitlines()) - 1
+    assert 0 <= done < 15
+    count = [0]
+
+    def counted(a, b):
+        count[0] += 1
+        return kernels.rbf(1.0)(a, b)
+
+    whole = kernels.gram(kernels.rbf(1.0), X, tile=5)
+    np.testing.assert_array_equal(kernels.gram(counted, X, tile=5, path=path), whole)
+    assert count[0] <= 15 - done + 3  # and the first again, to know the kernel, and the pair that shows its symmetry
+    again = kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)  # whole: opened
+    np.testing.assert_array_equal(again, whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["K.npy", "K.npy.tiles"]
+
+
+def test_half_a_line_in_the_journal_is_a_tile_that_is_not_done(x64, tmp_path):
+    path = tmp_path / "K.npy"
+    with pytest.raises(StopError):
+        kernels.gram(stopping(8), X, tile=5, path=path)
+    journal = tmp_path / "K.npy.tiles"
+    journal.write_text(journal.read_text() + "[5, 1")
+    np.testing.assert_allclose(kernels.gram(kernels.rbf(1.0), X, tile=5, path=path), K, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_gives_the_same_bits(tmp_path):
+    code = textwrap.dedent(
+        """
+        import sys, time
+        import numpy as np
+        from stepwise import kernels
+
+        def slow(a, b):
+            time.sleep(0.02)
+            return kernels.rbf(1.0)(a, b)
+
+        kernels.gram(slow, np.load(sys.argv[1]), tile=4, path=sys.argv[2])
+        """
+    )
+    x = RNG.normal(size=(60, 3)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    path, kills = tmp_path / "K.npy", 0
+    journal = tmp_path / "K.npy.tiles"
+    while not path.exists():
+        before = journal.read_text().count("\n") if journal.exists() else 0
+        child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "x.npy", path])
+        while child.poll() is None and not (journal.exists() and journal.read_text().count("\n") > before + 45):
+            time.sleep(0.01)
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.wait()
+    assert kills >= 2
+    np.testing.assert_array_equal(np.load(path), kernels.gram(kernels.rbf(1.0), x, tile=4))
+
+
+def test_a_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
+    path = tmp_path / "K.npy"
+    kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+    before = path.read_bytes()
+    for kernel, x, tile in ((kernels.rbf(2.0), X, 5), (kernels.rbf(1.0), X + 1e-9, 5), (kernels.rbf(1.0), X, 6)):
+        with pytest.raises(ValueError, match=r"K\.npy: expected this kernel's values .* received another matrix"):
+            kernels.gram(kernel, x, tile=tile, path=path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="received another matrix"):
+        kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+    path.write_bytes(before)
+    (tmp_path / "K.npy.tiles").unlink()
+    with pytest.raises(ValueError, match="received another matrix"):
+        kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+
+
+def test_the_part_of_another_matrix_is_refused_and_kept(x64, tmp_path):
+    path = tmp_path / "K.npy"
+    with pytest.raises(StopError):
+        kernels.gram(stopping(8), X, tile=5, path=path)
+    part = (tmp_path / "K.npy.part").read_bytes()
+    with pytest.raises(ValueError, match=r"K\.npy\.part: expected this kernel's values"):
+        kernels.gram(kernels.rbf(3.0), X, tile=5, path=path)
+    assert (tmp_path / "K.npy.part").read_bytes() == part
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (lambda a, b: jnp.full((len(a), len(b)), jnp.nan), r"kernel, inputs 0\.\.\. against 0\.\.\.: expected finite"),
+        (lambda a, b: kernels.linear()(a, b)[:, :1], r"kernel: expected values \[5, 5\], received float64 \[5, 1\]"),
+        (lambda a, b: kernels.linear()(a, b) + jnp.arange(len(b)), "expected a symmetric kernel"),
+        (
+            lambda a, b: a.reshape(len(a), -1).sum(1)[:, None] + 0 * kernels.linear()(a, b),
+            "expected a symmetric kernel",
+        ),
+    ],
+)
+def test_a_kernel_that_is_none_is_refused_with_its_tile(kernel, message, x64, tmp_path):
+    for path in (None, tmp_path / "K.npy"):
+        with pytest.raises(ValueError, match=message):
+            kernels.gram(kernel, X, tile=5, path=path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"x2: expected \[n, \*\(4, 2\)\] as x, received float32 \[9, 4, 1\]"):
+        kernels.gram(kernels.linear(), X.astype("float32"), Y[..., :1].astype("float32"))
+    with pytest.raises(ValueError, match="x: expected at least one input"):
+        kernels.gram(kernels.linear(), X[:0])
+    with pytest.raises(ValueError, match="tile: expected a positive whole number, received 0"):
+        kernels.gram(kernels.linear(), X, tile=0)
+
+
+def test_the_journal_says_what_the_matrix_is(x64, tmp_path):
+    kernels.gram(kernels.rbf(1.0), X, tile=12, path=tmp_path / "K.npy")
+    header, *tiles = map(json.loads, (tmp_path / "K.npy.tiles").read_text().splitlines())
+    assert header["shape"] == [23, 23] and header["tile"] == 12 and tiles == [[0, 0], [0, 12], [12, 12]]

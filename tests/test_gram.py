@@ -1,0 +1,118 @@
+"""Kernel problems: the same modes and embeddings as explicit features give; with products alone as by decomposition."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepwise import kernels, spectra
+from stepwise.dynamics import closed_form, descent
+from stepwise.problem import from_gram, from_kernel, from_views
+
+RNG = np.random.default_rng(0)
+N, M = 60, 5
+X = RNG.normal(size=(N, M)) * np.array([3, 2, 1.5, 1, 0.7])
+X2 = X + 0.3 * RNG.normal(size=(N, M))
+NEW = RNG.normal(size=(7, M))
+FREQUENCIES, PHASES = RNG.normal(size=(M, 9)), RNG.uniform(0, 6, size=9)
+
+
+def quadratic(x):
+    """Features of (x·y + 1)²."""
+    x = np.asarray(x)
+    products = np.stack([x[:, i] * x[:, j] * (1 if i == j else 2**0.5) for i in range(M) for j in range(i, M)], 1)
+    return np.concatenate([products, 2**0.5 * x, np.ones((len(x), 1))], axis=1)
+
+
+def fourier(x):
+    return np.cos(np.asarray(x) @ FREQUENCIES + PHASES)
+
+
+FEATURES = {
+    "linear": (kernels.linear(), np.asarray),
+    "polynomial": (kernels.polynomial(2), quadratic),
+    "random features": (lambda a, b: jnp.asarray(fourier(a) @ fourier(b).T), fourier),
+}
+
+
+@pytest.mark.parametrize("center", ["none", "pooled", "per_view"])
+@pytest.mark.parametrize("modes", [None, 3])
+@pytest.mark.parametrize("name", FEATURES)
+def test_predictions_equal_those_of_explicit_features(name, center, modes, x64):
+    kernel, features = FEATURES[name]
+    implicit = from_kernel(kernel, X, X2, center=center, modes=modes)
+    explicit = from_views(features(X), features(X2), center=center)
+    np.testing.assert_allclose(implicit.gamma[:3], explicit.gamma[:3], rtol=1e-10)
+    for one, two in (
+        (implicit.predict(3), explicit.predict(3)),
+        (implicit.embed(implicit.optimum(3), NEW), explicit.embed(explicit.optimum(3), features(NEW))),
+    ):
+        signs = np.sign(np.sum(np.asarray(one) * np.asarray(two), axis=0))
+        np.testing.assert_allclose(one * signs, two, atol=1e-9 * np.abs(two).max())
+    np.testing.assert_allclose(spectra.eigenvalues(*np.split(np.asarray(implicit.predict(3)), 2)), 1, atol=0.2)
+
+
+@pytest.mark.parametrize("center", ["none", "pooled", "per_view"])
+def test_products_alone_find_what_a_decomposition_finds(center, x64, tmp_path):
+    kernel = kernels.rbf(2.0)
+    whole = from_kernel(kernel, X, X2, center=center)
+    few = from_kernel(kernel, X, X2, center=center, modes=4, path=tmp_path / "K.npy")
+    np.testing.assert_allclose(few.gamma, whole.gamma[:4], rtol=1e-9)
+    np.testing.assert_allclose(few.lowest, whole.lowest, rtol=1e-3)
+    signs = np.sign(np.sum(np.asarray(few.features) * np.asarray(whole.features[:, :4]), axis=0))
+    np.testing.assert_allclose(few.features * signs, whole.features[:, :4], atol=1e-7)
+    A = np.eye(4)
+    np.testing.assert_allclose(few.embed(A, NEW) * signs, whole.truncated(4).embed(A, NEW), atol=1e-6)
+
+
+def test_a_positive_definite_kernel_has_as_many_negative_modes_as_positive(x64):
+    p = from_kernel(kernels.rbf(0.7), X, X2)
+    assert p.gamma.size == 2 * N and p.n_positive == N and np.sum(np.asarray(p.gamma) < 0) == N
+    # centred, one direction of K is null; by Cauchy's interlacing one positive mode less, or one negative
+    centred = from_kernel(kernels.rbf(0.7), X, X2, center="pooled")
+    assert centred.gamma.size == 2 * N - 1 and centred.n_positive in (N - 1, N)
+
+
+def test_rank_deficient_kernels_keep_their_rank(x64):
+    assert from_kernel(kernels.polynomial(2), X, X2).gamma.size == M * (M + 1) // 2 + M + 1
+    assert from_kernel(kernels.linear(), X, X2, center="pooled").gamma.size == M
+
+
+def test_the_kernel_model_meets_the_same_laws_and_solvers(x64):
+    p = from_kernel(kernels.rbf(3.0), X, X2, center="pooled")
+    A0 = 1e-6 * np.asarray(RNG.normal(size=(3, p.gamma.size)))
+    run = descent(p, A0, 0.02 * p.max_stable_lr(), 60_000, record_every=100)
+    theory = closed_form(p, A0, run.times)
+    assert str(run.result) == "converged"
+    C = spectra.eigenvalues(*np.split(np.asarray(p.embed(run.snapshots[-1], np.concatenate([X, X2]))), 2))
+    np.testing.assert_allclose(C, run.eigenvalues[-1], rtol=1e-6)
+    assert np.sqrt(np.mean((run.eigenvalues - theory.eigenvalues) ** 2)) < 0.05
+
+
+def test_many_inputs_are_embedded_in_parts(x64, monkeypatch):
+    from stepwise.problem import problem
+
+    p = from_kernel(kernels.rbf(3.0), X, X2)
+    whole = p.embed(np.eye(p.gamma.size)[:2], X)
+    monkeypatch.setattr(problem, "ROWS", 16)
+    np.testing.assert_allclose(p.embed(np.eye(p.gamma.size)[:2], X), whole, rtol=1e-12)
+
+
+def test_float32_kernels_find_the_float64_modes(tmp_path):
+    x, x2 = X.astype("float32"), X2.astype("float32")
+    few = from_kernel(kernels.rbf(2.0), x, x2, modes=4)
+    assert few.gamma.dtype == "float32"
+    K = np.exp(-np.sum((np.concatenate([X, X2])[:, None] - np.concatenate([X, X2])) ** 2, -1) / 8)
+    np.testing.assert_allclose(few.gamma, from_gram(K).gamma[:4], rtol=1e-5)
+
+
+def test_a_kernel_that_is_not_positive_is_refused_in_either_way(x64):
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        from_kernel(lambda a, b: -kernels.linear()(a, b), X, X2)
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        from_kernel(lambda a, b: -kernels.linear()(a, b), X, X2, modes=2)
+
+
+def test_more_dimensions_than_positive_modes_are_refused(x64):
+    p = from_kernel(kernels.linear(), X, X2)
+    with pytest.raises(ValueError, match=r"d: expected a number in 1 \.\.\. 5, the positive modes of the problem"):
+        p.predict(6)
