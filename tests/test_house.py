@@ -23,8 +23,13 @@ problem.gram
 problem.linear
 problem
 dynamics.trajectory dynamics.reduction dynamics.stabilised
-dynamics.exact dynamics.ode dynamics.gradient
+dynamics.loop
+dynamics.exact dynamics.ode dynamics.gradient dynamics.dual dynamics.network
 dynamics
+models.functional models.ntk
+models
+entk.full
+entk
 spectra
 validity compare
 plotting

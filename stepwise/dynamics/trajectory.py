@@ -123,7 +123,7 @@ def descending(C: jax.Array) -> jax.Array:
 def assemble(
     times: jax.Array,
     eigenvalues: jax.Array,
-    states: jax.Array,
+    states: jax.Array | None,
     gamma: jax.Array,
     *,
     source: str,
@@ -146,7 +146,7 @@ def assemble(
         loss,
         Result(code, step, cause),
         snapshots=states,
-        snapshot_times=times[-states.shape[0] :],
+        snapshot_times=None if states is None else times[-states.shape[0] :],
         source=source,
         stats=stats or {},
     )

@@ -1,0 +1,105 @@
+"""Gradient descent where kernel models and networks near their start live: in dual coefficients, in outputs."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from stepwise import _check
+from stepwise.dynamics import loop
+from stepwise.dynamics.trajectory import Trajectory
+from stepwise.types import Numbers, Whole
+
+
+def dual_descent(
+    K: Numbers,
+    c0: Numbers,
+    lr: Numbers,
+    steps: Whole,
+    *,
+    record_every: Whole | None = None,
+    record_at: Numbers | None = None,
+) -> Trajectory:
+    """Gradient descent on the dual coefficients of a kernel model f(x) = c k(x), k(x) = [K(x, X), K(x, X')].
+
+    c ← c − (4 lr / 2n) (C − I) c K P, C = (1/2n) c K P K cᵀ, where P swaps the views: gradient descent on the function
+    in the kernel's own space, L = ‖C − I‖_F². In mode coordinates, A = c K · basis, it is `descent` (source, section
+    5); this is the same experiment without a decomposition of K.
+
+    Args:
+        K: [2n, 2n], views stacked X then X'; centre it beforehand if the model is to be centred.
+        c0: coefficients of the start [d, 2n]; `A0 @ problem.basis.T` of a problem's mode coordinates.
+        lr, steps, record_every, record_at: as for `descent`.
+
+    Returns:
+        Trajectory without snapshots; `stats["coefficients"]` is c at the last step.
+
+    Raises:
+        ValueError: K is not square with an even side, c0 does not have 2n columns, or as `descent`.
+    """
+    K, c0 = _check.real_array("K", K, ndim=2), _check.real_array("c0", c0, ndim=2)
+    square = K.shape[0] == K.shape[1] and K.shape[0] % 2 == 0 and K.shape[0] > 0
+    _check.require(square, "K", "a square matrix [2n, 2n], X stacked on X'", K)
+    _check.require(c0.shape[1] == len(K), "c0", f"{len(K)} columns, one a view", c0)
+    K, c0 = jnp.asarray(K), jnp.asarray(c0)
+
+    dtype, at, lr = jnp.result_type(K, c0), loop.recorded(steps, record_every, record_at), loop.rate(lr)
+    lr = jnp.asarray(lr, dtype)
+    C, c, _ = loop.descend(_dual_gradients, c0.astype(dtype), K.astype(dtype), lr, at)
+    return _with(loop.run_of(C, lr, at, "dual descent"), coefficients=c)
+
+
+def output_descent(
+    theta: Numbers,
+    z0: Numbers,
+    lr: Numbers,
+    steps: Whole,
+    *,
+    record_every: Whole | None = None,
+    record_at: Numbers | None = None,
+) -> Trajectory:
+    """Gradient descent of a linearised network, seen in its outputs z [2n, d] on the views.
+
+    z ← z − lr Θ ∂L/∂z with the full kernel Θ_{ia,jb} = ⟨∂z_ia/∂θ, ∂z_jb/∂θ⟩ of the network at its start, which a
+    linear model keeps for ever. L = ‖C − I‖_F², C = (1/2n) zᵀ P z, ∂L/∂z = (2/n) P z (C − I). With Θ = K ⊗ 1 it is
+    `descent` on K's problem; a finite network's Θ is not, and this is what its own kernel at the start predicts.
+
+    Args:
+        theta: [2n, d, 2n, d].
+        z0: outputs at the start [2n, d], X's views stacked on X's.
+        lr, steps, record_every, record_at: as for `descent`.
+
+    Returns:
+        Trajectory without snapshots; `stats["outputs"]` is z at the last step.
+
+    Raises:
+        ValueError: theta does not fit z0, or as `descent`.
+    """
+    theta, z0 = _check.real_array("theta", theta, ndim=4), _check.real_array("z0", z0, ndim=2)
+    _check.require(z0.shape[0] % 2 == 0 and z0.shape[0] > 0, "z0", "[2n, d], X's views stacked on X's", z0)
+    _check.require(theta.shape == 2 * z0.shape, "theta", f"shape {list(2 * z0.shape)}", theta)
+    theta, z0 = jnp.asarray(theta), jnp.asarray(z0)
+
+    dtype, at, lr = jnp.result_type(theta, z0), loop.recorded(steps, record_every, record_at), loop.rate(lr)
+    lr, flat = jnp.asarray(lr, dtype), theta.reshape(z0.size, z0.size).astype(dtype)
+    C, z, _ = loop.descend(_output_gradients, z0.astype(dtype), flat, lr, at)
+    return _with(loop.run_of(C, lr, at, "output descent"), outputs=z)
+
+
+def _with(run: Trajectory, **arrays: jax.Array) -> Trajectory:
+    return replace(run, stats=run.stats | arrays)
+
+
+def _dual_gradients(c: jax.Array, K: jax.Array) -> tuple[jax.Array, jax.Array]:
+    outputs = c @ K
+    swapped = jnp.roll(outputs, len(K) // 2, axis=1) / len(K)
+    C = swapped @ outputs.T
+    # the gradient in the kernel's own space: f moves by −lr · this @ k(x)
+    return 4 * (C - jnp.eye(len(c), dtype=C.dtype)) @ swapped, C
+
+
+def _output_gradients(z: jax.Array, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    swapped = jnp.roll(z, len(z) // 2, axis=0) / len(z)
+    C = swapped.T @ z
+    slope = 4 * swapped @ (C - jnp.eye(z.shape[1], dtype=C.dtype))
+    return (theta @ slope.ravel()).reshape(z.shape), C

@@ -1,0 +1,62 @@
+"""Full-batch gradient descent of a real network on the theory's loss."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from stepwise import _check
+from stepwise.dynamics import loop
+from stepwise.dynamics.trajectory import Trajectory
+from stepwise.types import Numbers, Whole
+
+Apply = Callable[[Any, Any], Any]
+"""A pure function (params, inputs [k, ...]) -> outputs [k, d]."""
+
+
+def full_batch(
+    apply: Apply,
+    params: Any,
+    x: Numbers,
+    x2: Numbers,
+    lr: Numbers,
+    steps: Whole,
+    *,
+    record_every: Whole | None = None,
+    record_at: Numbers | None = None,
+) -> tuple[Trajectory, Any]:
+    """Gradient descent θ ← θ − lr ∂L/∂θ on L = ‖C − I‖_F², C = (1/2n) Σ_i z_i z'_iᵀ + z'_i z_iᵀ of all pairs at once.
+
+    Args:
+        apply: pure function (params, inputs [k, ...]) -> outputs [k, d], such as `models.functional` makes; compiled
+            anew for each function object.
+        params: a tree of floating arrays.
+        x, x2: the two views [n, ...].
+        lr, steps, record_every, record_at: as for `descent`.
+
+    Returns:
+        The trajectory (without snapshots; divergence is a result that names the step), and the last parameters.
+
+    Raises:
+        ValueError: the views differ in shape, the outputs are not [k, d], or as `descent`.
+    """
+    x, x2 = (jnp.asarray(_check.real_array(name, view)) for name, view in (("x", x), ("x2", x2)))
+    _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
+    out = jax.eval_shape(apply, params, x)
+    _check.require(out.ndim == 2 and out.shape[0] == len(x), "apply", f"outputs [{len(x)}, d]", f"{list(out.shape)}")
+    at, rate = loop.recorded(steps, record_every, record_at), jnp.asarray(loop.rate(lr), out.dtype)
+    C, last, _ = loop.descend(_gradients(apply), params, jnp.concatenate([x, x2]), rate, at)
+    return loop.run_of(C, rate, at, "full-batch gradient descent of a network"), last
+
+
+@lru_cache(maxsize=64)
+def _gradients(apply: Apply) -> loop.Gradients:
+    def loss(params: Any, views: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z, z2 = jnp.split(apply(params, views), 2)
+        C = z.T @ z2 / len(z)
+        C = (C + C.T) / 2
+        return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2), C
+
+    return jax.grad(loss, has_aux=True)

@@ -1,0 +1,5 @@
+"""The empirical NTK of a network: the kernel of its linearisation at given parameters."""
+
+from stepwise.entk.full import full_kernel
+
+__all__ = ["full_kernel"]

@@ -1,0 +1,77 @@
+"""Networks in NTK parametrisation: weights of unit variance, divided by the root of what they sum over."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from stepwise import _check
+from stepwise.types import Real, Whole
+
+
+class Dense(nnx.Module):
+    """y = (w_std/√in) x W + b_std b, entries of W and b standard normal (Jacot et al. 2018, section 3).
+
+    The gradient with respect to W then has a limit as the width grows, and so has the learning rate; the layer of
+    `neural_tangents.stax.Dense` with the same numbers is its infinite width.
+    """
+
+    def __init__(
+        self, inputs: Whole, outputs: Whole, *, w_std: Real = 1.0, b_std: Real = 0.0, rngs: nnx.Rngs, dtype: Any = None
+    ) -> None:
+        dtype = jax.dtypes.canonicalize_dtype(dtype or float)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (int(inputs), int(outputs)), dtype))
+        self.bias = nnx.Param(jax.random.normal(rngs.params(), (int(outputs),), dtype)) if b_std else None
+        self.w_scale, self.b_std = float(w_std) / inputs**0.5, float(b_std)
+
+    def __call__(self, x: Float[Array, "k inputs"]) -> Float[Array, "k outputs"]:
+        """Outputs of the layer."""
+        y = self.w_scale * (x @ self.kernel[...])
+        return y if self.bias is None else y + self.b_std * self.bias[...]
+
+
+class MLP(nnx.Module):
+    """Dense layers with a nonlinearity between, in NTK parametrisation; inputs are flattened.
+
+    Args:
+        inputs: numbers of one flattened input.
+        widths: of the hidden layers; may be empty.
+        outputs: d.
+        activation: applied after every hidden layer.
+        w_std, b_std: of every layer; as in `neural_tangents.stax.Dense`.
+        rngs: the key of the start.
+        dtype: of the parameters; the default float.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(
+        self,
+        inputs: Whole,
+        widths: Sequence[Whole],
+        outputs: Whole,
+        *,
+        activation: Callable[[Array], Array] = jax.nn.relu,
+        w_std: Real = 1.0,
+        b_std: Real = 0.0,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
+    ) -> None:
+        sizes = [inputs, *widths, outputs]
+        _check.require(min(sizes) >= 1, "sizes", "positive numbers of units", str(sizes))
+        self.layers = nnx.List(
+            Dense(a, b, w_std=w_std, b_std=b_std, rngs=rngs, dtype=dtype) for a, b in itertools.pairwise(sizes)
+        )
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Float[Array, "k outputs"]:
+        """Outputs [k, d] of inputs [k, ...]."""
+        x = jnp.reshape(x, (len(x), -1))
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
