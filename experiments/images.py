@@ -9,7 +9,7 @@ import numpy as np
 from stepwise import data, views
 
 
-class Images(Protocol):
+class Source(Protocol):
     """The fields of a Config that say which images."""
 
     @property
@@ -24,23 +24,28 @@ class Images(Protocol):
     def seed(self) -> int: ...
 
 
-def digest(config: Images) -> str:
+def digest(config: Source) -> str:
     """What tells these images from any others: a hash of the pixels that `crops` cuts."""
-    return hashlib.sha256(_load(config).tobytes()).hexdigest()[:16]
+    return hashlib.sha256(load(config).tobytes()).hexdigest()[:16]
 
 
-def crops(config: Images) -> tuple[np.ndarray, np.ndarray]:
+def crops(config: Source) -> tuple[np.ndarray, np.ndarray]:
     """Two views [n, 20, 20, c] of n_pairs images brought to `side`, in float64 where that is on.
 
     Raises:
         ValueError: there are fewer images than pairs.
     """
-    pair = views.positive_pairs(_load(config), jax.random.key(config.seed + 1), "crop20")
+    pair = views.positive_pairs(load(config), jax.random.key(config.seed + 1), "crop20")
     dtype = jax.dtypes.canonicalize_dtype(float)
     return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
 
 
-def _load(config: Images) -> np.ndarray:
+def load(config: Source) -> np.ndarray:
+    """Pixels uint8 [n_pairs, side, side, c].
+
+    Raises:
+        ValueError: there are fewer images than pairs.
+    """
     images = data.load(config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed)
     found = len(images.pixels)
     if found < config.n_pairs:

@@ -24,7 +24,12 @@ from experiments import images
 from experiments.contract import Check, Result
 from stepwise import _npz, plotting
 
-FIGURES = {"fig1": "experiments.fig1_linear", "fig2": "experiments.fig2_symmetry"}
+FIGURES = {
+    "fig1": "experiments.fig1_linear",
+    "fig2": "experiments.fig2_symmetry",
+    "fig5": "experiments.fig5_mlp",
+    "fig7": "experiments.fig7_width",
+}
 PACKAGES = ("stepwise", "jax", "jaxlib", "diffrax", "numpy", "scikit-learn", "matplotlib")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 class Arguments:
     """Compute, check and draw one figure of the paper."""
 
-    name: tyro.conf.Positional[Literal["fig1", "fig2"]]
+    name: tyro.conf.Positional[Literal["fig1", "fig2", "fig5", "fig7"]]
     """Which figure."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Seconds, minutes, or the source's scale."""

@@ -111,3 +111,30 @@ def _pair(z1: Numbers, z2: Numbers) -> tuple[Array, Array]:
     _check.require(z1.shape == z2.shape, "z2", f"shape {list(z1.shape)} as z1", z2)
     _check.require(z1.size > 0, "z1", "at least one pair", z1)
     return z1, z2
+
+
+def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1) -> tuple[int, int]:
+    """How many modes crossed a half of their own final value, and how many of these alone.
+
+    A mode whose final value is below a half counts as not learned. It stepped alone when at its crossing the next
+    one was below `low` of the next one's final value, or of 1 where that is never learned.
+
+    Args:
+        times: [T], increasing.
+        eigenvalues: [T, d], from the largest down.
+        low: what counts as not begun.
+
+    Raises:
+        ValueError: as `step_times`.
+    """
+    values = np.asarray(_check.real_array("eigenvalues", eigenvalues, ndim=2), np.float64)
+    t = np.asarray(_check.real_array("times", times, ndim=1), np.float64)
+    final = np.where(values[-1] > 0.5, values[-1], 1)
+    relative = values / final
+    crossing = step_times(t, relative)
+    learned = np.isfinite(crossing) & (values[-1] > 0.5)
+    alone = 0
+    for j in np.flatnonzero(learned):
+        following = relative[:, j + 1] if j + 1 < values.shape[1] else np.zeros(len(t))
+        alone += bool(np.interp(crossing[j], t, following) < low)
+    return int(learned.sum()), alone

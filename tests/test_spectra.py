@@ -125,3 +125,15 @@ def test_rankme_counts_the_dimensions_in_use():
     assert spectra.rankme(7 * turn[:, :5]) == pytest.approx(spectra.rankme(turn[:, :5]))
     with pytest.raises(ValueError, match="z: expected embeddings that are not all zero"):
         spectra.rankme(np.zeros((3, 2)))
+
+
+def test_steps_alone_counts_what_crosses_while_the_next_has_not_begun():
+    t = np.linspace(0, 10, 1001)
+
+    def step(tau, height=1.0):
+        return height / (1 + np.exp(-20 * (t - tau)))
+
+    curves = np.stack([step(1), step(4, 0.8), step(4.05, 0.8), step(8, 0.9), step(9, 0.3)], axis=1)
+    crossed, alone = spectra.steps_alone(t, curves)
+    assert (crossed, alone) == (4, 3)  # the fifth stays below a half; the second has the third beside it
+    assert spectra.steps_alone(t, 0 * curves) == (0, 0)

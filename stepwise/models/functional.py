@@ -23,7 +23,7 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
     names = sorted({type(leaf).__name__ for leaf in kept})
     _check.require(not names, "model", "a module whose state is parameters only", f"also {', '.join(names)}")
 
-    def apply(params: Any, x: Array) -> Array:
+    def apply(params: Any, x: Any) -> Any:
         module: Any = nnx.merge(graph, params)
         return module(x)
 
@@ -37,7 +37,7 @@ def doubled(apply: Apply) -> Apply:
     starts near zero in the lazy regime, where small weights would leave it.
     """
 
-    def difference(params: Any, x: Array) -> Array:
+    def difference(params: Any, x: Any) -> Any:
         return (apply(params["plus"], x) - apply(params["minus"], x)) / jnp.sqrt(2.0).astype(x.dtype)
 
     return difference

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from stepwise import _check
-from stepwise.types import Real, Whole
+from stepwise.types import Numbers, Real, Whole
 
 
 class Dense(nnx.Module):
@@ -28,7 +28,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jax.random.normal(rngs.params(), (int(outputs),), dtype)) if b_std else None
         self.w_scale, self.b_std = float(w_std) / inputs**0.5, float(b_std)
 
-    def __call__(self, x: Float[Array, "k inputs"]) -> Float[Array, "k outputs"]:
+    def __call__(self, x: Numbers) -> Float[Array, "k outputs"]:
         """Outputs of the layer."""
         y = self.w_scale * (x @ self.kernel[...])
         return y if self.bias is None else y + self.b_std * self.bias[...]
@@ -69,7 +69,7 @@ class MLP(nnx.Module):
         )
         self.activation = activation
 
-    def __call__(self, x: Array) -> Float[Array, "k outputs"]:
+    def __call__(self, x: Numbers) -> Float[Array, "k outputs"]:
         """Outputs [k, d] of inputs [k, ...]."""
         x = jnp.reshape(x, (len(x), -1))
         for layer in self.layers[:-1]:

@@ -1,0 +1,182 @@
+"""A shallow MLP in two regimes: rich, where it takes steps of its own, and lazy, where its kernel says when.
+
+Claim          A hidden layer learns one dimension at a time. From small weights (the rich regime) it takes steps that
+               its kernel at the start does not predict; doubled, so that it is lazy, its eigenvalues follow its NTK.
+Paper          Simon et al. 2023, the shallow MLP's figure: one hidden layer, 50 fixed pairs, full batch, small weights.
+Command        make fig5            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
+Expected       rich: at least 4 of 5 modes cross a half one after the other, 3 of them while the next is below a tenth;
+               lazy: eigenvalue rms below 0.02 against its own kernel, below 0.1 against the infinite width's
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import networks
+from experiments.contract import Check, Progress, Result, silent
+from stepwise import dynamics, entk, plotting, spectra
+from stepwise.compare import compare
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the figure."""
+
+    data: str = "photos"
+    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie."""
+    side: int = 32
+    """Images are brought to this side before they are cropped."""
+    crop: int = 20
+    n_pairs: int = 50
+    d: int = 5
+    rich_width: int = 256
+    rich_scale: float = 0.2
+    """Standard deviation of the rich network's weights, against 1 in NTK parametrisation."""
+    rich_lr: float = 0.1
+    rich_steps: int = 20_000
+    lazy_width: int = 1024
+    lazy_scale: float = 1e-2
+    """Noise between the lazy network's two copies at the start."""
+    lazy_lr_gamma: float = 0.1
+    until: float = 1.5
+    records: int = 400
+    seed: int = 0
+    x64: bool = False
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """Seconds: narrow networks on tiny crops."""
+        return cls(
+            side=12,
+            crop=6,
+            n_pairs=20,
+            d=3,
+            rich_width=64,
+            rich_scale=0.3,
+            rich_steps=6000,
+            lazy_width=512,
+            records=200,
+        )
+
+    @classmethod
+    def laptop(cls) -> "Config":
+        """The source's 50 pairs, of the embedded photographs."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> "Config":
+        """CIFAR-10, ten modes, a wider network; wants an accelerator."""
+        return cls(data="cifar10", d=10, lazy_width=8192, rich_width=1024, rich_steps=100_000)
+
+
+def run(config: Config, progress: Progress = silent) -> Result:
+    """Train both arms, and predict the lazy one."""
+    x, x2 = networks.normalised_views(config)
+    both = np.concatenate([x, x2])
+    progress(f"rich: {config.rich_steps} steps from weights of {config.rich_scale}")
+    apply, params = networks.mlp(x[0].size, config.rich_width, config.d, config.seed)
+    small = jax.tree.map(lambda leaf: config.rich_scale * leaf, params)
+    at = np.unique(np.geomspace(1, config.rich_steps, config.records).astype(int))
+    rich, _ = dynamics.full_batch(apply, small, x, x2, config.rich_lr, config.rich_steps, record_at=at)
+    theta, z0 = entk.full_kernel(apply, small, both), apply(small, both)
+    progress("rich: what its kernel at the start would have predicted")
+    told = dynamics.output_descent(theta, z0, config.rich_lr, config.rich_steps, record_at=at)
+
+    limit = networks.limit_problem(networks.mlp_kernel(), x, x2, config.d)
+    lr = config.lazy_lr_gamma / float(limit.gamma[0])
+    steps = networks.grid(limit, config.d, config.lazy_scale, lr, config.until, config.records)
+    progress(f"lazy: {steps[-1]} steps of a doubled network of width {config.lazy_width}")
+    lazy = networks.lazy_run(
+        x, x2, limit, width=config.lazy_width, d=config.d, scale=config.lazy_scale, lr=lr, at=steps, seed=config.seed
+    )
+    arrays = {
+        "rich_times": rich.times,
+        "rich_eigenvalues": rich.eigenvalues,
+        "rich_loss": rich.loss,
+        "rich_told": told.eigenvalues,
+        "lazy_times": lazy["run"].times,
+        "lazy_eigenvalues": lazy["run"].eigenvalues,
+        "lazy_loss": lazy["run"].loss,
+        "lazy_infinite": lazy["infinite"].eigenvalues,
+        "lazy_infinite_loss": lazy["infinite"].loss,
+        "lazy_own": lazy["own"].eigenvalues,
+        "lazy_own_loss": lazy["own"].loss,
+        "gamma": limit.gamma[: config.d + 1],
+    }
+    crossed, alone = spectra.steps_alone(rich.times, rich.eigenvalues)
+    numbers = {
+        "rich_crossed": crossed,
+        "rich_alone": alone,
+        "rich_start": float(rich.eigenvalues[0, 0]),
+        "rich_against_kernel": compare(told, rich).summary(),
+        "lazy_start": float(lazy["run"].eigenvalues[0, 0]),
+        "lazy_against_own": compare(lazy["own"], lazy["run"]).summary(),
+        "lazy_against_infinite": compare(lazy["infinite"], lazy["run"]).summary(),
+        "lazy_drift": lazy["drift"],
+        "results": {"rich": str(rich.result), "lazy": str(lazy["run"].result)},
+        "lr": lr,
+        "steps": int(steps[-1]),
+        "n_positive": limit.n_positive,
+        "config": asdict(config),
+    }
+    return Result({name: np.asarray(array) for name, array in arrays.items()}, numbers)
+
+
+def check(result: Result) -> list[Check]:
+    """Steps in the rich arm, the kernel's curves in the lazy one."""
+    numbers = result.numbers
+    d = numbers["config"]["d"]
+    return [
+        Check("positive modes", numbers["n_positive"], d, ">=", premise=True),
+        Check("rich: largest eigenvalue at the start", numbers["rich_start"], 0.05, "<=", premise=True),
+        Check("lazy: largest eigenvalue at the start", numbers["lazy_start"], 0.01, "<=", premise=True),
+        Check("rich: modes that crossed a half", numbers["rich_crossed"], d - 1, ">="),
+        Check("rich: of these alone, the next below a tenth", numbers["rich_alone"], d - 2, ">="),
+        Check(
+            "rich: eigenvalue rms against its kernel at the start",
+            numbers["rich_against_kernel"]["eigenvalue_rms"], 0.1, ">=",
+        ),
+        Check("lazy: drift of the kernel, relative", numbers["lazy_drift"], 0.1, "<="),
+        Check("lazy: eigenvalue rms against its own kernel", numbers["lazy_against_own"]["eigenvalue_rms"], 0.02, "<="),
+        Check(
+            "lazy: eigenvalue rms against the infinite width's",
+            numbers["lazy_against_infinite"]["eigenvalue_rms"], 0.1, "<=",
+        ),
+    ]  # fmt: skip
+
+
+def plot(result: Result) -> Figure:
+    """Loss above, eigenvalues below; rich on the left, lazy with its kernel's curves on the right."""
+    a, numbers = result.arrays, result.numbers
+    config = numbers["config"]
+    fig = plotting.figure(11, 7)
+    axes: Any = fig.subplots(2, 2)
+    rich = (a["rich_times"], a["rich_eigenvalues"], a["rich_loss"])
+    lazy = (a["lazy_times"], a["lazy_eigenvalues"], a["lazy_loss"])
+    theory = (a["lazy_times"], a["lazy_infinite"], a["lazy_infinite_loss"])
+    plotting.loss(axes[0, 0], rich)
+    plotting.loss(axes[0, 1], lazy, theory)
+    plotting.eigenvalues(axes[1, 0], rich)
+    plotting.eigenvalues(axes[1, 1], lazy, theory)
+    own = axes[1, 1].plot(a["lazy_times"], a["lazy_own"], color=plotting.ORANGE, ls=":", lw=1.4)[0]
+    handles, labels = axes[1, 1].get_legend_handles_labels()
+    names = {"theory": "infinite width's NTK"}
+    axes[1, 1].legend([*handles, own], [*(names.get(name, name) for name in labels), "own NTK at the start"])
+    told = axes[1, 0].plot(a["rich_times"], a["rich_told"], color=plotting.ORANGE, ls=":", lw=1.4)[0]
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    axes[1, 0].legend([*handles, told], [*labels, "own NTK at the start"], loc="upper left")
+    axes[0, 0].set_title(f"Rich: {config['rich_width']} units, weights of {config['rich_scale']:g}")
+    axes[0, 1].set_title(f"Lazy: doubled, {config['lazy_width']} units")
+    axes[1, 0].set_title("Steps, but not when its kernel says")
+    axes[1, 1].set_title("Steps when its kernel says")
+    fig.suptitle(
+        f"One hidden layer, {config['n_pairs']} fixed pairs, d = {config['d']}, full-batch gradient descent",
+        fontsize=12,
+    )
+    return fig

@@ -1,0 +1,109 @@
+"""What the network figures share: normalised views, the lazy start, and the two predictions of a wide network."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.images import load
+from stepwise import dynamics, entk, kernels, models, problem, views
+from stepwise.dynamics import Trajectory
+from stepwise.neural_tangents import nt
+from stepwise.problem import Problem
+
+GAIN = 2**0.5
+"""w_std of every layer: with ReLU, signals neither grow nor shrink with depth (He et al. 2015)."""
+
+
+class Inputs(Protocol):
+    """The fields of a Config that say which views."""
+
+    @property
+    def data(self) -> str: ...
+    @property
+    def data_dir(self) -> str | None: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def crop(self) -> int: ...
+    @property
+    def n_pairs(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """Two crops [n, crop, crop, c] of each image, less the mean of all of them, at a mean square of 1."""
+    x, x2 = views.positive_pairs(load(config), jax.random.key(config.seed + 1), views.crops(config.crop))
+    both = np.concatenate([np.asarray(x, np.float64), np.asarray(x2, np.float64)])
+    both -= both.mean(axis=0)
+    both /= np.sqrt(np.mean(both**2))
+    both = both.astype(jax.dtypes.canonicalize_dtype(float))
+    return both[: len(both) // 2], both[len(both) // 2 :]
+
+
+def mlp(inputs: int, width: int, d: int, seed: int) -> tuple[Any, Any]:
+    """(apply, params) of one hidden ReLU layer in NTK parametrisation."""
+    return models.functional(models.MLP(inputs, [width], d, w_std=GAIN, rngs=nnx.Rngs(seed)))
+
+
+def mlp_kernel() -> kernels.Kernel:
+    """The NTK of `mlp` at infinite width."""
+    stax = nt.stax
+    layers = [stax.Flatten(), stax.Dense(1, W_std=GAIN, b_std=None), stax.Relu(), stax.Dense(1, W_std=GAIN, b_std=None)]
+    return kernels.infinite_width(layers)
+
+
+def lazy_run(
+    x: np.ndarray,
+    x2: np.ndarray,
+    limit: Problem,
+    width: int,
+    d: int,
+    scale: float,
+    lr: float,
+    at: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """A doubled network trained, and what the infinite width's kernel and its own at the start predict of it.
+
+    All three start from the same outputs and take the same steps.
+    """
+    apply, params = mlp(x[0].size, width, d, seed)
+    f, start = models.doubled(apply), models.doubled_start(params, jax.random.key(seed + 1000), scale)
+    both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
+    z0, steps = f(start, both), int(at[-1])
+    run, last = dynamics.full_batch(f, start, x, x2, lr, steps, record_at=at)
+    theta = entk.full_kernel(f, start, both)
+    own = dynamics.output_descent(theta, z0, lr, steps, record_at=at)
+    infinite = dynamics.descent(limit, z0.T @ limit.basis, lr, steps, record_at=at)
+    after = entk.full_kernel(f, last, both)
+    drift = float(jnp.linalg.norm(after - theta) / jnp.linalg.norm(theta))
+    return {"run": run, "own": own, "infinite": infinite, "drift": drift, "params": last}
+
+
+def grid(limit: Problem, d: int, scale: float, lr: float, until: float, records: int) -> np.ndarray:
+    """Steps to record: a geometric grid up to `until` times the last step time that the infinite width predicts."""
+    gamma = np.asarray(limit.gamma[:d], np.float64)
+    expected = np.log(2 / (gamma * scale**2)) / (8 * gamma)  # f's coordinates begin with variance scale²/2
+    steps = int(np.ceil(until * expected.max() / lr))
+    return np.unique(np.geomspace(max(1, expected.min() / lr / 10), steps, records).astype(int))
+
+
+def stacked(runs: Sequence[Trajectory]) -> np.ndarray:
+    """Eigenvalues of several runs [runs, T, d]."""
+    return np.stack([np.asarray(run.eigenvalues) for run in runs])
+
+
+def limit_problem(kernel: kernels.Kernel, x: np.ndarray, x2: np.ndarray, d: int) -> Problem:
+    """The kernel's problem on these views, uncentred as the network is.
+
+    Raises:
+        ValueError: fewer than d modes are positive.
+    """
+    found = problem.from_kernel(kernel, x, x2)
+    found.optimum(d)
+    return found
