@@ -80,7 +80,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     x, x2 = networks.normalised_views(config)
     both = np.concatenate([x, x2])
     progress(f"rich: {config.rich_steps} steps from weights of {config.rich_scale}")
-    apply, params = networks.mlp(x[0].size, config.rich_width, config.d, config.seed)
+    apply, params = networks.mlp(x[0].size, config.rich_width, config.d, config.seed, "relu")
     small = jax.tree.map(lambda leaf: config.rich_scale * leaf, params)
     at = np.unique(np.geomspace(1, config.rich_steps, config.records).astype(int))
     rich, _ = dynamics.full_batch(apply, small, x, x2, config.rich_lr, config.rich_steps, record_at=at)
@@ -88,12 +88,21 @@ def run(config: Config, progress: Progress = silent) -> Result:
     progress("rich: what its kernel at the start would have predicted")
     told = dynamics.output_descent(theta, z0, config.rich_lr, config.rich_steps, record_at=at)
 
-    limit = networks.limit_problem(networks.mlp_kernel(), x, x2, config.d)
+    limit = networks.limit_problem(networks.mlp_kernel("relu"), x, x2, config.d)
     lr = config.lazy_lr_gamma / float(limit.gamma[0])
     steps = networks.grid(limit, config.d, config.lazy_scale, lr, config.until, config.records)
     progress(f"lazy: {steps[-1]} steps of a doubled network of width {config.lazy_width}")
     lazy = networks.lazy_run(
-        x, x2, limit, width=config.lazy_width, d=config.d, scale=config.lazy_scale, lr=lr, at=steps, seed=config.seed
+        x,
+        x2,
+        limit,
+        activation="relu",
+        width=config.lazy_width,
+        d=config.d,
+        scale=config.lazy_scale,
+        lr=lr,
+        at=steps,
+        seed=config.seed,
     )
     arrays = {
         "rich_times": rich.times,

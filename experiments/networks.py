@@ -1,6 +1,7 @@
 """What the network figures share: normalised views, the lazy start, and the two predictions of a wide network."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import jax
@@ -14,8 +15,9 @@ from stepwise.dynamics import Trajectory
 from stepwise.neural_tangents import nt
 from stepwise.problem import Problem
 
-GAIN = 2**0.5
-"""w_std of every layer: with ReLU, signals neither grow nor shrink with depth (He et al. 2015)."""
+GAIN = {"relu": 2**0.5, "erf": 1.5}
+"""w_std of every layer: with ReLU, signals then neither grow nor shrink with depth (He et al. 2015)."""
+ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.scipy.special.erf}
 
 
 class Inputs(Protocol):
@@ -45,39 +47,55 @@ def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
     return both[: len(both) // 2], both[len(both) // 2 :]
 
 
-def mlp(inputs: int, width: int, d: int, seed: int) -> tuple[Any, Any]:
-    """(apply, params) of one hidden ReLU layer in NTK parametrisation."""
-    return models.functional(models.MLP(inputs, [width], d, w_std=GAIN, rngs=nnx.Rngs(seed)))
+def mlp(inputs: int, width: int, d: int, seed: int, activation: str) -> tuple[Any, Any]:
+    """(apply, params) of one hidden layer in NTK parametrisation; one function for all seeds, so compiled once."""
+    params = models.functional(_module(inputs, width, d, seed, activation))[1]
+    return _functions(inputs, width, d, activation)[0], params
 
 
-def mlp_kernel() -> kernels.Kernel:
-    """The NTK of `mlp` at infinite width."""
-    stax = nt.stax
-    layers = [stax.Flatten(), stax.Dense(1, W_std=GAIN, b_std=None), stax.Relu(), stax.Dense(1, W_std=GAIN, b_std=None)]
-    return kernels.infinite_width(layers)
+def _module(inputs: int, width: int, d: int, seed: int, activation: str) -> models.MLP:
+    act, gain = ACTIVATIONS[activation], GAIN[activation]
+    return models.MLP(inputs, [width], d, activation=act, w_std=gain, rngs=nnx.Rngs(seed))
+
+
+@lru_cache(maxsize=8)
+def _functions(inputs: int, width: int, d: int, activation: str) -> tuple[Any, Any]:
+    apply = models.functional(_module(inputs, width, d, 0, activation))[0]
+    return apply, models.doubled(apply)
+
+
+def mlp_kernel(activation: str, depth: int = 1) -> kernels.Kernel:
+    """The NTK of such a network of `depth` hidden layers at infinite width."""
+    stax, gain = nt.stax, GAIN[activation]
+    dense = stax.Dense(1, W_std=gain, b_std=None)
+    hidden = [dense, {"relu": stax.Relu, "erf": stax.Erf}[activation]()] * depth
+    return kernels.infinite_width([stax.Flatten(), *hidden, dense])
 
 
 def lazy_run(
     x: np.ndarray,
     x2: np.ndarray,
     limit: Problem,
+    activation: str,
     width: int,
     d: int,
     scale: float,
     lr: float,
     at: np.ndarray,
     seed: int,
+    start: int = 0,
 ) -> dict[str, Any]:
     """A doubled network trained, and what the infinite width's kernel and its own at the start predict of it.
 
     All three start from the same outputs and take the same steps.
     """
-    apply, params = mlp(x[0].size, width, d, seed)
-    f, start = models.doubled(apply), models.doubled_start(params, jax.random.key(seed + 1000), scale)
+    params = mlp(x[0].size, width, d, seed, activation)[1]
+    key = jax.random.fold_in(jax.random.key(seed), start)
+    f, begin = _functions(x[0].size, width, d, activation)[1], models.doubled_start(params, key, scale)
     both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    z0, steps = f(start, both), int(at[-1])
-    run, last = dynamics.full_batch(f, start, x, x2, lr, steps, record_at=at)
-    theta = entk.full_kernel(f, start, both)
+    z0, steps = f(begin, both), int(at[-1])
+    run, last = dynamics.full_batch(f, begin, x, x2, lr, steps, record_at=at)
+    theta = entk.full_kernel(f, begin, both)
     own = dynamics.output_descent(theta, z0, lr, steps, record_at=at)
     infinite = dynamics.descent(limit, z0.T @ limit.basis, lr, steps, record_at=at)
     after = entk.full_kernel(f, last, both)
