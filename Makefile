@@ -1,6 +1,6 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types format figures fig1 fig2 bench constraints clean
+.PHONY: help install test test-latest lint types format figures fig1 fig2 fig5 fig7 bench constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -42,6 +42,21 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+# The newest interpreter on the PATH or of pyenv, and the newest JAX that the ranges allow: no constraints.
+LATEST ?= $(shell for p in python3.16 python3.15 python3.14 python3.13 python3.12 $(PYTHON) \
+	$$(ls -d $$HOME/.pyenv/versions/3.*/bin/python 2>/dev/null); do \
+	$$p -c 'import sys; print(*sys.version_info[:3], sys.executable)' 2>/dev/null; done | sort -n -k1 -k2 -k3 | tail -1 | cut -d" " -f4)
+
+.venv-latest/.ready: pyproject.toml
+	$(LATEST) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
+	.venv-latest/bin/uv pip install --quiet --upgrade --python .venv-latest/bin/python --editable ".[dev]"
+	@touch $@
+
+test-latest: .venv-latest/.ready  ## the suite on the newest Python and JAX that are to be had
+	.venv-latest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "JAX", jax.__version__)'
+	.venv-latest/bin/python -m pytest -n 2 --dist loadgroup
+
 lint: $(READY)  ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,13 +68,19 @@ format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: fig1 fig2  ## every figure
+figures: fig1 fig2 fig5 fig7  ## every figure
 
 fig1: $(READY)  ## theory against experiment: the loss falls in steps, the eigenvalues rise one at a time
 	$(FIGURE) fig1 $(FLAGS)
 
 fig2: $(READY)  ## symmetry breaking: supervised against self-supervised singular values
 	$(FIGURE) fig2 $(FLAGS)
+
+fig5: $(READY)  ## a shallow MLP: steps of its own in the rich regime, its kernel's in the lazy one
+	$(FIGURE) fig5 $(FLAGS)
+
+fig7: $(READY)  ## width: networks approach the infinite width's kernel as 1/sqrt(N), and their own as 1/N
+	$(FIGURE) fig7 $(FLAGS)
 
 bench: $(READY)  ## ratios against what one would do instead, measured in one run
 	$(BIN)/python -m benchmarks
@@ -71,5 +92,5 @@ constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.tom
 	sed -i.old "/sys_platform == 'never'/d" constraints.txt && rm constraints.txt.old
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-latest results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

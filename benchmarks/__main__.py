@@ -1,14 +1,15 @@
-"""`python -m benchmarks [flow|setup|ensemble|closed_form ...] [--quick]`: a table, and results/bench/bench.json."""
+"""`python -m benchmarks [flow|setup|kernels|ensemble|closed_form ...] [--quick]`: a table, and a file of results."""
 
 import argparse
 import time
 from pathlib import Path
 
-from benchmarks import ensemble, flow, report, setup
+from benchmarks import ensemble, flow, gram, report, setup
 
 PAIRS = {
     "flow": flow.rows,
     "setup": setup.rows,
+    "kernels": gram.rows,
     "ensemble": ensemble.rows,
     "closed_form": flow.closed_form_rows,
 }

@@ -59,10 +59,10 @@ class Config:
     records: int = 200
     spectrum_pairs: int = 64
     """Pairs for the spectra of infinitely wide networks: pooling costs (2n)² crop⁴ numbers."""
-    spectrum_side: int = 20
-    spectrum_crop: int = 16
+    spectrum_side: int = 13
+    spectrum_crop: int = 10
     spectrum_modes: int = 30
-    depth: int = 3
+    depth: int = 2
     """Hidden layers of those networks."""
     interval: float = 0.25
     """Half-width of a slope's 95% interval beyond which the figure says nothing."""
@@ -86,7 +86,10 @@ class Config:
     def paper(cls) -> "Config":
         """CIFAR-10, more pairs and modes, widths to 16384; wants an accelerator."""
         widths = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-        return cls(data="cifar10", side=32, crop=20, n_pairs=50, d=5, widths=widths, seeds=10)
+        return cls(
+            data="cifar10", side=32, crop=20, n_pairs=50, d=5, widths=widths, seeds=10, spectrum_side=20, spectrum_crop=16,
+            depth=3,
+        )  # fmt: skip
 
 
 def run(config: Config, progress: Progress = silent) -> Result:

@@ -1,0 +1,50 @@
+"""fig7 is a test: the two slopes in width, of networks that are really trained."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import fig7_width
+from stepwise import plotting
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig7")]
+
+
+def _failed(result):
+    return {check.name for check in fig7_width.check(result) if not check.passed}
+
+
+def test_every_check_of_the_smoke_run_passes(fig7):
+    assert _failed(fig7) == set()
+
+
+def test_another_power_of_the_width_fails_the_check(fig7):
+    slopes = fig7.numbers["slopes"]
+    for name, wrong in (("infinite", -1.2), ("own", -0.3)):
+        moved = slopes | {name: slopes[name] | {"mean": wrong}}
+        failed = _failed(dataclasses.replace(fig7, numbers=fig7.numbers | {"slopes": moved}))
+        assert failed and all(each.startswith(f"{name} kernel: slope's distance") for each in failed)
+
+
+def test_the_interval_is_that_of_a_line_through_each_seed():
+    widths, rng = np.array([64, 256, 1024, 4096]), np.random.default_rng(0)
+    errors = widths[:, None] ** -0.5 * np.exp(0.01 * rng.normal(size=(4, 6)))
+    found = fig7_width._slope(widths, errors)
+    assert found["low"] < -0.5 < found["high"] and found["half_width"] < 0.02
+
+
+def test_a_convolution_s_and_a_dense_network_s_spectra_are_of_one_trace(fig7):
+    for name in fig7_width.NAMES:
+        gamma = fig7.arrays[f"spectrum_{name}"]
+        assert (np.diff(gamma) <= 0).all() and 0 < gamma[0] < 1
+        assert (np.diff(fig7.arrays[f"steps_{name}"]) > 0).all()
+
+
+def test_the_figure_has_six_labelled_panels(fig7):
+    with plotting.style():
+        figure = fig7_width.plot(fig7)
+    axes = figure.get_axes()
+    assert len(axes) == 6
+    assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_title(loc="left") for axis in axes)
+    plotting.plt.close(figure)
