@@ -27,7 +27,7 @@ def test_another_power_of_the_width_fails_the_check(fig7):
         assert failed and all(each.startswith(f"{name} kernel: slope's distance") for each in failed)
 
 
-def test_the_interval_is_that_of_a_line_through_each_seed():
+def test_the_interval_is_that_of_one_line_through_all_errors():
     widths, rng = np.array([64, 256, 1024, 4096]), np.random.default_rng(0)
     errors = widths[:, None] ** -0.5 * np.exp(0.01 * rng.normal(size=(4, 6)))
     found = fig7_width._slope(widths, errors)
