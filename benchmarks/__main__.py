@@ -7,11 +7,11 @@ from pathlib import Path
 from benchmarks import ensemble, flow, gram, report, setup
 
 PAIRS = {
-    "flow": flow.rows,
     "setup": setup.rows,
     "kernels": gram.rows,
     "ensemble": ensemble.rows,
     "closed_form": flow.closed_form_rows,
+    "flow": flow.rows,
 }
 
 
@@ -28,16 +28,15 @@ def main() -> None:
     if unknown:
         parser.error(f"expected names among {', '.join(PAIRS)}, received {', '.join(unknown)}")
     start, rows = time.perf_counter(), []
+    print(report.head(), flush=True)
     for name in options.names or PAIRS:
         for row in PAIRS[name](options.quick):
             rows.append(row)
-            print(
-                f"{row.name}, {row.case}: {report.seconds(row.ours_s)} against {report.seconds(row.peer_s)}", flush=True
-            )
+            print(report.line(row), flush=True)
     machine, taken = report.machine(), time.perf_counter() - start
     about = {"machine": machine, "seconds": taken, "quick": options.quick, "target_error": flow.TARGET}
     report.write(options.output, rows, about)
-    print(f"\n{report.table(rows)}\n\n{machine}; {taken:.0f} s in all; {options.output}")
+    print(f"\n{machine}; {taken:.0f} s in all; {options.output}")
 
 
 if __name__ == "__main__":

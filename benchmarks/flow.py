@@ -21,7 +21,7 @@ MEMORY = 2e9
 def rows(quick: bool) -> Iterator[Row]:
     """One row a case."""
     for case in cases(quick):
-        limit = 10.0 if quick else 150.0
+        limit = 10.0 if quick else 60.0
         truth = reference.eigenvalues(case)
         settings, error, ours = _ours(case, truth)
         method, peer = _peer(case, truth, limit)
@@ -65,13 +65,13 @@ def _ours(case: Case, truth: np.ndarray) -> tuple[list[Any], float, Outcome]:
     """The faster precision, each at the loosest tolerance that meets the target: settings, error, outcome."""
     met, least = [], float("inf")
     for dtype in ("float32", "float64"):
-        tried = child.run("ours:curves", case.d, case.n, case.alpha, OURS, dtype).arrays["eigenvalues"]
-        errors = np.abs(tried - truth).max(axis=(1, 2))
-        least = min(least, errors.min())
-        good = np.flatnonzero(errors <= TARGET)
-        if good.size:
-            settings = [OURS[good[0]], dtype]
-            met.append((settings, float(errors[good[0]]), _flow(case, settings)))
+        for rtol in OURS:
+            tried = child.run("ours:curves", case.d, case.n, case.alpha, rtol, dtype).arrays["eigenvalues"]
+            error = float(np.abs(tried - truth).max())
+            least = min(least, error)
+            if error <= TARGET:
+                met.append(([rtol, dtype], error, _flow(case, [rtol, dtype])))
+                break
     if not met:
         raise RuntimeError(
             f"flow, {case}: expected an error of at most {TARGET:g} at some tolerance, reached {least:.1e}"
@@ -91,6 +91,8 @@ def _peer(case: Case, truth: np.ndarray, limit: float) -> tuple[str, Outcome]:
             continue
         for rtol in tolerances:
             outcome = child.run("peers:scipy_flow", case.d, case.n, case.alpha, method, rtol, limit=best.seconds + 3)
+            if outcome.late and best.late:
+                return name, best  # every method pays for the same stiffness: one that is far too late is enough
             if outcome.late:
                 break
             error = _error(outcome, truth)

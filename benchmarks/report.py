@@ -35,26 +35,28 @@ class Row:
 HEAD = "| case | stepwise | compile | memory | peer | its time | its memory | ratio | aim | |"
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = [HEAD, "|" + "---|" * 10]
-    for row in rows:
-        more = "> " if row.bound else ""
-        aim = f"{row.aim:g}x {'met' if row.ratio >= row.aim else 'missed'}" if row.aim else ""
-        cells = [
-            f"{row.name}: {row.case}",
-            seconds(row.ours_s),
-            seconds(row.compile_s),
-            f"{row.ours_mb:.0f} MB",
-            row.peer,
-            more + seconds(row.peer_s),
-            f"{row.peer_mb:.0f} MB",
-            f"**{more}{row.ratio:.3g}x**",
-            aim,
-            row.note,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def head() -> str:
+    """The first two lines of a Markdown table."""
+    return f"{HEAD}\n|{'---|' * 10}"
+
+
+def line(row: Row) -> str:
+    """A row of it."""
+    more = "> " if row.bound else ""
+    aim = f"{row.aim:g}x {'met' if row.ratio >= row.aim else 'missed'}" if row.aim else ""
+    cells = [
+        f"{row.name}: {row.case}",
+        seconds(row.ours_s),
+        seconds(row.compile_s),
+        f"{row.ours_mb:.0f} MB",
+        row.peer,
+        more + seconds(row.peer_s),
+        f"{row.peer_mb:.0f} MB",
+        f"**{more}{row.ratio:.3g}x**",
+        aim,
+        row.note,
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def seconds(value: float) -> str:

@@ -90,7 +90,7 @@ def lazy_run(
     All three start from the same outputs and take the same steps.
     """
     params = mlp(x[0].size, width, d, seed, activation)[1]
-    key = jax.random.fold_in(jax.random.key(seed), start)
+    key = jax.random.fold_in(jax.random.key(seed), 1000 + start)
     f, begin = _functions(x[0].size, width, d, activation)[1], models.doubled_start(params, key, scale)
     both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
     z0, steps = f(begin, both), int(at[-1])
@@ -98,8 +98,9 @@ def lazy_run(
     theta = entk.full_kernel(f, begin, both)
     own = dynamics.output_descent(theta, z0, lr, steps, record_at=at)
     infinite = dynamics.descent(limit, z0.T @ limit.basis, lr, steps, record_at=at)
-    after = entk.full_kernel(f, last, both)
-    drift = float(jnp.linalg.norm(after - theta) / jnp.linalg.norm(theta))
+    drift = float("nan")
+    if run.result.name != "diverged":
+        drift = float(jnp.linalg.norm(entk.full_kernel(f, last, both) - theta) / jnp.linalg.norm(theta))
     return {"run": run, "own": own, "infinite": infinite, "drift": drift, "params": last}
 
 

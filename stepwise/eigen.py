@@ -133,13 +133,13 @@ def top_of_product(
     # within the range of S M from the start: what M does not see would grow with every projection
     block = left(right(np.random.default_rng(seed).normal(size=(size, width))))
     block, image = _whitened(block, right(block))
+    _check.require(block.shape[1] > 0, "K", "a kernel that sees more than one direction", "zero, to rounding")
     basis, images = block[:, :0], image[:, :0]
     products, worst = 2, np.inf
     while products < max_products:
         while block.shape[1] and basis.shape[1] + block.shape[1] <= cap:
             basis, images = np.hstack([basis, block]), np.hstack([images, image])
-            block = left(image)
-            block, image = _deflated(block, right(block), basis, images)
+            block, image = _deflated(left(image), right, basis, images)
             products += 1
         values, rotation = np.linalg.eigh(_symmetric(images.T @ left(images)))
         lowest, values, rotation = values[0], values[::-1][:width], rotation[:, ::-1][:, :width]
@@ -156,7 +156,8 @@ def top_of_product(
         if worst <= tol:
             found = (values[:k], _signed(basis[:, :k], np), residuals[:k], np.asarray(lowest))
             return Eigenpairs(*found, products)
-        block, image = _deflated(residual, image, basis, images)
+        block, image = _deflated(residual, right, basis, images)
+        products += 1
     raise NotConvergedError(
         f"top eigenpairs: expected every residual below {tol:.1e} of the largest eigenvalue within "
         f"{max_products} block products, reached {worst:.1e}; ask for fewer modes or a larger tol"
@@ -168,25 +169,34 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
 
 
 def _deflated(
-    block: np.ndarray, image: np.ndarray, basis: np.ndarray, images: np.ndarray
+    block: np.ndarray, right: Callable[[np.ndarray], np.ndarray], basis: np.ndarray, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal columns in M's inner product, orthogonal to the basis, with their images under M."""
-    scale = float(np.max(np.sum(block * image, axis=0), initial=0))
+    """Orthonormal columns in M's inner product, orthogonal to the basis, with their images under M.
+
+    M meets what is left after the projection, not the block before it: a difference of images would be rounding.
+    """
+    removed = np.zeros(block.shape[1])
     for _ in range(2):
         weights = images.T @ block
-        block, image = block - basis @ weights, image - images @ weights
-        block, image = _whitened(block, image, scale)
-        scale = 1.0
-    return block, image
+        block, removed = block - basis @ weights, removed + np.sum(weights**2, axis=0)
+    image = right(block)
+    scale = float(np.max(removed + np.sum(block * image, axis=0), initial=0))
+    block, image = _whitened(block, image, scale)
+    weights = images.T @ block
+    return _whitened(block - basis @ weights, image - images @ weights, 1.0)
 
 
-def _whitened(block: np.ndarray, image: np.ndarray, scale: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal columns in M's inner product; what is rounding beside `scale`, or the largest, is dropped."""
+def _whitened(block: np.ndarray, image: np.ndarray, scale: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal columns in M's inner product; what is rounding beside `scale`, or the largest, is dropped.
+
+    Without a scale a direction in which M is negative is refused.
+    """
     values, rotation = np.linalg.eigh(_symmetric(block.T @ image))
     top = np.max(np.abs(values), initial=0)
-    found = f"a direction in which it is {values.min(initial=0):.1e}, against {top:.1e}"
-    _check.require(values.min(initial=0) >= -1e-6 * max(top, scale), "K", "a positive semi-definite kernel", found)
-    kept = values > max(1e-13 * top, 1e-20 * scale)
+    if scale is None:
+        found = f"a direction in which it is {values.min(initial=0):.1e}, against {top:.1e}"
+        _check.require(values.min(initial=0) >= -1e-6 * top, "K", "a positive semi-definite kernel", found)
+    kept = values > max(1e-13 * top, 1e-20 * (scale or 0.0))
     rotation = rotation[:, kept] / np.sqrt(values[kept])
     return block @ rotation, image @ rotation
 

@@ -117,7 +117,8 @@ def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1) -> tup
     """How many modes crossed a half of their own final value, and how many of these alone.
 
     A mode whose final value is below a half counts as not learned. It stepped alone when at its crossing the next
-    one was below `low` of the next one's final value, or of 1 where that is never learned.
+    one was below `low` of the next one's final value, or of 1 where that is never learned. A run that diverged is read
+    up to there.
 
     Args:
         times: [T], increasing.
@@ -125,10 +126,17 @@ def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1) -> tup
         low: what counts as not begun.
 
     Raises:
-        ValueError: as `step_times`.
+        ValueError: the shapes do not fit, or times do not increase.
     """
-    values = np.asarray(_check.real_array("eigenvalues", eigenvalues, ndim=2), np.float64)
-    t = np.asarray(_check.real_array("times", times, ndim=1), np.float64)
+    values, t = np.asarray(eigenvalues, np.float64), np.asarray(times, np.float64)
+    _check.require(
+        values.ndim == 2 and t.shape == values.shape[:1], "eigenvalues", "[T, d], a row for each time", values
+    )
+    finite = np.isfinite(values).all(axis=1)
+    last = len(t) if finite.all() else int(np.argmin(finite))
+    if last == 0:
+        return 0, 0
+    t, values = t[:last], values[:last]
     final = np.where(values[-1] > 0.5, values[-1], 1)
     relative = values / final
     crossing = step_times(t, relative)

@@ -38,4 +38,4 @@ def test_an_unknown_name_is_refused_by_name():
 def test_a_peer_stopped_at_its_limit_gives_a_lower_bound():
     row = report.Row("flow", "d=1", "peer", 0.5, 1.0, 2.0, 60.0, 0.0, 100, bound=True)
     assert row.ratio == 120
-    assert "**> 120x**" in report.table([row]) and "100x met" in report.table([row])
+    assert "**> 120x**" in report.line(row) and "100x met" in report.line(row)

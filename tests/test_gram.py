@@ -1,5 +1,6 @@
 """Kernel problems: the same modes and embeddings as explicit features give; with products alone as by decomposition."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -116,3 +117,38 @@ def test_more_dimensions_than_positive_modes_are_refused(x64):
     p = from_kernel(kernels.linear(), X, X2)
     with pytest.raises(ValueError, match=r"d: expected a number in 1 \.\.\. 5, the positive modes of the problem"):
         p.predict(6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_products_alone_bear_kernels_that_decay_fast(seed, x64):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(100, 2))
+    x, x2 = x + 0.1 * rng.normal(size=x.shape), x + 0.1 * rng.normal(size=x.shape)
+    for kernel in (kernels.rbf(3.0), kernels.rbf(0.7), kernels.polynomial(3)):
+        whole = from_kernel(kernel, x, x2)
+        for modes in (1, 3):
+            np.testing.assert_allclose(from_kernel(kernel, x, x2, modes=modes).gamma, whole.gamma[:modes], rtol=1e-7)
+
+
+def test_a_kernel_s_mean_does_not_make_it_indefinite(x64):
+    V = np.random.default_rng(0).normal(size=(400, 3))
+    far = from_gram(V @ V.T + 1e4, center="pooled")
+    np.testing.assert_allclose(far.gamma, from_gram(V @ V.T, center="pooled").gamma, rtol=1e-6)
+    with pytest.raises(ValueError, match="that differ from one another"):
+        from_gram(np.ones((6, 6)), center="pooled")
+
+
+def test_a_kernel_rounded_to_float32_keeps_its_modes():
+    with jax.enable_x64(True):
+        K = np.asarray(kernels.rbf(2.0)(np.concatenate([X, X2]), np.concatenate([X, X2])))
+        exact = np.asarray(from_gram(K).gamma)
+    rounded = from_gram(K.astype("float32"))
+    resolved = exact[:30] > 3e-6 * exact[0]
+    assert resolved.sum() >= 10
+    np.testing.assert_allclose(np.asarray(rounded.gamma)[:30][resolved], exact[:30][resolved], rtol=0.05)
+
+
+def test_a_kernel_of_zeros_is_refused_in_either_way(x64):
+    for modes in (None, 1):
+        with pytest.raises(ValueError, match="that differ from one another"):
+            from_gram(np.zeros((100, 100)), modes=modes)

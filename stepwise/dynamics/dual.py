@@ -35,13 +35,17 @@ def dual_descent(
         Trajectory without snapshots; `stats["coefficients"]` is c at the last step.
 
     Raises:
-        ValueError: K is not square with an even side, c0 does not have 2n columns, or as `descent`.
+        ValueError: K is not square with an even side or not symmetric, c0 does not have 2n columns, or as `descent`.
     """
     K, c0 = _check.real_array("K", K, ndim=2), _check.real_array("c0", c0, ndim=2)
     square = K.shape[0] == K.shape[1] and K.shape[0] % 2 == 0 and K.shape[0] > 0
     _check.require(square, "K", "a square matrix [2n, 2n], X stacked on X'", K)
     _check.require(c0.shape[1] == len(K), "c0", f"{len(K)} columns, one a view", c0)
     K, c0 = jnp.asarray(K), jnp.asarray(c0)
+    if not _check.is_traced(K):
+        skew, scale = float(jnp.abs(K - K.T).max()), float(jnp.abs(K).max())
+        bound = 64 * len(K) ** 0.5 * float(jnp.finfo(K.dtype).eps) * scale
+        _check.require(skew <= bound, "K", f"a symmetric matrix (to {bound:.1e})", f"|K - Kᵀ| up to {skew:.1e}")
 
     dtype, at, lr = jnp.result_type(K, c0), loop.recorded(steps, record_every, record_at), loop.rate(lr)
     lr = jnp.asarray(lr, dtype)

@@ -65,7 +65,8 @@ def _descend(
     lengths: jax.Array,
 ) -> tuple[jax.Array, Any, Any]:
     def step(_: Any, state: Any) -> Any:
-        return jax.tree.map(lambda value, slope: value - lr * slope, state, gradients(state, operands)[0])
+        slopes = gradients(state, operands)[0]
+        return jax.tree.map(lambda value, slope: (value - lr * slope).astype(value.dtype), state, slopes)
 
     def record(state: Any) -> tuple[jax.Array, Any]:
         return gradients(state, operands)[1], state if snapshots else None

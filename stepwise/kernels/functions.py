@@ -126,7 +126,8 @@ def infinite_width(layers: list, get: Literal["ntk", "nngp"] = "ntk") -> Infinit
 
 def _flat(a: Numbers, b: Numbers) -> tuple[Array, Array]:
     a, b = jnp.asarray(_check.real_array("a", a)), jnp.asarray(_check.real_array("b", b))
-    _check.require(a.ndim > 1 and a.shape[1:] == b.shape[1:], "b", f"inputs of shape {list(a.shape[1:])} as a", b)
+    _check.require(a.ndim > 1, "a", "inputs [p, ...] of at least two axes", a)
+    _check.require(a.shape[1:] == b.shape[1:], "b", f"inputs of shape {list(a.shape[1:])} as a", b)
     return a.reshape(len(a), -1), b.reshape(len(b), -1)
 
 

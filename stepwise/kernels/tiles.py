@@ -126,11 +126,12 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
     shape, tiles = (len(evaluate.x), len(evaluate.x2)), list(evaluate.tiles())
     about = {"shape": list(shape), "dtype": evaluate.dtype.str, "tile": evaluate.tile, "inputs": _digest(evaluate)}
     header, done = _journal(journal)
-    known = part if part.is_file() and header is not None else path if path.is_file() else None
+    known = path if path.is_file() else part if part.is_file() and header is not None else None
     if known is not None:
-        agrees = header == about and _holds(known, evaluate, shape, done)
+        whole = known == part or done == set(tiles)
+        agrees = header == about and whole and _holds(known, evaluate, shape, done)
         expected = f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of {evaluate.tile}"
-        _check.require(agrees, str(known), expected, "another matrix; remove it, or name another file")
+        _check.require(agrees, str(known), expected, "another matrix or a part of it; remove it or name another")
     if path.is_file():
         return open_memmap(path, mode="r")
     if known is None:
@@ -170,15 +171,19 @@ def _journal(path: Path) -> tuple[dict[str, Any] | None, set[tuple[int, int]]]:
 
 
 def _holds(path: Path, evaluate: _Evaluation, shape: tuple[int, int], done: set[tuple[int, int]]) -> bool:
-    """Whether the file holds this kernel's values: another kernel on the same inputs differs in its first tile."""
+    """Whether the file holds this kernel's values: another one differs in the first tile that is done, or the last."""
     try:
         K = open_memmap(path, mode="r")
     except (OSError, ValueError):
         return False
     if K.shape != shape or K.dtype != evaluate.dtype:
         return False
-    values = evaluate.value(0, 0)
-    return (0, 0) not in done or bool((K[: len(values), : values.shape[1]] == values).all())
+    ends = {min(done), max(done)} if done else set()
+    for i, j in ends:
+        values = evaluate.value(i, j)
+        if not (K[i : i + len(values), j : j + values.shape[1]] == values).all():
+            return False
+    return True
 
 
 def _digest(evaluate: _Evaluation) -> str:

@@ -38,7 +38,7 @@ def doubled(apply: Apply) -> Apply:
     """
 
     def difference(params: Any, x: Any) -> Any:
-        return (apply(params["plus"], x) - apply(params["minus"], x)) / jnp.sqrt(2.0).astype(x.dtype)
+        return (apply(params["plus"], x) - apply(params["minus"], x)) * 0.5**0.5
 
     return difference
 

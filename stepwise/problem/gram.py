@@ -65,8 +65,10 @@ def from_gram(
         center: centre the features at their mean over all 2n views ("pooled"), over each view ("per_view"), or
             not ("none").
         modes: keep only the k largest; found without a decomposition of K when k is small against 2n.
-        cutoff: relative to K's largest eigenvalue; 2n · eps of K's dtype by default. A kernel that was computed in
-            float32 and then widened wants 2n · 1.2e-7. Not used where K is not decomposed.
+        cutoff: relative to K's largest eigenvalue; by default 2n · eps in float64 and 8 · eps in float32, which is its
+            entries' rounding, but at least twice the size of K's most negative eigenvalue. Modes that rest on
+            directions near the cutoff are biased. A kernel that was computed in float32 and then widened wants
+            1e-6. Not used where K is not decomposed.
 
     Raises:
         ValueError: K is not square with an even side, not finite, not symmetric, or not positive semi-definite, each
@@ -86,12 +88,12 @@ def from_gram(
         if found is not None:
             gamma, features, basis, offset, lowest = found
             return assemble(gamma, features, basis, offset, lowest, dtype, center, linear=False)
-    projector = _projector(side // 2, center)
     k64 = host.astype(np.float64)
     k64 = (k64 + k64.T) / 2
-    centred = projector @ k64 @ projector if center != "none" else k64
-    gamma, dual = dual_modes(centred, relative)
-    features, basis = centred @ dual, projector @ dual
+    centred = _centred(_centred(k64, center).T, center)
+    least = relative if cutoff is not None or eps == EPS else 8 * eps
+    gamma, dual = dual_modes(centred, least, refused=10 * relative, scale=float(np.linalg.norm(k64)))
+    features, basis = centred @ dual, _centred(dual, center)
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
     whole = assemble(gamma, features, basis, offset, gamma[-1], dtype, center, linear=False)
     return whole if modes is None else first(whole, modes)
@@ -128,19 +130,17 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarra
         return np.concatenate([K[rows].astype(np.float64) @ block for rows in _slabs(side)])
 
     def centred(block: np.ndarray) -> np.ndarray:
-        if center == "pooled":
-            return block - block.mean(axis=0)
-        return block - np.repeat(block.reshape(2, n, -1).mean(axis=1), n, axis=0) if center == "per_view" else block
+        return _centred(block, center)
 
     def swapped(block: np.ndarray) -> np.ndarray:
         return np.concatenate([block[n:], block[:n]]) / side
 
     try:
         found = eigen.top_of_product(swapped, lambda block: centred(product(centred(block))), side, int(modes))
-    except eigen.NotConvergedError:
+    except (eigen.NotConvergedError, ValueError):
         if side > DENSE:
             raise
-        return None
+        return None  # small enough for a decomposition to say what is wrong, or that nothing is
     if found.values[-1] <= 10 * found.residuals.max():
         return None
     basis = centred(found.vectors)
@@ -149,28 +149,44 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarra
     return found.values, centred(images), basis, offset, found.lowest
 
 
-def dual_modes(K: Float[np.ndarray, "views views"], cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """γ and K-orthonormal dual coefficients U from the 2n × 2n side: K_Γ on the range of K."""
+def dual_modes(
+    K: Float[np.ndarray, "views views"], cutoff: float, *, refused: float | None = None, scale: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """γ and K-orthonormal dual coefficients U from the 2n × 2n side: K_Γ on the range of K.
+
+    `scale` is what K was before it was centred, to which its rounding is relative.
+    """
     n = len(K) // 2
     spread, span = eigen.descending(K)
-    kept = above(spread, cutoff)
+    kept = above(spread, cutoff, refused=refused, scale=scale)
     root = span[:, kept] * np.sqrt(spread[kept])
     cross = root[:n].T @ root[n:] / n
     gamma, rotation = eigen.descending((cross + cross.T) / 2)
     return gamma, (span[:, kept] / np.sqrt(spread[kept])) @ rotation
 
 
-def above(spread: Float[np.ndarray, " k"], cutoff: float) -> Bool[np.ndarray, " k"]:
+def above(
+    spread: Float[np.ndarray, " k"], cutoff: float, *, refused: float | None = None, scale: float = 0.0
+) -> Bool[np.ndarray, " k"]:
     """Which directions hold more than rounding; refuses a matrix that is not positive semi-definite, or is zero."""
-    cut = cutoff * spread[0]
+    size = max(float(spread[0]), scale)
+    bound = (10 * cutoff if refused is None else refused) * size
     found = f"eigenvalues from {spread[-1]:.3e} to {spread[0]:.3e}"
-    _check.require(spread[0] > 0, "views", "centred views, or a kernel of them, that differ from one another", found)
-    _check.require(spread[-1] >= -10 * cut, "K", f"a positive semi-definite kernel (to {10 * cut:.1e}, cutoff)", found)
-    return spread > cut
+    nothing = spread[0] <= cutoff * scale and spread[-1] >= -bound
+    _check.require(
+        spread[0] > 0 and not nothing,
+        "views",
+        "centred views, or a kernel of them, that differ from one another",
+        found,
+    )
+    _check.require(spread[-1] >= -bound, "K", f"a positive semi-definite kernel (to {bound:.1e}, cutoff)", found)
+    return spread > max(cutoff * size, -2 * float(spread[-1]))
 
 
-def _projector(n: int, center: Center) -> Float[np.ndarray, "views views"]:
-    eye = np.eye(2 * n)
+def _centred(block: np.ndarray, center: Center) -> np.ndarray:
+    """Columns less their mean over all views, over each view's, or as they are."""
     if center == "pooled":
-        return eye - 1 / (2 * n)
-    return eye - np.kron(np.eye(2), np.full((n, n), 1 / n)) if center == "per_view" else eye
+        return block - block.mean(axis=0)
+    if center == "per_view":
+        return block - np.repeat(block.reshape(2, len(block) // 2, -1).mean(axis=1), len(block) // 2, axis=0)
+    return block

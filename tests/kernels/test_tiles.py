@@ -83,7 +83,7 @@ def test_what_was_stopped_goes_on_to_the_same_bits(after, x64, tmp_path):
 
     whole = kernels.gram(kernels.rbf(1.0), X, tile=5)
     np.testing.assert_array_equal(kernels.gram(counted, X, tile=5, path=path), whole)
-    assert count[0] <= 15 - done + 3  # and the first again, to know the kernel, and the pair that shows its symmetry
+    assert count[0] <= 15 - done + 5  # the first, and the last done, to know the kernel; a pair to see its symmetry
     again = kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)  # whole: opened
     np.testing.assert_array_equal(again, whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["K.npy", "K.npy.tiles"]
@@ -135,14 +135,14 @@ def test_a_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
     kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     before = path.read_bytes()
     for kernel, x, tile in ((kernels.rbf(2.0), X, 5), (kernels.rbf(1.0), X + 1e-9, 5), (kernels.rbf(1.0), X, 6)):
-        with pytest.raises(ValueError, match=r"K\.npy: expected this kernel's values .* received another matrix"):
+        with pytest.raises(ValueError, match=r"K\.npy: expected this kernel.s values .* received another matrix"):
             kernels.gram(kernel, x, tile=tile, path=path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="received another matrix"):
+    with pytest.raises(ValueError, match="received another matrix or a part of it"):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     path.write_bytes(before)
     (tmp_path / "K.npy.tiles").unlink()
-    with pytest.raises(ValueError, match="received another matrix"):
+    with pytest.raises(ValueError, match="received another matrix or a part of it"):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
@@ -188,3 +188,19 @@ def test_the_journal_says_what_the_matrix_is(x64, tmp_path):
     kernels.gram(kernels.rbf(1.0), X, tile=12, path=tmp_path / "K.npy")
     header, *tiles = map(json.loads, (tmp_path / "K.npy.tiles").read_text().splitlines())
     assert header["shape"] == [23, 23] and header["tile"] == 12 and tiles == [[0, 0], [0, 12], [12, 12]]
+
+
+def test_a_foreign_file_beside_an_interrupted_one_is_refused(x64, tmp_path):
+    path = tmp_path / "K.npy"
+    with pytest.raises(StopError):
+        kernels.gram(stopping(8), X, tile=5, path=path)
+    np.save(path, np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="received another matrix or a part of it"):
+        kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+
+
+def test_a_kernel_that_differs_only_beyond_the_first_tile_is_told_apart(x64, tmp_path):
+    blank = np.concatenate([np.zeros((5, 4, 2)), X])
+    kernels.gram(kernels.linear(), blank, tile=5, path=tmp_path / "K.npy")
+    with pytest.raises(ValueError, match="received another matrix"):
+        kernels.gram(kernels.polynomial(3, offset=0.0), blank, tile=5, path=tmp_path / "K.npy")
