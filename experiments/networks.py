@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.images import load
+from experiments.images import Source, load
 from stepwise import dynamics, entk, kernels, models, problem, views
 from stepwise.dynamics import Trajectory
 from stepwise.neural_tangents import nt
@@ -20,21 +20,11 @@ GAIN = {"relu": 2**0.5, "erf": 1.5}
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.scipy.special.erf}
 
 
-class Inputs(Protocol):
+class Inputs(Source, Protocol):
     """The fields of a Config that say which views."""
 
     @property
-    def data(self) -> str: ...
-    @property
-    def data_dir(self) -> str | None: ...
-    @property
-    def side(self) -> int: ...
-    @property
     def crop(self) -> int: ...
-    @property
-    def n_pairs(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
 
 
 def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ def _run(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, rows", [("flow", 1), ("setup", 2), ("kernels", 5), ("ensemble", 2), ("closed_form", 1)])
+@pytest.mark.parametrize("name, rows", [("flow", 1), ("setup", 3), ("kernels", 5), ("ensemble", 2), ("closed_form", 1)])
 def test_each_pair_prints_its_rows_and_writes_them(name, rows, tmp_path):
     output = tmp_path / "bench.json"
     done = _run(name, "--quick", "--output", str(output))
