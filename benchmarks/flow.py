@@ -21,7 +21,7 @@ MEMORY = 2e9
 def rows(quick: bool) -> Iterator[Row]:
     """One row a case."""
     for case in cases(quick):
-        limit = 10.0 if quick else 60.0
+        limit = 10.0 if quick else 45.0
         truth = reference.eigenvalues(case)
         settings, error, ours = _ours(case, truth)
         method, peer = _peer(case, truth, limit)
