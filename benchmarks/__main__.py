@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks import ensemble, flow, gram, report, setup
+from benchmarks import child, ensemble, flow, gram, report, setup
 
 PAIRS = {
     "setup": setup.rows,
@@ -27,6 +27,7 @@ def main() -> None:
     unknown = sorted(set(options.names) - set(PAIRS))
     if unknown:
         parser.error(f"expected names among {', '.join(PAIRS)}, received {', '.join(unknown)}")
+    child.INLINE = options.quick
     start, rows = time.perf_counter(), []
     print(report.head(), flush=True)
     for name in options.names or PAIRS:

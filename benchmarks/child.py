@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -27,12 +28,22 @@ class Outcome:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+INLINE = False
+"""Run every side in this process instead, without limits: for quick runs, which say nothing about time or memory."""
+
+
 def run(side: str, *arguments: Any, limit: float = 600.0) -> Outcome:
     """Run `side` ("module:function") of this package with JSON arguments; it calls `measured` and returns that.
 
     Raises:
         RuntimeError: the side failed; says how.
     """
+    if INLINE:
+        before = jax.config.jax_enable_x64
+        try:
+            return _side(side)(*arguments)
+        finally:
+            jax.config.update("jax_enable_x64", before)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.child", side, json.dumps(arguments), folder]
         try:
@@ -72,11 +83,15 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform != "darwin" else 1e6)
 
 
+def _side(name: str) -> Callable[..., Outcome]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(f"benchmarks.{module}"), function)
+
+
 def main() -> None:
     """The child's own side: run, and leave numbers and arrays in the folder."""
     side, arguments, folder = sys.argv[1:]
-    module, function = side.split(":")
-    outcome: Outcome = getattr(importlib.import_module(f"benchmarks.{module}"), function)(*json.loads(arguments))
+    outcome = _side(side)(*json.loads(arguments))
     numbers = {"seconds": outcome.seconds, "compile": outcome.compile, "megabytes": outcome.megabytes}
     np.savez(Path(folder) / "arrays.npz", **outcome.arrays)  # type: ignore[arg-type]
     (Path(folder) / "numbers.json").write_text(json.dumps(numbers))

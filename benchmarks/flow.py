@@ -14,6 +14,8 @@ TARGET = 1e-3
 """Both sides take the fastest tolerance whose largest |λ error| over all times and modes is at most this."""
 OURS = [1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7]
 PEERS = {"RK45": [1e-4, 1e-5, 1e-6], "DOP853": [1e-5, 1e-6, 1e-7], "LSODA": [1e-5, 1e-6]}
+QUICK = ({"float64": [1e-5, 1e-7]}, {"RK45": [1e-5, 1e-7]})
+"""What a quick run tries, ours and theirs."""
 MEMORY = 2e9
 """LSODA's Jacobian is dense, (r d)² doubles: it is not started where that is more than this."""
 
@@ -21,10 +23,9 @@ MEMORY = 2e9
 def rows(quick: bool) -> Iterator[Row]:
     """One row a case."""
     for case in cases(quick):
-        limit = 10.0 if quick else 45.0
         truth = reference.eigenvalues(case)
-        settings, error, ours = _ours(case, truth)
-        method, peer = _peer(case, truth, limit)
+        settings, error, ours = _ours(case, truth, quick)
+        method, peer = _peer(case, truth, quick)
         # again after scipy, so that a busy moment of the machine does not fall on one side alone
         again = _flow(case, settings)
         ours = min(ours, again, key=lambda outcome: outcome.seconds)
@@ -39,9 +40,9 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def closed_form_rows(quick: bool) -> Iterator[Row]:
     """The law against the solver, where the law holds."""
-    case = Case(5, 30, 1e-6) if quick else Case(10, 500, 1e-6)
+    case = Case(3, 30, 1e-3) if quick else Case(10, 500, 1e-6)
     truth = reference.eigenvalues(case)
-    settings, error, ours = _ours(case, truth)
+    settings, error, ours = _ours(case, truth, quick)
     law = _flow(case, settings, closed=True)
     off = np.abs(law.arrays["eigenvalues"] - truth).max()
     note = f"largest error {off:.1e} (flow: {error:.1e})"
@@ -61,11 +62,12 @@ def _error(outcome: Outcome, truth: np.ndarray) -> float:
     return float(np.abs(found - truth).max()) if found.shape == truth.shape else float("inf")
 
 
-def _ours(case: Case, truth: np.ndarray) -> tuple[list[Any], float, Outcome]:
+def _ours(case: Case, truth: np.ndarray, quick: bool) -> tuple[list[Any], float, Outcome]:
     """The faster precision, each at the loosest tolerance that meets the target: settings, error, outcome."""
     met, least = [], float("inf")
-    for dtype in ("float32", "float64"):
-        for rtol in OURS:
+    tried_in = QUICK[0] if quick else {"float32": OURS, "float64": OURS}
+    for dtype, tolerances in tried_in.items():
+        for rtol in tolerances:
             tried = child.run("ours:curves", case.d, case.n, case.alpha, rtol, dtype).arrays["eigenvalues"]
             error = float(np.abs(tried - truth).max())
             least = min(least, error)
@@ -83,10 +85,11 @@ def _flow(case: Case, settings: list[Any], closed: bool = False) -> Outcome:
     return child.run("ours:flow", case.d, case.n, case.alpha, *settings, closed)
 
 
-def _peer(case: Case, truth: np.ndarray, limit: float) -> tuple[str, Outcome]:
+def _peer(case: Case, truth: np.ndarray, quick: bool) -> tuple[str, Outcome]:
     """The fastest of scipy's methods, each at its loosest tolerance that meets the target, or a limit not met."""
+    limit = 10.0 if quick else 45.0
     best, name = Outcome(limit, late=True), f"solve_ivp, none within {seconds(limit)}"
-    for method, tolerances in PEERS.items():
+    for method, tolerances in (QUICK[1] if quick else PEERS).items():
         if method == "LSODA" and 8 * (case.d * case.r) ** 2 > MEMORY:
             continue
         for rtol in tolerances:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks import report
+from benchmarks import child, report
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
 
@@ -28,6 +28,14 @@ def test_each_pair_prints_its_rows_and_writes_them(name, rows, tmp_path):
     for row in found["rows"]:
         assert f"| {row['name']}: {row['case']} |" in done.stdout
         assert row["ours_s"] > 0 and row["peer_s"] > 0 and row["ratio"] > 0
+
+
+def test_a_side_runs_in_a_process_of_its_own_within_its_limit():
+    done = child.run("setup:ours", 60, 12, 3)
+    assert done.arrays["gamma"].shape == (3,) and 0 < done.seconds < 60 and not done.late
+    assert child.run("setup:ours", 60, 12, 3, limit=0.1).late
+    with pytest.raises(RuntimeError, match=r"setup:ours.*exit status 1(.|\n)*modes: expected a whole number"):
+        child.run("setup:ours", 60, 12, 0)
 
 
 def test_an_unknown_name_is_refused_by_name():

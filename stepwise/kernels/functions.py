@@ -69,7 +69,10 @@ class InfiniteWidth:
         """Values [p, q]."""
         a, b = jnp.asarray(_check.real_array("a", a)), jnp.asarray(_check.real_array("b", b))
         _check.require(a.shape[1:] == b.shape[1:], "b", f"inputs of shape {list(a.shape[1:])} as a", b)
-        return self.kernel_fn(a, b, self.get)
+        values = self.kernel_fn(a, b, self.get)
+        expected = "layers that end in one value an input (stax.Flatten() or a pooling before the read-out)"
+        _check.require(values.shape == (len(a), len(b)), "layers", expected, f"kernel values {list(values.shape)}")
+        return values
 
 
 def linear() -> Linear:
@@ -79,6 +82,9 @@ def linear() -> Linear:
 
 def rbf(length: Real) -> RBF:
     """k(a, b) = exp(−‖a − b‖² / (2 length²)) of the flattened inputs.
+
+    ‖a − b‖² comes from products of inputs less their mean m: its rounding is ε (‖a − m‖² + ‖b − m‖²), so that in float32
+    the values hold for a length above about 1e-2 of the inputs' spread; below, ask for float64.
 
     Raises:
         ValueError: length is not positive.

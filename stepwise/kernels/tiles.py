@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def gram(
         tile: side of a tile; the last of a row or column is filled up with repeated inputs, so that one shape is
             compiled.
         path: keep K in this file (.npy, memory-mapped, read-only on return) instead of in memory. A run that was
-            stopped, however, goes on after its last whole tile, to the same bits; a file that is whole is opened.
+            stopped, however, goes on after its last whole tile, to the same bits; a file that is whole is opened. A
+            checksum of each tile is kept beside it: one that was damaged in a part is evaluated again.
         progress: show a bar.
 
     Raises:
@@ -121,25 +123,27 @@ def _filled(x: np.ndarray, start: int, size: int) -> np.ndarray:
 
 
 def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
-    """K in `path`, and what it is in `path.tiles`: a header, then a line for each whole tile of `path.part`."""
+    """K in `path`, and what it is in `path.tiles`: a header, then corner and checksum of each tile of `path.part`."""
     part, journal = (path.with_name(path.name + suffix) for suffix in (".part", ".tiles"))
     shape, tiles = (len(evaluate.x), len(evaluate.x2)), list(evaluate.tiles())
     about = {"shape": list(shape), "dtype": evaluate.dtype.str, "tile": evaluate.tile, "inputs": _digest(evaluate)}
     header, done = _journal(journal)
     known = path if path.is_file() else part if part.is_file() and header is not None else None
     if known is not None:
-        whole = known == part or done == set(tiles)
-        agrees = header == about and whole and _holds(known, evaluate, shape, done)
+        whole = known == part or done.keys() == set(tiles)
+        kept = _intact(known, evaluate, shape, done) if header == about and whole else None
+        agrees = kept is not None and (known == part or len(kept) == len(tiles))
         expected = f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of {evaluate.tile}"
         _check.require(agrees, str(known), expected, "another matrix or a part of it; remove it or name another")
+        done = kept or {}
     if path.is_file():
         return open_memmap(path, mode="r")
     if known is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         journal.unlink(missing_ok=True)
         open_memmap(part, mode="w+", dtype=evaluate.dtype, shape=shape).flush()
-        done = set()
-    lines = [json.dumps(about), *(json.dumps(corner) for corner in sorted(done))]
+        done = {}
+    lines = [json.dumps(about), *(json.dumps([*corner, sums]) for corner, sums in sorted(done.items()))]
     journal.with_suffix(".new").write_text("\n".join(lines) + "\n")
     journal.with_suffix(".new").replace(journal)
     K = open_memmap(part, mode="r+")
@@ -148,7 +152,7 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
         for i, j in tqdm(left, "kernel", unit="tile", initial=len(done), total=len(tiles), disable=not progress):
             evaluate.into(K, i, j)
             # what was written to the map stays, even if the process is killed, once this line is there
-            log.write(f"{json.dumps([i, j])}\n")
+            log.write(f"{json.dumps([i, j, _checksum(K, i, j, evaluate)])}\n")
             log.flush()
     K.flush()
     del K
@@ -156,34 +160,46 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
     return open_memmap(path, mode="r")
 
 
-def _journal(path: Path) -> tuple[dict[str, Any] | None, set[tuple[int, int]]]:
-    """The header and the tiles that are done; None where there is no journal, or not a whole header."""
-    header, done = None, set()
+def _journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, int], int]]:
+    """The header and the tiles that are done, with their checksums; None where there is no journal, or no header."""
+    header, done = None, {}
     try:
         first, *lines = path.read_text().splitlines()
         header = json.loads(first)
         for line in lines:
-            i, j = json.loads(line)
-            done.add((int(i), int(j)))
+            i, j, checksum = json.loads(line)
+            done[int(i), int(j)] = int(checksum)
     except (OSError, ValueError, TypeError):
         pass  # no journal, or half a line: killed while it was written
     return (header if isinstance(header, dict) else None), done
 
 
-def _holds(path: Path, evaluate: _Evaluation, shape: tuple[int, int], done: set[tuple[int, int]]) -> bool:
-    """Whether the file holds this kernel's values: another one differs in the first tile that is done, or the last."""
+def _intact(
+    path: Path, evaluate: _Evaluation, shape: tuple[int, int], done: dict[tuple[int, int], int]
+) -> dict[tuple[int, int], int] | None:
+    """The tiles that are what was written; None where the file holds another matrix.
+
+    Another kernel differs in the first tile that is done, or the last.
+    """
     try:
         K = open_memmap(path, mode="r")
     except (OSError, ValueError):
-        return False
+        return None
     if K.shape != shape or K.dtype != evaluate.dtype:
-        return False
-    ends = {min(done), max(done)} if done else set()
-    for i, j in ends:
+        return None
+    kept = {corner: known for corner, known in done.items() if _checksum(K, *corner, evaluate) == known}
+    for i, j in {min(kept), max(kept)} if kept else set():
         values = evaluate.value(i, j)
         if not (K[i : i + len(values), j : j + values.shape[1]] == values).all():
-            return False
-    return True
+            return None
+    return kept
+
+
+def _checksum(K: np.ndarray, i: int, j: int, evaluate: _Evaluation) -> int:
+    """Of a tile and its mirror image."""
+    tile = evaluate.tile
+    checksum = zlib.crc32(np.ascontiguousarray(K[i : i + tile, j : j + tile]))
+    return zlib.crc32(np.ascontiguousarray(K[j : j + tile, i : i + tile]), checksum) if evaluate.same else checksum
 
 
 def _digest(evaluate: _Evaluation) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from stepwise import _check, eigen, kernels
 from stepwise.kernels import Kernel
 from stepwise.moments import CENTERS, Center
-from stepwise.problem.problem import Problem, assemble, first
+from stepwise.problem.problem import Problem, assemble, first, require_modes
 from stepwise.types import Numbers, Real, Whole
 
 EPS = float(np.finfo(np.float64).eps)
@@ -80,10 +80,12 @@ def from_gram(
     _check.require(square, "K", "a square matrix [2n, 2n], X stacked on X'", K)
     dtype, side, host = K.dtype, len(K), np.asarray(K)
     eps = max(float(jnp.finfo(dtype).eps), EPS)
+    inside = cutoff is None or (np.ndim(cutoff) == 0 and 0 <= cutoff < 1)
+    _check.require(inside, "cutoff", "a number in [0, 1), relative to the largest eigenvalue", cutoff)
     relative = side * eps if cutoff is None else float(cutoff)
     _require_symmetric(host, max(64 * np.sqrt(side) * eps, relative))
     if modes is not None:
-        _check.require(1 <= modes <= side, "modes", f"a number in 1 ... {side}", modes)
+        require_modes(modes, side)
         found = _matrix_free(host, center, modes) if 10 * (modes + 8) <= side else None
         if found is not None:
             gamma, features, basis, offset, lowest = found

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from stepwise import _check, eigen, moments
 from stepwise.moments import CENTERS, Center
 from stepwise.problem.gram import EPS, above, dual_modes
-from stepwise.problem.problem import Problem, assemble, first
+from stepwise.problem.problem import Problem, assemble, first, require_modes
 from stepwise.types import Numbers, Whole
 
 
@@ -36,7 +36,7 @@ def from_views(x: Numbers, x2: Numbers, *, center: Center = "pooled", modes: Who
     pooled = (mean + mean2) / 2
     shifts = {"pooled": (pooled, pooled), "per_view": (mean, mean2), "none": (0 * mean, 0 * mean2)}[center]
     if modes is not None:
-        _check.require(1 <= modes <= min(2 * n, m), "modes", f"a number in 1 ... {min(2 * n, m)}", modes)
+        require_modes(modes, min(2 * n, m))
         if 10 * (modes + 8) <= min(2 * n, m):
             found = _matrix_free(x, x2, shifts, center, modes)
             if found is not None:

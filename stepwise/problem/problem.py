@@ -143,7 +143,7 @@ class Problem:
 
     def truncated(self, k: Whole) -> "Problem":
         """The same problem with its k largest modes only."""
-        _check.require(1 <= k <= self.gamma.size, "modes", f"a number in 1 ... {self.gamma.size}", k)
+        require_modes(k, self.gamma.size)
         cut = {name: getattr(self, name)[..., :k] for name in ("gamma", "features", "basis", "offset")}
         return replace(self, **cut)
 
@@ -197,6 +197,11 @@ def assemble(
 
 def first(problem: Problem, modes: Whole) -> Problem:
     """The k leading modes; refuses more than there are."""
-    rank = problem.gamma.size
-    _check.require(1 <= modes <= rank, "modes", f"a number in 1 ... {rank}, the rank of the data", modes)
+    require_modes(modes, problem.gamma.size, ", the rank of the data")
     return problem.truncated(modes)
+
+
+def require_modes(modes: Any, most: int, why: str = "") -> None:
+    """Refuse a number of modes that is not whole, or not in 1 ... most."""
+    whole = isinstance(modes, int | np.integer) and 1 <= modes <= most
+    _check.require(whole, "modes", f"a whole number in 1 ... {most}{why}", modes)

@@ -79,6 +79,10 @@ def test_kernels_are_values():
             r"b: expected inputs of shape \[4, 3\] as a, received float64 \[7, 2, 3\]",
         ),
         (lambda: kernels.infinite_width([nt.stax.Relu()])(A, B[:, :2]), r"b: expected inputs of shape \[4, 3\]"),
+        (
+            lambda: kernels.infinite_width([nt.stax.Dense(8), nt.stax.Relu(), nt.stax.Dense(1)])(A, B),
+            r"layers: expected layers that end in one value an input \(stax.Flatten\(\) .* kernel values",
+        ),
         (lambda: kernels.linear()(np.ones(3), np.ones(3)), "a: expected inputs .* of at least two axes"),
     ],
 )

@@ -89,6 +89,50 @@ def test_what_was_stopped_goes_on_to_the_same_bits(after, x64, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["K.npy", "K.npy.tiles"]
 
 
+def test_a_tile_that_was_damaged_is_evaluated_again(x64, tmp_path):
+    path, part = tmp_path / "K.npy", tmp_path / "K.npy.part"
+    with pytest.raises(StopError):
+        kernels.gram(stopping(9), X, tile=5, path=path)
+    damaged = np.lib.format.open_memmap(part, mode="r+")
+    damaged[7, 1] += 1e-9  # the mirror image of the second tile
+    damaged.flush()
+    whole = kernels.gram(kernels.rbf(1.0), X, tile=5)
+    np.testing.assert_array_equal(kernels.gram(kernels.rbf(1.0), X, tile=5, path=path), whole)
+
+
+def test_a_whole_file_that_was_damaged_is_refused(x64, tmp_path):
+    path = tmp_path / "K.npy"
+    kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+    damaged = np.lib.format.open_memmap(path, mode="r+")
+    damaged[12, 12] += 1e-9
+    damaged.flush()
+    with pytest.raises(ValueError, match="received another matrix or a part of it"):
+        kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+
+
+@pytest.mark.parametrize("tile", [8, 6])
+def test_tiles_shared_out_over_eight_devices_hold_the_values_of_one(tile, tmp_path):
+    code = """
+        import sys
+        import jax, numpy as np
+        from stepwise import kernels
+        assert len(jax.devices()) == 8
+        sharded = []
+
+        def kernel(a, b):
+            sharded.append(len(a.sharding.device_set))
+            return kernels.rbf(1.0)(a, b)
+
+        np.save(sys.argv[2], kernels.gram(kernel, np.load(sys.argv[1]), tile=int(sys.argv[3])))
+        assert set(sharded) == {8 if int(sys.argv[3]) % 8 == 0 else 1}, sharded
+    """
+    np.save(tmp_path / "x.npy", X)
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
+    call = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "x.npy", tmp_path / "K.npy", str(tile)]
+    subprocess.run(call, env=os.environ | flags, check=True, timeout=300)
+    np.testing.assert_allclose(np.load(tmp_path / "K.npy"), K, rtol=1e-12)
+
+
 def test_half_a_line_in_the_journal_is_a_tile_that_is_not_done(x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
