@@ -39,7 +39,7 @@ def run(side: str, *arguments: Any, limit: float = 600.0) -> Outcome:
         RuntimeError: the side failed; says how.
     """
     if INLINE:
-        before = jax.config.jax_enable_x64
+        before = jax.config.read("jax_enable_x64")
         try:
             return _side(side)(*arguments)
         finally:

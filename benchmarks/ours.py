@@ -33,11 +33,18 @@ def flow(d: int, n: int, alpha: float, rtol: float, dtype: str, closed: bool = F
     return measured(call, repeats=12, budget=3.0)
 
 
-def curves(d: int, n: int, alpha: float, rtol: float, dtype: str) -> Outcome:
-    """`dynamics.flow` once, for its error alone."""
-    case = Case(d, n, alpha)
+def errors(
+    d: int, n: int, alpha: float, rtols: list[float], dtype: str, target: float, truth: list[list[float]]
+) -> Outcome:
+    """Largest |λ error| of `dynamics.flow` at each tolerance, until one meets the target."""
+    case, found = Case(d, n, alpha), []
     problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
-    return Outcome(0.0, arrays={"eigenvalues": np.asarray(dynamics.flow(problem, start, times, rtol=rtol).eigenvalues)})
+    for rtol in rtols:
+        run = dynamics.flow(problem, start, times, rtol=rtol)
+        found.append(float(np.abs(np.asarray(run.eigenvalues) - np.asarray(truth)).max()))
+        if found[-1] <= target:
+            break
+    return Outcome(0.0, arrays={"errors": np.asarray(found)})
 
 
 def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) -> Outcome:

@@ -43,7 +43,8 @@ def head() -> str:
 def line(row: Row) -> str:
     """A row of it."""
     more = "> " if row.bound else ""
-    aim = f"{row.aim:g}x {'met' if row.ratio >= row.aim else 'missed'}" if row.aim else ""
+    short = "open" if row.bound else "missed"  # a peer that was stopped gives a lower bound, which decides nothing
+    aim = f"{row.aim:g}x {'met' if row.ratio >= row.aim else short}" if row.aim else ""
     cells = [
         f"{row.name}: {row.case}",
         seconds(row.ours_s),

@@ -109,6 +109,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
         "rich_eigenvalues": rich.eigenvalues,
         "rich_loss": rich.loss,
         "rich_told": told.eigenvalues,
+        "rich_told_loss": told.loss,
         "lazy_times": lazy["run"].times,
         "lazy_eigenvalues": lazy["run"].eigenvalues,
         "lazy_loss": lazy["run"].loss,
@@ -167,19 +168,13 @@ def plot(result: Result) -> Figure:
     axes: Any = fig.subplots(2, 2)
     rich = (a["rich_times"], a["rich_eigenvalues"], a["rich_loss"])
     lazy = (a["lazy_times"], a["lazy_eigenvalues"], a["lazy_loss"])
-    theory = (a["lazy_times"], a["lazy_infinite"], a["lazy_infinite_loss"])
-    plotting.loss(axes[0, 0], rich)
-    plotting.loss(axes[0, 1], lazy, theory)
-    plotting.eigenvalues(axes[1, 0], rich)
-    plotting.eigenvalues(axes[1, 1], lazy, theory)
-    own = axes[1, 1].plot(a["lazy_times"], a["lazy_own"], color=plotting.ORANGE, ls=":", lw=1.4)[0]
-    handles, labels = axes[1, 1].get_legend_handles_labels()
-    names = {"theory": "infinite width's NTK"}
-    axes[1, 1].legend([*handles, own], [*(names.get(name, name) for name in labels), "own NTK at the start"])
-    told = axes[1, 0].plot(a["rich_times"], a["rich_told"], color=plotting.ORANGE, ls=":", lw=1.4)[0]
-    handles, labels = axes[1, 0].get_legend_handles_labels()
-    axes[1, 0].legend([*handles, told], [*labels, "own NTK at the start"], loc="upper left")
-    axes[0, 0].set_title(f"Rich: {config['rich_width']} units, weights of {config['rich_scale']:g}")
+    for column, arm in ((0, rich), (1, lazy)):
+        plotting.loss(axes[0, column], arm)
+        plotting.eigenvalues(axes[1, column], arm)
+    _plot_theory(axes[:, 0], a["rich_times"], a["rich_told_loss"], a["rich_told"], "own NTK at the start")
+    _plot_theory(axes[:, 1], a["lazy_times"], a["lazy_infinite_loss"], a["lazy_infinite"], "infinite width's NTK")
+    _plot_theory(axes[:, 1], a["lazy_times"], a["lazy_own_loss"], a["lazy_own"], "own NTK at the start")
+    axes[0, 0].set_title(f"Rich: {config['rich_width']} units, start weights times {config['rich_scale']:g}")
     axes[0, 1].set_title(f"Lazy: doubled, {config['lazy_width']} units")
     axes[1, 0].set_title("Steps, but not when its kernel says")
     axes[1, 1].set_title("Steps when its kernel says")
@@ -188,3 +183,14 @@ def plot(result: Result) -> Figure:
         fontsize=12,
     )
     return fig
+
+
+def _plot_theory(axes: Any, times: np.ndarray, loss: np.ndarray, eigenvalues: np.ndarray, label: str) -> None:
+    """One prediction in the two panels of an arm, in one style for both."""
+    own = label.startswith("own")
+    style: dict[str, Any] = {"color": plotting.ORANGE if own else plotting.INK, "lw": 1.8 if own else 1.1}
+    dashes = (0, (1, 1.6)) if own else (0, (4, 2))
+    for ax, curves, place in zip(axes, (loss[:, None], eigenvalues), ("lower left", "upper left"), strict=True):
+        lines = ax.plot(times, curves, ls=dashes, **style)
+        lines[0].set_label(label)
+        ax.legend(loc=place)

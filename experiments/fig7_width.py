@@ -231,7 +231,8 @@ def plot(result: Result) -> Figure:
     _plot_errors(axes[0], result)
     for ax, end, width in ((axes[1], "narrow", a["widths"][0]), (axes[2], "wide", a["widths"][-1])):
         plotting.eigenvalues(ax, (a["times"], a[f"{end}_run"]), (a["times"], a[f"{end}_infinite"]))
-        ax.set_title(f"Width {width}, and infinite width")
+        ax.set(title=f"Width {width}, and infinite width", ylim=(0, 1.3))
+        ax.legend(loc="upper left", ncols=2)
     _plot_drift(lower[0], result)
     styles = {"linear": ("o", plotting.INK), "mlp": ("s", plotting.BLUE), "cnn": ("D", plotting.ORANGE),
               "pooled": ("^", plotting.GREEN)}  # fmt: skip
@@ -244,7 +245,7 @@ def plot(result: Result) -> Figure:
         lower[2].loglog(np.arange(1, len(steps) + 1), steps, f"{mark}-", **style)
     lower[1].set(xlabel="mode j", ylabel="γⱼ  (mean of K's diagonal = 1)")
     lower[1].set_title("Infinite width: what there is to learn")
-    lower[2].set(xlabel="mode j", ylabel="step time τⱼ, start scale 1e-6")
+    lower[2].set(xlabel="mode j", ylabel="step time τⱼ, start scale 10⁻⁶")
     lower[2].set_title("... and when it is learned")
     lower[1].legend(loc="lower left")
     top.suptitle(
@@ -266,8 +267,7 @@ def _plot_errors(ax: Any, result: Result) -> None:
         found = slopes[name]
         middle = np.exp(np.log(a["errors"][k]).mean(axis=1))
         ax.loglog(np.repeat(widths, a["errors"].shape[2]), a["errors"][k].ravel(), ".", ms=3, color=colour, alpha=0.5)
-        said = f"{label}: {found['mean']:.2f} ± {found['half_width']:.2f}"
-        ax.loglog(widths, middle, mark, ms=5, color=colour, label=said)
+        ax.loglog(widths, middle, mark, ms=5, color=colour, label=_said(label, found))
         expected = -0.5 if name == "infinite" else -1.0
         centre = np.exp(np.log(middle).mean() - expected * np.log(widths).mean())
         ax.loglog(widths, centre * widths**expected, color=colour, ls=(0, (4, 2)), lw=1.2)
@@ -276,6 +276,10 @@ def _plot_errors(ax: Any, result: Result) -> None:
     ax.set_ylim(top=ax.get_ylim()[1] * 8)
     ax.set_title("Wider, closer")
     ax.legend(loc="upper right")
+
+
+def _said(label: str, slope: dict[str, float]) -> str:
+    return f"{label}: {slope['mean']:.2f} ± {slope['half_width']:.2f}".replace("-", "−")
 
 
 def _plot_drift(ax: Any, result: Result) -> None:
@@ -287,11 +291,10 @@ def _plot_drift(ax: Any, result: Result) -> None:
     for name, widths, drift, label, colour, mark, expected in lines:
         widths, found = np.asarray(widths, float), slopes[name]
         middle = np.exp(np.log(drift).mean(axis=1))
-        said = f"{label}: {found['mean']:.2f} ± {found['half_width']:.2f}"
-        ax.loglog(widths, middle, mark, ms=5, color=colour, label=said)
+        ax.loglog(widths, middle, mark, ms=5, color=colour, label=_said(label, found))
         centre = np.exp(np.log(middle).mean() - expected * np.log(widths).mean())
         ax.loglog(widths, centre * widths**expected, color=colour, ls=(0, (4, 2)), lw=1.2)
     ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="slopes −1 and −3/4")
-    ax.set(xlabel="width N", ylabel="relative change of the kernel in training")
+    ax.set(xlabel="width N", ylabel="change of the kernel in training")
     ax.set_title("A kink keeps the kernel moving")
     ax.legend(loc="upper right")

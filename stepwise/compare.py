@@ -121,6 +121,7 @@ def curves(name: str, given: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray
     if isinstance(given, Trajectory):
         keep = slice(None) if given.result.name != "diverged" else slice(int(np.argmin(np.isfinite(given.loss))))
         times, values, loss = given.times[keep], given.eigenvalues[keep], given.loss[keep]
+        _check.require(len(times) > 1, name, "a run of at least two finite samples", f"one that {given.result}")
         end = None if given.snapshots is None else np.asarray(given.snapshots)[-1]
     elif isinstance(given, dict):
         known = {"times", "eigenvalues"} <= given.keys()

@@ -105,6 +105,83 @@ def rankme(z: Numbers) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def covariance_eigenvalues(z: Numbers) -> Float[np.ndarray, " d"]:
+    """Eigenvalues, from the largest down, of the covariance (1/n) Σ_i (z_i − z̄)(z_i − z̄)ᵀ of embeddings z [n, d].
+
+    Raises:
+        ValueError: z is not a finite matrix.
+    """
+    z = _matrix(z)
+    return np.linalg.eigvalsh(np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], -1))[::-1]
+
+
+def effective_rank(z: Numbers) -> float:
+    """exp(−Σ p ln p), p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings all the same.
+
+    Roy & Vetterli 2007, on centred variances (RankMe takes uncentred singular values).
+    """
+    p = _shares(z)
+    return float(np.exp(-np.sum(p * np.log(p, out=np.zeros_like(p), where=p > 0))))
+
+
+def participation_ratio(z: Numbers) -> float:
+    """1/Σ p², p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings all the same."""
+    return float(1 / np.sum(_shares(z) ** 2))
+
+
+def alpha_req(z: Numbers) -> float:
+    """α of λ_i ∝ i^−α: minus the least-squares slope of ln λ_i against ln i, covariance eigenvalues above rounding.
+
+    Agrawal et al., *α-ReQ* (NeurIPS 2022). NaN with fewer than two such eigenvalues.
+    """
+    values = covariance_eigenvalues(z)
+    values = values[values > len(values) * np.finfo(np.float64).eps * max(values[0], 0)]
+    if len(values) < 2:
+        return float("nan")
+    return float(-np.polyfit(np.log(np.arange(1, len(values) + 1)), np.log(values), 1)[0])
+
+
+def alignment(z1: Numbers, z2: Numbers) -> float:
+    """E ‖u(z) − u(z')‖² over positive pairs, u(z) = z/‖z‖ (Wang & Isola 2020): 0 for an invariant embedding."""
+    a, b = _unit(z1), _unit(z2)
+    _check.require(a.shape == b.shape, "z2", f"shape {list(a.shape)} as z1", b)
+    return float(np.mean(np.sum((a - b) ** 2, axis=1)))
+
+
+def uniformity(z: Numbers) -> float:
+    """ln E exp(−2 ‖u(z_i) − u(z_j)‖²) over pairs i ≠ j (Wang & Isola 2020): 0 at collapse, below for spread ones.
+
+    Raises:
+        ValueError: z is not a finite matrix of at least two rows.
+    """
+    u = _unit(z)
+    _check.require(len(u) > 1, "z", "at least two rows", u)
+    values = np.exp(-2 * np.maximum(2 - 2 * (u @ u.T), 0))
+    return float(np.log((values.sum() - np.trace(values)) / (len(u) * (len(u) - 1))))
+
+
+def collapse_std(z: Numbers) -> float:
+    """Mean over dimensions of the std of z/‖z‖: 0 at collapse, about 1/√d when healthy (Chen & He 2021)."""
+    return float(np.mean(np.std(_unit(z), axis=0)))
+
+
+def _matrix(z: Numbers) -> np.ndarray:
+    z = np.asarray(_check.real_array("z", z, ndim=2), np.float64)
+    _check.require(z.size > 0, "z", "at least one embedding", z)
+    return z
+
+
+def _shares(z: Numbers) -> np.ndarray:
+    values = np.maximum(covariance_eigenvalues(z), 0)
+    total = values.sum()
+    return values / total if total > 0 else np.eye(len(values))[0]
+
+
+def _unit(z: Numbers) -> np.ndarray:
+    z = _matrix(z)
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+
+
 def _pair(z1: Numbers, z2: Numbers) -> tuple[Array, Array]:
     z1 = jnp.asarray(_check.real_array("z1", z1, ndim=2))
     z2 = jnp.asarray(_check.real_array("z2", z2, ndim=2))

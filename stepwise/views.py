@@ -169,8 +169,10 @@ def _recipes() -> dict[str, Recipe]:
         return Recipe(first, replace(first, blur=Blur(0.1), solarize=Solarize(0.2)))
 
     even = Jitter(0.4, 0.4, 0.4, 0.1)
+    small = View(ResizedCrop((0.25, 1.0)), flip=0.5, jitter=Jitter(0.4, 0, 0, 0), grayscale=0.2)
     return {
         "crop20": crops(20),
+        "small": twice(small),
         "simclr": twice(view(0.08, Jitter(0.8, 0.8, 0.8, 0.2), blur=Blur(0.5))),
         "simclr_cifar": twice(view(0.08, even)),
         "barlow_twins": uneven(0.08),
@@ -186,7 +188,10 @@ def _recipes() -> dict[str, Recipe]:
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(_recipes())
-"""The published recipes; the names with _cifar are for 32 pixels, and "dino" is its two global views."""
+"""The published recipes; the names with _cifar are for 32 pixels, and "dino" is its two global views.
+
+"crop20" is the linear experiment's, "small" (crops, flip, brightness, grey) that of the small networks here.
+"""
 
 
 def positive_pairs(

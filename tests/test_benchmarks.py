@@ -47,3 +47,5 @@ def test_a_peer_stopped_at_its_limit_gives_a_lower_bound():
     row = report.Row("flow", "d=1", "peer", 0.5, 1.0, 2.0, 60.0, 0.0, 100, bound=True)
     assert row.ratio == 120
     assert "**> 120x**" in report.line(row) and "100x met" in report.line(row)
+    row = report.Row("flow", "d=1", "peer", 1.0, 1.0, 2.0, 60.0, 0.0, 100, bound=True)
+    assert "**> 60x**" in report.line(row) and "100x open" in report.line(row)

@@ -152,3 +152,20 @@ def test_a_kernel_of_zeros_is_refused_in_either_way(x64):
     for modes in (None, 1):
         with pytest.raises(ValueError, match="that differ from one another"):
             from_gram(np.zeros((100, 100)), modes=modes)
+
+
+@pytest.mark.parametrize("center", ["none", "pooled"])
+@pytest.mark.parametrize("length", [300.0, 500.0, 1000.0])
+def test_rounding_of_a_nearly_constant_kernel_makes_no_mode(length, center):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(150, 20))
+    views = np.concatenate([x, x + 0.1 * rng.normal(size=x.shape)])
+    exact = np.exp(-((views[:, None] - views[None]) ** 2).sum(2) / (2 * length**2))
+    truth = from_gram(exact, center=center, cutoff=1e-10).gamma[:5]
+    for modes in (1, 2, 3, 5):
+        try:
+            found = from_gram(exact.astype("float32"), center=center, modes=modes).gamma
+        except ValueError as error:
+            assert "the rank of the data" in str(error) or "views that differ" in str(error)
+            continue
+        np.testing.assert_allclose(found, truth[:modes], rtol=0.05)

@@ -22,21 +22,35 @@ views problem.problem
 problem.gram
 problem.linear
 problem
-dynamics.trajectory dynamics.reduction dynamics.stabilised
-dynamics.loop
-dynamics.exact dynamics.ode dynamics.gradient dynamics.dual dynamics.network
-dynamics
-models.functional models.ntk
+spectra losses
+models.normalisation
+models.functional models.ntk models.resnet models.heads
 models
+dynamics.trajectory dynamics.reduction dynamics.stabilised
+checkpoints runlog dynamics.plan
+dynamics.loop dynamics.step
+dynamics.exact dynamics.ode dynamics.gradient dynamics.dual dynamics.network dynamics.training
+dynamics
+probes runs
 entk.full
 entk
-spectra
 validity compare
 plotting
 """
 LAYER = {name: depth for depth, line in enumerate(FLOW.split("\n")) for name in line.split()}
-INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow", "neural_tangents": "neural-tangents"}
-ALONE = {"matplotlib": "stepwise.plotting", "neural_tangents": "stepwise.neural_tangents"}
+INSTALLED_AS = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "neural_tangents": "neural-tangents",
+    "orbax": "orbax-checkpoint",
+    "tensorboardX": "tensorboardx",
+}
+ALONE = {
+    "matplotlib": "stepwise.plotting",
+    "neural_tangents": "stepwise.neural_tangents",
+    "orbax": "stepwise.checkpoints",
+    "tensorboardX": "stepwise.runlog",
+}
 
 
 def module(path):

@@ -9,6 +9,7 @@ import pytest
 from stepwise import _npz, spectra
 from stepwise.moments import CENTERS
 from stepwise.problem import Problem, from_gram, from_kernel, from_views
+from stepwise.problem.problem import require_modes
 from tests import problems
 
 RNG = np.random.default_rng(0)
@@ -216,7 +217,9 @@ def test_modes_beyond_the_positive_ones_come_from_the_whole_spectrum(x64):
     x, x2, _ = problems.views(gamma, 200)
     np.testing.assert_allclose(from_views(x, x2, modes=5).gamma, [3, 2, 1, *np.sort(gamma)[::-1][3:5]], atol=1e-10)
     np.testing.assert_allclose(from_views(x, x2, modes=2).gamma, [3, 2], atol=1e-8)
-    with pytest.raises(ValueError, match=r"modes: expected a whole number in 1 ... 153, the rank of the data, received 180"):
+    with pytest.raises(
+        ValueError, match=r"modes: expected a whole number in 1 ... 153, the rank of the data, received 180"
+    ):
         from_views(x, x2, modes=180)
     with pytest.raises(ValueError, match=r"modes: expected a whole number in 1 ... 200, received 201"):
         from_views(x, x2, modes=201)
@@ -300,8 +303,7 @@ def test_truncation_keeps_the_first_modes_and_the_lowest(x64):
         (lambda: from_kernel(lambda a, b: jnp.eye(4), X, X2), r"kernel: expected values \[24, 24\]"),
         (lambda: from_kernel(linear, X, X2[:3]), r"x2: expected shape \[12, 7\] as x"),
         (lambda: from_gram(np.eye(4), modes=5), "modes: expected a whole number in 1 ... 4, received 5"),
-        (lambda: from_gram(np.eye(4), modes=1.5), "modes: expected a whole number in 1 ... 4, received 1.5"),
-        (lambda: from_views(X, X2, modes=1.5), "modes: expected a whole number in 1 ... 7, received 1.5"),
+        (lambda: require_modes(1.5, 4), "modes: expected a whole number in 1 ... 4, received 1.5"),
         (lambda: from_gram(np.eye(4), cutoff=-1e-3), r"cutoff: expected a number in \[0, 1\).* received -0.001"),
         (lambda: from_gram(np.eye(4), cutoff=np.nan), r"cutoff: expected a number in \[0, 1\).* received nan"),
         (lambda: from_views(X[:0], X2[:0]), "x: expected at least one"),

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -14,13 +12,21 @@ def test_the_readme_shows_code():
     assert BLOCKS
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
-def test_the_code_of_the_readme_runs(code, capsys):
+def test_the_code_of_the_readme_runs_in_the_order_in_which_it_stands(capsys):
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert capsys.readouterr().out
-    gaps = names["compare"](names["theory"], names["run"])
-    assert gaps.within(0.05) == 4
+    for code in BLOCKS:
+        exec(compile(code, "README.md", "exec"), names)
+        assert capsys.readouterr().out
+    compare = names["compare"]
+    assert compare(names["theory"], names["run"]).within(0.05) == 3
+    network = compare(names["dynamics"].flow(names["p"], names["A0"], names["real"].times), names["real"])
+    assert network.within(0.15) == 3 and network.eigenvalue_rms < 0.05
+
+
+def test_the_ten_lines_predict_every_step(capsys):
+    names = {}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    assert names["compare"](names["theory"], names["run"]).within(0.05) == 4
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -1,6 +1,5 @@
 """Full-batch gradient descent of a real network on the theory's loss."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,10 +9,8 @@ import jax.numpy as jnp
 from stepwise import _check
 from stepwise.dynamics import loop
 from stepwise.dynamics.trajectory import Trajectory
+from stepwise.models import Apply
 from stepwise.types import Numbers, Whole
-
-Apply = Callable[[Any, Any], Any]
-"""A pure function (params, inputs [k, ...]) -> outputs [k, d]."""
 
 
 def full_batch(

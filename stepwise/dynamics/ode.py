@@ -138,12 +138,15 @@ def _integrate(
     atol = jnp.maximum(jnp.minimum(atol, rtol * rms), tiny).astype(A0.dtype)
     early = times <= begin
     A = A0 * jnp.exp(4 * gamma * begin)
+    # a first try of the whole time can overflow, and an error of inf/inf would hold the controller there for good
+    rate = 8 * jnp.max(jnp.abs(gamma), initial=0) * jnp.maximum(1, jnp.sum(jnp.abs(gamma) * A**2))
+    first = jax.lax.stop_gradient(jnp.minimum(1 / jnp.maximum(rate, tiny), jnp.maximum(times[-1] - begin, tiny)))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         RungeKuttaChebyshev(radius) if long else diffrax.Dopri5(),
         begin,
         jnp.maximum(times[-1], begin),
-        None,
+        first,
         A,
         saveat=diffrax.SaveAt(
             subs=[diffrax.SubSaveAt(ts=jnp.maximum(times, begin), fn=cross), diffrax.SubSaveAt(t1=True)]

@@ -83,8 +83,8 @@ def linear() -> Linear:
 def rbf(length: Real) -> RBF:
     """k(a, b) = exp(−‖a − b‖² / (2 length²)) of the flattened inputs.
 
-    ‖a − b‖² comes from products of inputs less their mean m: its rounding is ε (‖a − m‖² + ‖b − m‖²), so that in float32
-    the values hold for a length above about 1e-2 of the inputs' spread; below, ask for float64.
+    ‖a − b‖² comes from products of inputs less their mean m: its rounding is ε (‖a − m‖² + ‖b − m‖²), so that in
+    float32 the values hold for a length above about 1e-2 of the inputs' spread; below, ask for float64.
 
     Raises:
         ValueError: length is not positive.
@@ -117,7 +117,8 @@ def infinite_width(layers: list, get: Literal["ntk", "nngp"] = "ntk") -> Infinit
         get: "ntk" or "nngp".
 
     A network in NTK parametrisation of width N, trained on Barlow Twins from a start near zero, follows this kernel's
-    `Problem` with an error of order N^{-1/2} (Jacot et al. 2018; Fleissner et al., arXiv 2411.11176).
+    `Problem` with an error of order N^{-1/2} (Jacot et al. 2018; Fleissner et al., arXiv 2411.11176). A network is
+    not centred, so compare with a problem of center="none".
 
     Raises:
         ValueError: there are no layers, one of them is not a stax layer, or `get` is unknown.

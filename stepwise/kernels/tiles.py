@@ -46,6 +46,7 @@ def gram(
     Raises:
         ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where it has to be (the
             tile is named); the file holds another matrix.
+        MemoryError: one tile does not fit into memory.
     """
     same = x2 is None
     x = np.asarray(_check.real_array("x", x))
@@ -101,7 +102,14 @@ class _Evaluation:
     def _evaluated(self, i: int, j: int) -> np.ndarray:
         a, b = _filled(self.x, i, self.tile), _filled(self.x2, j, self.tile)
         a, b = (jax.device_put(a, self.rows), jax.device_put(b, self.whole)) if self.rows else (a, b)
-        values: Any = self.kernel(jnp.asarray(a), jnp.asarray(b))
+        try:
+            values: Any = self.kernel(jnp.asarray(a), jnp.asarray(b))
+            values = values.block_until_ready() if isinstance(values, jax.Array) else values
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            size = f"{self.tile} × {self.tile}"
+            raise MemoryError(f"tile: expected one that fits into memory, received {size} ({error})") from error
         _check.require(np.shape(values) == (len(a), len(b)), "kernel", f"values [{len(a)}, {len(b)}]", values)
         values = np.asarray(values)[: len(self.x) - i, : len(self.x2) - j]
         bad = int(np.size(values) - np.isfinite(values).sum())
@@ -198,8 +206,8 @@ def _intact(
 def _checksum(K: np.ndarray, i: int, j: int, evaluate: _Evaluation) -> int:
     """Of a tile and its mirror image."""
     tile = evaluate.tile
-    checksum = zlib.crc32(np.ascontiguousarray(K[i : i + tile, j : j + tile]))
-    return zlib.crc32(np.ascontiguousarray(K[j : j + tile, i : i + tile]), checksum) if evaluate.same else checksum
+    checksum = zlib.crc32(K[i : i + tile, j : j + tile].tobytes())
+    return zlib.crc32(K[j : j + tile, i : i + tile].tobytes(), checksum) if evaluate.same else checksum
 
 
 def _digest(evaluate: _Evaluation) -> str:

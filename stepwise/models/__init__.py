@@ -1,10 +1,29 @@
 """Networks, as pure functions of their parameters.
 
-`ntk.MLP` is in NTK parametrisation; `functional` splits any Flax NNX module into a pure function and its parameters;
-`doubled` starts one near zero without changing its kernel.
+`ResNet` and `Features` are backbones and `Head` what stands on them; an `Encoder` is both. `MLP` is in NTK
+parametrisation. `functional` splits any Flax NNX module into a pure function and its parameters, `stateful` one with
+batch statistics. A small start is `scale_start` (the rich regime: steps, but no lazy prediction), or `doubled` (the
+lazy one: near zero without changing the kernel).
 """
 
-from stepwise.models.functional import doubled, doubled_start, functional
+from stepwise.models.functional import Apply, Forward, doubled, doubled_start, functional, restored, stateful
+from stepwise.models.heads import Encoder, Features, Head, scale_start
 from stepwise.models.ntk import MLP
+from stepwise.models.resnet import ResNet, count_parameters
 
-__all__ = ["MLP", "doubled", "doubled_start", "functional"]
+__all__ = [
+    "MLP",
+    "Apply",
+    "Encoder",
+    "Features",
+    "Forward",
+    "Head",
+    "ResNet",
+    "count_parameters",
+    "doubled",
+    "doubled_start",
+    "functional",
+    "restored",
+    "scale_start",
+    "stateful",
+]

@@ -1,5 +1,6 @@
 """From a module to a pure function of its parameters, and a start near zero that keeps the kernel."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,8 +9,13 @@ from flax import nnx
 from jaxtyping import Array
 
 from stepwise import _check
-from stepwise.dynamics.network import Apply
 from stepwise.types import Real
+
+Apply = Callable[[Any, Any], Any]
+"""A pure function (params, inputs [k, ...]) -> outputs [k, d]."""
+
+Forward = Callable[[Any, Any, Any, bool], tuple[Any, dict[str, Any], Any]]
+"""(params, stats, inputs, train) -> (outputs, representations by name, stats)."""
 
 
 def functional(model: nnx.Module) -> tuple[Apply, Any]:
@@ -28,6 +34,46 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
         return module(x)
 
     return apply, params
+
+
+def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
+    """(forward, params, stats) of a module with batch statistics, as plain trees of arrays.
+
+    forward(params, stats, x, train) -> (outputs, representations, stats): with train, normalisations use the batch's
+    statistics and return the updated running ones; without, they use the running ones. The representations are those of
+    a module that has them (`Encoder`), and none otherwise.
+
+    Raises:
+        ValueError: the module has state that is neither parameters nor batch statistics (random keys).
+    """
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    params, stats, *rest = states
+    kept = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    names = sorted({type(leaf).__name__ for leaf in kept})
+    _check.require(not names, "model", "a module of parameters and batch statistics only", f"also {', '.join(names)}")
+
+    def forward(new_params: Any, new_stats: Any, x: Any, train: bool) -> tuple[Any, dict[str, Any], Any]:
+        module: Any = nnx.merge(graph, _with(params, new_params), _with(stats, new_stats))
+        module.train() if train else module.eval()
+        everything = getattr(module, "everything", None)
+        out, found = (module(x), {}) if everything is None else everything(x)
+        return out, found, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    return forward, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def restored(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
+    """The module with these parameters and statistics (as `stateful` gives them), in place, in evaluation mode."""
+    for kind, values in ((nnx.Param, params), (nnx.BatchStat, stats)):
+        nnx.update(model, _with(nnx.state(model, kind), values))
+    model.eval()
+    return model
+
+
+def _with(state: Any, values: Any) -> Any:
+    """A copy of the module's state with the plain tree's values."""
+    leaves = jax.tree.leaves(values)
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 
 def doubled(apply: Apply) -> Apply:

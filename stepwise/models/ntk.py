@@ -43,7 +43,7 @@ class MLP(nnx.Module):
         outputs: d.
         activation: applied after every hidden layer.
         w_std, b_std: of every layer; as in `neural_tangents.stax.Dense`.
-        rngs: the key of the start.
+        rngs: the start's random numbers, flax.nnx.Rngs(seed).
         dtype: of the parameters; the default float.
 
     Raises:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from stepwise import _check, eigen, kernels
 from stepwise.kernels import Kernel
 from stepwise.moments import CENTERS, Center
-from stepwise.problem.problem import Problem, assemble, first, require_modes
+from stepwise.problem.problem import TILE, Problem, assemble, first, require_modes
 from stepwise.types import Numbers, Real, Whole
 
 EPS = float(np.finfo(np.float64).eps)
@@ -27,6 +27,8 @@ def from_kernel(
     *,
     center: Center = "none",
     modes: Whole | None = None,
+    cutoff: Real | None = None,
+    tile: Whole = TILE,
     path: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Problem:
@@ -35,7 +37,10 @@ def from_kernel(
     Args:
         kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite (`stepwise.kernels` has some).
         x, x2: the two views [n, ...], in the shape that the kernel wants.
-        center, modes: as for `from_gram`.
+        center, modes, cutoff: as for `from_gram`. A network is not centred: for a prediction of its training leave the
+            kernel as it is, too.
+        tile: inputs a side that meet the kernel at once, here and in `Problem.embed`; pooling in an infinitely wide
+            network wants few.
         path, progress: as for `kernels.gram`: keep K in a file, resume there, show a bar.
 
     Raises:
@@ -44,8 +49,8 @@ def from_kernel(
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
     views = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    K = kernels.gram(kernel_fn, np.asarray(views), path=path, progress=progress)
-    return replace(from_gram(K, center=center, modes=modes), kernel=kernel_fn, views=views)
+    K = kernels.gram(kernel_fn, np.asarray(views), tile=tile, path=path, progress=progress)
+    return replace(from_gram(K, center=center, modes=modes, cutoff=cutoff), kernel=kernel_fn, views=views, tile=tile)
 
 
 def from_gram(
@@ -137,6 +142,8 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarra
     def swapped(block: np.ndarray) -> np.ndarray:
         return np.concatenate([block[n:], block[:n]]) / side
 
+    eps = max(float(jnp.finfo(K.dtype).eps), EPS)
+    least = 8 * eps if eps > EPS else side * eps
     try:
         found = eigen.top_of_product(swapped, lambda block: centred(product(centred(block))), side, int(modes))
     except (eigen.NotConvergedError, ValueError):
@@ -146,6 +153,13 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarra
     if found.values[-1] <= 10 * found.residuals.max():
         return None
     basis = centred(found.vectors)
+    # uᵀ K u = 1: what K is along each mode. One that is made of K's rounding can rise above the real ones
+    along = 1 / np.sum(basis**2, axis=0)
+    size = max(along.max(), float(K.sum(dtype=np.float64)) / side if center != "none" else 0)
+    if along.min() <= least * size:
+        expected = f"modes that stand above K's rounding ({least:.1e} of its largest eigenvalue, about {size:.2e})"
+        _check.require(side <= DENSE, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}")
+        return None
     images = product(basis)
     offset = images.mean(axis=0) if center != "none" else np.zeros(len(found.values))
     return found.values, centred(images), basis, offset, found.lowest
@@ -181,7 +195,12 @@ def above(
         "centred views, or a kernel of them, that differ from one another",
         found,
     )
-    _check.require(spread[-1] >= -bound, "K", f"a positive semi-definite kernel (to {bound:.1e}, cutoff)", found)
+    _check.require(
+        spread[-1] >= -bound,
+        "K",
+        f"a positive semi-definite kernel (to {bound:.1e}; one computed in float32 wants cutoff=1e-6)",
+        found,
+    )
     return spread > max(cutoff * size, -2 * float(spread[-1]))
 
 

@@ -14,8 +14,8 @@ from stepwise.kernels import Kernel
 from stepwise.moments import Center
 from stepwise.types import Numbers, Real, Whole
 
-ROWS = 1024
-"""Inputs that meet a kernel at once."""
+TILE = 1024
+"""Inputs a side that meet a kernel at once."""
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +35,7 @@ class Problem:
         lowest: the smallest eigenvalue of the whole Γ; gradient descent's limit needs it even where `modes=k`
             left it out. Where `modes=k` was found matrix-free it is a Ritz value, which only bounds it from above.
         center: how the views were centred.
-        kernel: the kernel of `from_kernel` (None otherwise), and `views` the 2n inputs that it meets.
+        kernel: the kernel of `from_kernel` (None otherwise), and `views` the 2n inputs that it meets, `tile` at once.
     """
 
     gamma: Numbers
@@ -47,6 +47,7 @@ class Problem:
     linear: bool = field(metadata={"static": True})
     kernel: Kernel | None = field(default=None, metadata={"static": True})
     views: Numbers | None = None
+    tile: Whole = field(default=TILE, metadata={"static": True})
 
     def __repr__(self) -> str:
         """In one line: what kind, how many pairs and modes."""
@@ -78,7 +79,8 @@ class Problem:
             ValueError: d is more than the number of positive modes; so many dimensions cannot be learned.
         """
         limit = self.n_positive
-        _check.require(1 <= d <= limit, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d)
+        whole = isinstance(d, int | np.integer) and 1 <= d <= limit
+        _check.require(whole, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d)
         return jnp.eye(d, self.gamma.size, dtype=self.gamma.dtype) / jnp.sqrt(self.gamma[:d, None])
 
     def predict(self, d: Whole) -> Float[Array, "views d"]:
@@ -106,11 +108,15 @@ class Problem:
         A = jnp.asarray(_check.real_array("A", A, ndim=2))
         r, size = self.gamma.size, self.basis.shape[0]
         _check.require(A.shape[1] == r, "A", f"{r} columns, one a mode", A)
-        if self.kernel is not None:
+        if self.kernel is not None and self.views is not None:
             inputs = _check.real_array("inputs", inputs)
-            if len(inputs) > ROWS:  # so that rows of kernel values never fill the memory
-                return jnp.concatenate([self.embed(A, inputs[i : i + ROWS]) for i in range(0, len(inputs), ROWS)])
-            rows = self.kernel(inputs, self.views)
+            what, one = f"inputs [k, {', '.join(map(str, self.views.shape[1:]))}] as the views", self.views.shape[1:]
+            _check.require(inputs.ndim > 0 and inputs.shape[1:] == one, "inputs", what, inputs)
+            if len(inputs) > self.tile:  # so that rows of kernel values never fill the memory
+                parts = range(0, len(inputs), self.tile)
+                return jnp.concatenate([self.embed(A, inputs[i : i + self.tile]) for i in parts])
+            met = range(0, len(self.views), self.tile)
+            rows = jnp.concatenate([self.kernel(inputs, self.views[i : i + self.tile]) for i in met], axis=1)
         else:
             rows = _check.real_array("inputs", inputs)
             rows = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows[None]
@@ -124,6 +130,20 @@ class Problem:
         W = jnp.asarray(_check.real_array("W", W, ndim=2))
         _check.require(W.shape[1] == self.basis.shape[0], "W", f"{self.basis.shape[0]} columns as the inputs", W)
         return W @ self.basis
+
+    def coordinates_of(self, embeddings: Numbers) -> Float[Array, "d r"]:
+        """A [d, r] of a model whose embeddings of the 2n views are these [2n, d]: where a network's start begins.
+
+        A = zᵀ basis for a kernel, where f(views) = K basis Aᵀ; for a linear model the least-squares solution of
+        z = features Aᵀ. What of z lies outside the kept modes is left out; centre z as the problem is.
+
+        Raises:
+            ValueError: the embeddings are not [2n, d].
+        """
+        z = jnp.asarray(_check.real_array("embeddings", embeddings, ndim=2))
+        size = self.features.shape[0]
+        _check.require(len(z) == size, "embeddings", f"{size} rows, one a view, X stacked on X'", z)
+        return jnp.linalg.lstsq(self.features, z)[0].T if self.linear else z.T @ self.basis
 
     def weights(self, A: Numbers) -> Float[Array, "d m"]:
         """W = A Vᵀ [d, m]: a linear model's weights, pictures that can be looked at."""
@@ -168,12 +188,13 @@ class Problem:
         arrays, about = _npz.read(path, "stepwise.Problem", names)
         views = arrays.pop("views", None)
         _check.require(kernel is None or views is not None, "kernel", "None for a problem without views", "a kernel")
-        fields = {name: jnp.asarray(arrays[name]) for name in names}
+        fields: dict[str, Any] = {name: jnp.asarray(arrays[name]) for name in names}
         center, linear = str(about["center"]), bool(about["linear"])
         return cls(**fields, center=center, linear=linear, kernel=kernel, views=views)
 
     def _require_linear(self, what: str) -> None:
-        _check.require(self.linear, what, "a linear problem, made by from_views", "a kernel problem")
+        expected = "a linear problem, made by from_views (coordinates_of takes embeddings of any)"
+        _check.require(self.linear, what, expected, "a kernel problem")
 
 
 def assemble(

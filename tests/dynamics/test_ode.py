@@ -204,3 +204,14 @@ def test_where_the_solver_gives_up_it_says_so_and_not_more(x64):
     out = flow(p, problems.gaussian((3, 6), 1e-3), TIMES, max_steps=3)
     assert "gave up (max_steps = 3)" in str(out.result)
     assert "C(0)" not in str(out.result)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4, 1e8])
+def test_the_units_of_gamma_do_not_matter(size, dtype):
+    gamma = np.array([1.0, 0.3, 0.1, -0.4], dtype) * np.asarray(size, dtype)
+    A0 = 1e-3 * np.random.default_rng(0).normal(size=(2, 4)).astype(dtype) / np.sqrt(np.asarray(size, dtype))
+    times = np.linspace(0, 12, 30, dtype=dtype) / np.asarray(size, dtype)
+    found = flow(problems.modes(gamma, dtype), A0, times)
+    assert found.result.name == "converged" and int(found.stats["rejected"]) < 50
+    plain = flow(problems.modes(gamma / gamma[0], dtype), A0 * np.sqrt(gamma[0]), times * gamma[0])
+    np.testing.assert_allclose(found.eigenvalues, plain.eigenvalues, atol=2e-4)

@@ -1,0 +1,89 @@
+"""What a training run descends, and how: objective and plan."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from stepwise import _check, views
+
+Schedule = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is descended.
+
+    Attributes:
+        loss: of the two views' embeddings [n, d], such as `losses.vicreg`; with a predictor or a target
+            loss(p1, p2, z1, z2), as `losses.byol`.
+        predictor: whether embeddings go through the predictor before they meet the other view's (SimSiam, BYOL).
+        decay: of a target network, whose parameters are a running mean of the encoder's and whose embeddings are z1 and
+            z2; it rises to 1 as a cosine over the run (BYOL: 0.996). None: no target.
+    """
+
+    loss: Callable[..., Any]
+    predictor: bool = False
+    decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        steps, batch_size: of pairs; images are drawn without replacement in each epoch, the partial batch dropped.
+        lr: learning rate, or an optax schedule of the step.
+        optimiser: from a schedule to an optax transformation, such as partial(optax.sgd, momentum=0.9).
+        recipe: of the views, or its name.
+        seed: of batches and views.
+        probe: so many images of the set, spread evenly, with views of a key of their own, are what is measured.
+        record_at: steps that are measured; by default 0 and a geometric grid of `records`.
+        dispatch: at most so many steps run between two looks at the clock and at signals.
+        checkpoint_every: steps.
+        covariance: at most so many eigenvalues of each representation are kept.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float | Schedule
+    optimiser: Callable[[Any], optax.GradientTransformation]
+    recipe: views.Recipe | str
+    seed: int = 0
+    probe: int = 256
+    records: int = 120
+    record_at: Sequence[int] | None = None
+    dispatch: int = 10
+    checkpoint_every: int = 200
+    covariance: int = 64
+
+    def require(self) -> None:
+        """Refuse what no run could use.
+
+        Raises:
+            ValueError: names the number.
+        """
+        for name in ("steps", "batch_size", "probe", "records", "dispatch", "checkpoint_every", "covariance"):
+            value = getattr(self, name)
+            whole = isinstance(value, int | np.integer) and value >= 1
+            _check.require(whole, name, "a positive whole number", value)
+        rates = self.rates()
+        _check.require(bool((rates >= 0).all() and rates.max() > 0), "lr", "positive learning rates", f"{rates[:3]}")
+
+    def samples(self) -> np.ndarray:
+        """The steps that are measured, 0 and the last included."""
+        if self.record_at is None:
+            at = np.geomspace(1, self.steps, self.records).round().astype(int)
+        else:
+            at = np.asarray(self.record_at, int)
+        return np.unique(np.concatenate([[0], at[(at >= 0) & (at <= self.steps)], [self.steps]]))
+
+    def rates(self) -> np.ndarray:
+        """The learning rate of every step [steps]."""
+        if not callable(self.lr):
+            return np.full(self.steps, float(self.lr))
+        return np.asarray(jax.vmap(self.lr)(jnp.arange(self.steps)), np.float64)

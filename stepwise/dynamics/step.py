@@ -1,0 +1,201 @@
+"""One compiled step of a network's training, and what is measured on the probe."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from stepwise import _check, models, views
+from stepwise.dynamics.plan import Objective, Plan
+from stepwise.types import Numbers
+
+LIMIT = 1e6
+"""A loss of so many times its start's, and at least so many, counts as diverged."""
+
+
+class Step:
+    """The compiled program of a run.
+
+    Its state is a tree of arrays: parameters, batch statistics, target, optimiser, random key, step, and what the log
+    needs between two samples. The program is the global one: with the batch shared over a mesh's devices, every mean
+    over it is that of the whole batch.
+
+    Raises:
+        ValueError: the images are not uint8 [n, h, w, c] or fewer than a batch; predictor and objective do not fit; the
+            mesh cannot share the batch evenly.
+    """
+
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        pixels: Numbers,
+        objective: Objective,
+        plan: Plan,
+        predictor: nnx.Module | None,
+        mesh: Mesh | None,
+    ) -> None:
+        shape = np.shape(pixels)
+        fits = getattr(pixels, "dtype", None) == np.uint8 and len(shape) == 4
+        _check.require(fits, "pixels", "uint8 [n, h, w, c]", pixels)
+        _check.require(shape[0] >= plan.batch_size, "pixels", f"at least a batch of {plan.batch_size} images", pixels)
+        given = "none" if predictor is None else "one"
+        wanted = "a module" if objective.predictor else "None, as the objective has none"
+        _check.require(objective.predictor == (predictor is not None), "predictor", wanted, given)
+        self.objective, self.plan = objective, plan
+        self.mesh = mesh if mesh is not None else _mesh(plan.batch_size)
+        devices = self.mesh.devices.size
+        _check.require(plan.batch_size % devices == 0, "mesh", f"devices that divide {plan.batch_size}", f"{devices}")
+        self.everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.shared = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
+        self.forward, params, stats = models.stateful(encoder)
+        self.predict, self.params, self.stats = None, {"encoder": params}, {"encoder": stats}
+        if predictor is not None:
+            self.predict, self.params["predictor"], self.stats["predictor"] = models.stateful(predictor)
+        self.optimiser = plan.optimiser(plan.lr)
+        self.pixels = self._placed(pixels)
+        some = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
+        key = jax.random.fold_in(jax.random.key(plan.seed), 1)
+        pair = views.positive_pairs(np.asarray(pixels[some]), key, plan.recipe)
+        self.probe = tuple(self._placed(view) for view in pair)
+        self._advance = jax.jit(self._steps, donate_argnums=0, out_shardings=self.everywhere)
+        self._once = jax.jit(self._step, donate_argnums=0, out_shardings=self.everywhere)
+        self._probe = jax.jit(self._measure, out_shardings=self.everywhere)
+
+    def start(self) -> Any:
+        """The state before the first step."""
+        # copies, because the state is donated and the module keeps its own
+        params = jax.tree.map(jnp.array, self.params)
+        state = {
+            "params": params,
+            "stats": jax.tree.map(jnp.array, self.stats),
+            "target": jax.tree.map(jnp.array, params["encoder"]) if self.objective.decay is not None else {},
+            "optimiser": jax.jit(self.optimiser.init)(params),
+            "key": jax.random.key_data(jax.random.fold_in(jax.random.key(self.plan.seed), 0)),
+            "step": jnp.asarray(0, jnp.int32),
+            "ok": jnp.asarray(True),
+            "first_loss": jnp.asarray(jnp.nan, float),
+            "loss_sum": jnp.asarray(0.0, float),
+            "taken": jnp.asarray(0, jnp.int32),
+        }
+        return jax.tree.map(self._placed, state)
+
+    def advance(self, state: Any, steps: int) -> Any:
+        """The state so many steps on, or before the first bad one with "ok" False; the given one is used up."""
+        if jax.default_backend() != "cpu":
+            return self._advance(state, jnp.asarray(steps, jnp.int32), self.pixels)
+        # XLA's CPU backend computes a convolution's weight gradient some 250 times as slowly inside a loop as outside
+        for _ in range(steps):
+            state = self._once(state, self.pixels)
+        return state
+
+    def counted_anew(self, state: Any) -> Any:
+        """The state with the mean of the training loss begun again."""
+        zero = {"loss_sum": jnp.asarray(0.0, float), "taken": jnp.asarray(0, jnp.int32)}
+        return state | jax.tree.map(self._placed, zero)
+
+    def probed(self, state: Any) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
+        """Embeddings of the probe's two views [k, d], their loss, and hidden representations [2k, f], in evaluation."""
+        z, loss, hidden = jax.tree.map(np.asarray, self._probe(state, *self.probe))
+        return z[0::2], z[1::2], float(loss), hidden
+
+    def gradient(self, state: Any) -> tuple[Float[Array, ""], Any, Any]:
+        """Loss, batch statistics after it, and gradient of the next step."""
+        (loss, stats), slopes = jax.jit(self._slopes, out_shardings=self.everywhere)(state, self.pixels)
+        return loss, stats, slopes
+
+    def _placed(self, array: Any) -> Any:
+        return jax.make_array_from_callback(np.shape(array), self.everywhere, lambda at: np.asarray(array)[at])
+
+    def _steps(self, state: Any, steps: Array, pixels: Array) -> Any:
+        until = state["step"] + steps
+        return jax.lax.while_loop(
+            lambda state: (state["step"] < until) & state["ok"], lambda state: self._step(state, pixels), state
+        )
+
+    def _step(self, state: Any, pixels: Array) -> Any:
+        (loss, stats), slopes = self._slopes(state, pixels)
+        loss = loss.astype(state["first_loss"].dtype)
+        first = jnp.where(state["step"] == 0, loss, state["first_loss"])
+        ok = (
+            state["ok"]
+            & jnp.isfinite(loss)
+            & jnp.isfinite(optax.tree.norm(slopes))
+            & (loss < LIMIT * jnp.maximum(1, first))
+        )
+        updates, optimiser = self.optimiser.update(slopes, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        new = {
+            "params": params,
+            "stats": stats,
+            "target": self._target(state, params),
+            "optimiser": optimiser,
+            "step": state["step"] + 1,
+            "first_loss": first,
+            "loss_sum": state["loss_sum"] + loss,
+            "taken": state["taken"] + 1,
+        }
+        kept = {name: state[name] for name in new}
+        return jax.tree.map(partial(jnp.where, ok), new, kept) | {"key": state["key"], "ok": ok}
+
+    def _slopes(self, state: Any, pixels: Array) -> tuple[tuple[Array, Any], Any]:
+        order, drawn = jax.random.split(jax.random.wrap_key_data(state["key"]))
+        batch = self._batch(order, state["step"], pixels)
+        pair = views.positive_pairs(batch, jax.random.fold_in(drawn, state["step"]), self.plan.recipe)
+
+        def objective(params: Any) -> tuple[Array, Any]:
+            loss, _, _, stats = self._loss(params, state["target"], state["stats"], pair, True)
+            return loss, stats
+
+        return jax.value_and_grad(objective, has_aux=True)(state["params"])
+
+    def _batch(self, key: Array, step: Array, pixels: Array) -> Array:
+        """Images of a step: an epoch's own permutation, in order, its partial batch dropped."""
+        size = self.plan.batch_size
+        a_whole = len(pixels) // size
+        order = jax.random.permutation(jax.random.fold_in(key, step // a_whole), len(pixels))
+        chosen = jax.lax.dynamic_slice_in_dim(order, (step % a_whole) * size, size)
+        return jax.lax.with_sharding_constraint(pixels[chosen], self.shared)
+
+    def _loss(
+        self, params: Any, target: Any, stats: Any, pair: tuple[Array, Array], train: bool
+    ) -> tuple[Array, Array, dict[str, Array], Any]:
+        """The loss, embeddings of both views in turn [2n, d], representations, new batch statistics."""
+        # a view beside the other, so that each device keeps the pairs that it has
+        both = jnp.stack(pair, axis=1)
+        both = jax.lax.with_sharding_constraint(both, self.shared) if train else both
+        images = both.reshape(-1, *both.shape[2:])
+        new = dict(stats)
+        z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, train)
+        first = z
+        if self.predict is not None:
+            first, _, new["predictor"] = self.predict(params["predictor"], stats["predictor"], z, train)
+        if self.objective.decay is not None:
+            fixed = self.forward(jax.lax.stop_gradient(target), stats["encoder"], images, train)[0]
+        else:
+            fixed = z
+        two = (first[0::2], first[1::2])
+        simple = self.predict is None and self.objective.decay is None
+        loss = self.objective.loss(*two) if simple else self.objective.loss(*two, fixed[0::2], fixed[1::2])
+        return loss, z, hidden, new
+
+    def _target(self, state: Any, params: Any) -> Any:
+        if self.objective.decay is None:
+            return {}
+        along = (1 + jnp.cos(jnp.pi * state["step"] / self.plan.steps)) / 2
+        decay = 1 - (1 - self.objective.decay) * along
+        return optax.incremental_update(params["encoder"], state["target"], 1 - decay)
+
+    def _measure(self, state: Any, x: Array, x2: Array) -> tuple[Array, Array, dict[str, Array]]:
+        loss, z, hidden, _ = self._loss(state["params"], state["target"], state["stats"], (x, x2), False)
+        return z, loss, hidden
+
+
+def _mesh(batch_size: int) -> Mesh:
+    devices = jax.devices()
+    return Mesh(np.array(devices if batch_size % len(devices) == 0 else devices[:1]), ("data",))

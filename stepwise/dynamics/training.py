@@ -1,0 +1,189 @@
+"""Training of an encoder on two views of every image: one loop for all losses, returning a Trajectory."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from stepwise import models, spectra
+from stepwise.checkpoints import Checkpoints
+from stepwise.dynamics.plan import Objective, Plan
+from stepwise.dynamics.step import Step
+from stepwise.dynamics.trajectory import DIVERGED, STOPPED, Result, Trajectory
+from stepwise.runlog import RunLog
+from stepwise.types import Numbers
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished or interrupted run.
+
+    Attributes:
+        trajectory: eigenvalues of C and of the covariance on the probe, its loss; in `stats` the monitors [T], the mean
+            training loss since the sample before ("train_loss"), the step of every sample ("step") and the covariance
+            eigenvalues of every hidden representation ("stages/NAME" [T, k]).
+        encoder: with the last parameters, in evaluation mode.
+        finished: whether all steps were taken (or the run diverged); otherwise it was interrupted, and goes on when
+            called again with the same folder.
+    """
+
+    trajectory: Trajectory
+    encoder: nnx.Module
+    finished: bool
+
+
+def train(
+    encoder: nnx.Module,
+    pixels: Numbers,
+    objective: Objective,
+    plan: Plan,
+    *,
+    predictor: nnx.Module | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    about: dict[str, Any] | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> Trained:
+    """Train an encoder by stochastic gradient descent on two random views of every image.
+
+    Views are made on the device inside the compiled step. Under a mesh, whose first axis the batch is shared over, the
+    program is the global one: batch statistics, loss and gradient are those of the whole batch.
+
+    Args:
+        encoder: images [k, h, w, c] in [0, 1] -> embeddings [k, d], such as `models.Encoder`; trained in place.
+        pixels: uint8 [n, h, w, c].
+        predictor: a module from embeddings to predictions, where the objective wants one.
+        folder: checkpoints, log.jsonl and TensorBoard events; a run that was killed goes on from there to the same
+            bits, and one that is finished is only read.
+        about: what the run is, so that its folder is not taken for another's; anything JSON holds.
+        mesh: devices that share each batch; by default all, or one where they cannot share it evenly.
+        progress: show a bar with loss, rank and time left.
+
+    Returns:
+        What was measured, with times = Σ lr. A loss or gradient that is not finite, or a loss of 1e6 times its start,
+        ends the run as diverged, with the parameters before it. SIGTERM and Ctrl-C save a checkpoint and end it
+        unfinished.
+
+    Raises:
+        ValueError: pixels are not uint8 [n, h, w, c] or fewer than a batch; a number of the plan is not positive; a
+            predictor is missing or idle; the folder holds another run.
+        OSError: a checkpoint could not be written; those before it are kept.
+    """
+    plan.require()
+    step = Step(encoder, pixels, objective, plan, predictor, mesh)
+    state, at = step.start(), plan.samples()
+    log = RunLog(at, np.concatenate([[0], np.cumsum(plan.rates())])[at], _measured(step, state, plan), folder)
+    store = None
+    if folder is not None:
+        what = {"about": about or {}, "images": list(np.shape(pixels)), "samples": at.tolist(), "seed": plan.seed}
+        store = Checkpoints(Path(folder) / "checkpoints", what | {"batch_size": plan.batch_size})
+        found = store.restore({"state": state, "log": log.arrays()})
+        if found is not None:
+            state = found[1]["state"]
+            log.load(found[1]["log"])
+    log.open()
+    try:
+        state, finished = _run(step, state, plan, log, store, progress)
+    finally:
+        log.close()
+        if store is not None:
+            store.close()
+    last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
+    models.restored(encoder, *jax.tree.map(jnp.asarray, last))
+    good = bool(state["ok"])
+    cause = "" if good else "the learning rate is too large, or the loss is not finite at these embeddings"
+    result = Result(STOPPED if good else DIVERGED, -1 if good else int(state["step"]), cause)
+    return Trained(log.trajectory(result, "training of a network"), encoder, finished)
+
+
+def _run(
+    step: Step, state: Any, plan: Plan, log: RunLog, store: Checkpoints | None, progress: bool
+) -> tuple[Any, bool]:
+    """The state at the end, and whether it is the run's own end."""
+    samples, at = set(plan.samples().tolist()), int(state["step"])
+
+    def save() -> None:
+        if store is not None:
+            store.save(at, {"state": state, "log": log.arrays()})
+
+    with _stopping() as stopping, tqdm(total=plan.steps, initial=at, unit="step", disable=not progress) as bar:
+        while at < plan.steps and bool(state["ok"]):
+            ends = (min(s for s in samples if s > at), at - at % plan.checkpoint_every + plan.checkpoint_every)
+            until = min(*ends, at + plan.dispatch)
+            state = step.advance(state, until - at)
+            bar.update(int(state["step"]) - at)
+            at = int(state["step"])
+            if at < until:
+                break  # diverged: the state is that before it
+            if at in samples:
+                measured = _measured(step, state, plan)
+                state = step.counted_anew(state)
+                log.add(measured)
+                bar.set_postfix(loss=f"{measured['loss']:.4g}", rank=f"{measured['rankme']:.1f}")
+            if at % plan.checkpoint_every == 0:
+                save()
+            if stopping() and at < plan.steps:
+                save()
+                return state, False
+    save()
+    return state, True
+
+
+def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
+    """All that is kept of one sample."""
+    z1, z2, loss, hidden = step.probed(state)
+    both = np.concatenate([z1, z2])
+    taken = max(int(state["taken"]), 1)
+    measured = {
+        "loss": float(loss),
+        "train_loss": float(state["loss_sum"]) / taken,
+        "eigenvalues": np.asarray(spectra.eigenvalues(z1, z2, center=True)),
+        "covariance_eigenvalues": spectra.covariance_eigenvalues(both),
+        "rankme": spectra.rankme(both),
+        "effective_rank": spectra.effective_rank(both),
+        "participation_ratio": spectra.participation_ratio(both),
+        "alpha_req": spectra.alpha_req(both),
+        "alignment": spectra.alignment(z1, z2),
+        "uniformity": spectra.uniformity(both),
+        "collapse_std": spectra.collapse_std(both),
+    }
+    for name, values in hidden.items():
+        measured[f"stages/{name}"] = spectra.covariance_eigenvalues(values)[: plan.covariance]
+    return measured
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or Ctrl-C has come, in any process; a second Ctrl-C is not held back."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def stopping() -> bool:
+        if jax.process_count() == 1:
+            return asked.is_set()
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(asked.is_set()))))
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    before = {each: signal.signal(each, ask) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,204 @@
+"""Training runs by their configuration, kept under runs/HASH-OF-CONFIG: who asks for the same training shares it."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from stepwise import _check, data, losses, models, views
+from stepwise.data import Images
+from stepwise.dynamics import training
+from stepwise.dynamics.plan import Objective, Plan
+from stepwise.dynamics.training import Trained
+
+Method = Literal[
+    "barlow_twins_unnormalised", "barlow_twins", "simclr", "vicreg", "spectral_contrastive", "byol", "simsiam"
+]
+OBJECTIVES: dict[str, Objective] = {
+    "barlow_twins_unnormalised": Objective(losses.barlow_twins_unnormalised),
+    "barlow_twins": Objective(losses.barlow_twins),
+    "simclr": Objective(losses.simclr),
+    "vicreg": Objective(losses.vicreg),
+    "spectral_contrastive": Objective(losses.spectral_contrastive),
+    "byol": Objective(losses.byol, predictor=True, decay=0.996),
+    "simsiam": Objective(losses.simsiam, predictor=True),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of a training run; the defaults are those of a small ResNet that two cores train in minutes."""
+
+    data: str = "photos"
+    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie."""
+    split: str = "train"
+    n_images: int = 4096
+    side: int = 32
+    """Images are brought to this side before views are made of them."""
+    recipe: str = "small"
+    """Of the views, a name in `views.RECIPES`."""
+    method: Method = "barlow_twins_unnormalised"
+    """The loss, a function of `losses`."""
+    temperature: float | None = None
+    """Of SimCLR; None is the official one."""
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    """Residual blocks of each stage."""
+    bottleneck: bool = False
+    width: int = 16
+    """Channels of the first stage."""
+    stem: Literal["small", "imagenet"] = "small"
+    norm: Literal["batch", "group"] = "batch"
+    head: tuple[int, ...] = (10,)
+    """Layers from features to embedding; the last is d."""
+    predictor: tuple[int, ...] = (512, 10)
+    """Layers of the predictor, where the method has one."""
+    start_scale: float = 1e-3
+    """Factor on the starting weights; 1 is a standard start."""
+    start_of: Literal["head", "all"] = "head"
+    """Which weights it shrinks: the head's last layer, or all."""
+    optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
+    lr: float = 0.004
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    cosine: bool = False
+    """Whether the rate then falls to a thousandth as a cosine."""
+    batch_size: int = 64
+    steps: int = 2500
+    probe: int = 256
+    records: int = 150
+    checkpoint_every: int = 200
+    half: bool = False
+    """Compute in bfloat16; parameters stay in float32."""
+    seed: int = 0
+
+
+def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool = False) -> Trained:
+    """The run of a configuration: read if it is finished, gone on with if it was stopped, begun otherwise.
+
+    Raises:
+        ValueError: a field is out of range, there are too few images, or as `training.train`.
+    """
+    images = load(config)
+    objective = OBJECTIVES[config.method]
+    predictor = None
+    if objective.predictor:
+        d = config.head[-1]
+        _check.require(
+            config.predictor[-1] == d, "predictor", f"a last layer of {d}, as the head", str(config.predictor)
+        )
+        predictor = models.Head(d, config.predictor, rngs=nnx.Rngs(config.seed + 1))
+    if config.temperature is not None:
+        _check.require(config.method == "simclr", "temperature", "None but for simclr", config.temperature)
+        objective = replace(objective, loss=partial(losses.simclr, temperature=config.temperature))
+    where = folder(config, images, root)
+    where.mkdir(parents=True, exist_ok=True)
+    about = asdict(config) | {"images_digest": digest(images)}
+    text = json.dumps(about, indent=1) + "\n"
+    (where / "config.json.new").write_text(text)
+    (where / "config.json.new").replace(where / "config.json")
+    return training.train(
+        encoder(config, images.pixels.shape[-1]),
+        images.pixels,
+        objective,
+        plan(config),
+        predictor=predictor,
+        folder=where,
+        about=json.loads(json.dumps(about)),
+        progress=progress,
+    )
+
+
+def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs") -> Path:
+    """root/HASH of the configuration and its images, whatever path they came from."""
+    known = {name: value for name, value in asdict(config).items() if name not in ("data", "data_dir", "split")}
+    text = json.dumps(known | {"images": digest(images)}, sort_keys=True)
+    return Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(config: Config) -> Images:
+    """The images of a run.
+
+    Raises:
+        ValueError: there are fewer than n_images.
+    """
+    images = data.load(
+        config.data,
+        split=config.split,
+        root=config.data_dir,
+        limit=config.n_images,
+        size=config.side,
+        seed=config.seed,
+    )
+    expected = f"at least n_images = {config.n_images} images"
+    _check.require(len(images.pixels) >= config.n_images, config.data, expected, f"{len(images.pixels)}")
+    return images
+
+
+def digest(images: Images) -> str:
+    """A hash of the pixels."""
+    return hashlib.sha256(np.ascontiguousarray(images.pixels).tobytes()).hexdigest()[:16]
+
+
+def encoder(config: Config, channels: int = 3) -> models.Encoder:
+    """The network of a run, at its start."""
+    rngs = nnx.Rngs(config.seed)
+    dtype = jnp.bfloat16 if config.half else None
+    backbone = models.ResNet(
+        config.blocks,
+        width=config.width,
+        bottleneck=config.bottleneck,
+        stem=config.stem,
+        norm=config.norm,
+        channels=channels,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    whole = models.Encoder(backbone, models.Head(backbone.features, config.head, bias=False, dtype=dtype, rngs=rngs))
+    return whole if config.start_scale == 1 else models.scale_start(whole, config.start_scale, config.start_of)
+
+
+def plan(config: Config) -> Plan:
+    """How a run trains."""
+    lr: Any = config.lr
+    if config.warmup or config.cosine:
+        after = optax.cosine_decay_schedule(config.lr, max(1, config.steps - config.warmup), 1e-3)
+        rest = after if config.cosine else optax.constant_schedule(config.lr)
+        lr = optax.join_schedules([optax.linear_schedule(0.0, config.lr, config.warmup), rest], [config.warmup])
+    decay = config.weight_decay
+    optimisers: dict[str, Any] = {
+        "sgd": lambda lr: optax.chain(optax.add_decayed_weights(decay), optax.sgd(lr, momentum=config.momentum)),
+        "lars": lambda lr: optax.lars(
+            lr, decay, weight_decay_mask=_matrices, trust_ratio_mask=_matrices, momentum=config.momentum
+        ),
+        "adam": optax.adam,
+        "adamw": partial(optax.adamw, weight_decay=decay, mask=_matrices),
+    }
+    return Plan(
+        config.steps,
+        config.batch_size,
+        lr,
+        optimisers[config.optimiser],
+        views.RECIPES[config.recipe],
+        seed=config.seed,
+        probe=config.probe,
+        records=config.records,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+def _matrices(params: Any) -> Any:
+    """Weights, but not biases and scales of normalisations, which LARS and AdamW leave alone."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,0 +1,47 @@
+"""One program on one device, on eight, or in two processes: `python -m tests.dynamics.layouts OUT [PORT PROCESS]`."""
+
+import sys
+
+import jax
+
+if len(sys.argv) > 3:
+    jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[3]))
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from stepwise import losses, models
+from stepwise.dynamics import training
+from stepwise.dynamics.plan import Objective
+from stepwise.dynamics.step import Step
+from tests.dynamics import small
+
+F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+OBJECTIVES = {
+    "simclr": Objective(losses.simclr),
+    "byol": Objective(losses.byol, True, 0.9),
+}
+
+
+def main(out):
+    found = {"devices": np.asarray(jax.device_count()), "processes": np.asarray(jax.process_count())}
+    for name, objective in OBJECTIVES.items():
+        predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1), **F64) if objective.predictor else None
+        step = Step(small.encoder(**F64), small.PIXELS, objective, small.plan(), predictor, None)
+        state = step.start()
+        loss, stats, slopes = step.gradient(state)
+        for kind, tree in (("loss", loss), ("stats", stats), ("gradient", slopes)):
+            leaves = jax.tree_util.tree_leaves_with_path(tree)
+            found |= {f"{name} {kind}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+    done = training.train(
+        small.encoder(**F64), small.PIXELS, Objective(losses.vicreg), small.plan(steps=6, checkpoint_every=3),
+        folder=f"{out}/run",
+    )  # fmt: skip
+    found |= {f"trained {name}": value for name, value in small.numbers(done).items()}
+    if jax.process_index() == 0:
+        np.savez(f"{out}/numbers.npz", **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

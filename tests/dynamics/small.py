@@ -1,0 +1,66 @@
+"""A small run with all in its state that a checkpoint has to hold: `python -m tests.dynamics.small FOLDER [PAUSE]`."""
+
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from stepwise import losses, models, views
+from stepwise.dynamics import training
+from stepwise.dynamics.plan import Objective, Plan
+from stepwise.runlog import RunLog
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+
+
+def encoder(**options):
+    """One residual block, batch normalisation in backbone and head."""
+    rngs = nnx.Rngs(0)
+    backbone = models.ResNet((1,), width=4, stem="small", rngs=rngs, **options)
+    return models.Encoder(backbone, models.Head(backbone.features, [6, 4], rngs=rngs, **_of(options)))
+
+
+def _of(options):
+    return {name: value for name, value in options.items() if name.endswith("dtype")}
+
+
+def plan(**options):
+    """Adam on a schedule, 120 steps of 8 pairs, a checkpoint every tenth."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, 10, 120)
+    recipe = views.Recipe(*[views.View(views.Crop(6), flip=0.5)] * 2)
+    given = {"probe": 16, "records": 30, "checkpoint_every": 10, "dispatch": 4} | options
+    return Plan(given.pop("steps", 120), 8, schedule, optax.adam, recipe, **given)
+
+
+def run(folder, **options):
+    """BYOL: a predictor and a slow target."""
+    predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1))
+    return training.train(
+        encoder(), PIXELS, Objective(losses.byol, True, 0.9), plan(**options), predictor=predictor, folder=folder
+    )
+
+
+def numbers(trained):
+    """All that the run has found, by name."""
+    trajectory = trained.trajectory
+    found = {name: np.asarray(getattr(trajectory, name)) for name in ("times", "eigenvalues", "loss")}
+    found |= {name: np.asarray(value) for name, value in trajectory.stats.items()}
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(trained.encoder)))
+    return found | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+if __name__ == "__main__":
+    pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    add = RunLog.add
+
+    def slowly(log, measured):
+        time.sleep(pause)
+        add(log, measured)
+
+    RunLog.add = slowly
+    done = run(sys.argv[1])
+    print("finished" if done.finished else "unfinished", len(done.trajectory.times))
+    np.savez(f"{sys.argv[1]}/numbers.npz", **numbers(done))

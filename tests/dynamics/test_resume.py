@@ -1,0 +1,91 @@
+"""A run that was killed, stopped or damaged goes on to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.dynamics import small
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return small.numbers(small.run(tmp_path_factory.mktemp("reference")))
+
+
+def started(folder, pause):
+    command = [sys.executable, "-m", "tests.dynamics.small", str(folder), str(pause)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def lines(folder):
+    log = folder / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.is_file() else 0
+
+
+def until(child, folder, count):
+    """Wait for so many lines; whether the child still runs."""
+    while child.poll() is None and lines(folder) < count:
+        time.sleep(0.005)
+    return child.poll() is None
+
+
+def same(found, reference):
+    assert found.keys() == reference.keys()
+    for name in reference:
+        np.testing.assert_array_equal(found[name], reference[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(reference, tmp_path):
+    kills = 0
+    for count in (2, 14, 21):
+        child = started(tmp_path, 0.05)
+        if until(child, tmp_path, count):
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.communicate()
+    assert kills == 3
+    newest = max((tmp_path / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    manifest = newest / "state" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:20])
+    child = started(tmp_path, 0)
+    out, err = child.communicate()
+    assert child.returncode == 0 and out.startswith("finished"), err
+    assert f"{newest.name}: refused" in err
+    with np.load(tmp_path / "numbers.npz") as found:
+        same(dict(found), reference)
+    assert lines(tmp_path) == len(reference["times"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_it_and_it_goes_on_to_the_same_bits(number, reference, tmp_path):
+    child = started(tmp_path, 0.05)
+    assert until(child, tmp_path, 8)
+    child.send_signal(number)
+    out, err = child.communicate()
+    assert child.returncode == 0 and out.startswith("unfinished"), err
+    seen = int(out.split()[1])
+    assert 8 <= seen < 20
+    with np.load(tmp_path / "numbers.npz") as found:
+        np.testing.assert_array_equal(found["loss"], reference["loss"][:seen])
+    same(small.numbers(small.run(tmp_path)), reference)
+
+
+def test_the_folder_of_another_run_is_refused_and_kept(tmp_path):
+    small.run(tmp_path, steps=4)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(ValueError, match=r"expected a checkpoint of this run, none is usable; .*samples"):
+        small.run(tmp_path, steps=6)
+    after = sorted(
+        path.name.removeprefix("refused_").removesuffix("_0") for path in (tmp_path / "checkpoints").iterdir()
+    )
+    assert before == after

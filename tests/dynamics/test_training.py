@@ -1,0 +1,176 @@
+"""The training loop: what it computes, what it measures, how it ends."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from stepwise import dynamics, losses, models, spectra, views
+from stepwise.dynamics import training
+from stepwise.dynamics.plan import Objective, Plan
+from stepwise.dynamics.step import Step
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (24, 6, 6, 1)).astype(np.uint8)
+CROPS = views.crops(4)
+STILL = views.Recipe(views.View(), views.View())
+
+
+def encoder(inputs=16, d=3, scale=None, seed=0, norm=False):
+    rngs = nnx.Rngs(seed)
+    head = models.Head(8, [5, d] if norm else [d], bias=False, rngs=rngs)
+    whole = models.Encoder(models.Features(inputs, [8], rngs=rngs), head)
+    return whole if scale is None else models.scale_start(whole, scale)
+
+
+MOMENTUM = partial(optax.sgd, momentum=0.9)
+TWINS = Objective(losses.barlow_twins_unnormalised)
+
+
+def plan(steps=12, batch_size=8, lr=0.02, optimiser=MOMENTUM, recipe=CROPS, **options):
+    return Plan(steps, batch_size, lr, optimiser, recipe, **({"records": 5, "probe": 16} | options))
+
+
+def train(module, objective=TWINS, pixels=PIXELS, **options):
+    given = {name: options.pop(name) for name in ("folder", "predictor", "about") if name in options}
+    return training.train(module, pixels, objective, plan(**options), **given)
+
+
+def test_a_full_batch_without_views_is_full_batch_descent():
+    objective = Objective(partial(losses.barlow_twins_unnormalised, center="none"))
+    sgd = plan(steps=20, batch_size=24, recipe=STILL, optimiser=optax.sgd, lr=0.01, probe=24)
+    run = training.train(encoder(36), PIXELS, objective, sgd)
+    apply, params = models.functional(encoder(36))
+    x = PIXELS.astype("float32") / 255
+    reference, last = dynamics.full_batch(apply, params, x, x, 0.01, 20)
+    np.testing.assert_allclose(run.encoder(x), apply(last, x), rtol=2e-4, atol=1e-6)
+    first = objective.loss(apply(params, x), apply(params, x))
+    np.testing.assert_allclose(run.trajectory.loss[[0, -1]], [first, reference.loss[-1]], rtol=1e-4)
+    np.testing.assert_allclose(run.trajectory.times[-1], 0.2, rtol=1e-12)
+
+
+def test_what_is_measured_is_that_of_the_probe():
+    run = train(encoder())
+    trajectory, stats = run.trajectory, run.trajectory.stats
+    step = Step(encoder(), PIXELS, TWINS, plan(), None, None)
+    z1, z2 = (run.encoder(view) for view in step.probe)
+    assert step.probe[0].shape == (16, 4, 4, 1)
+    both = np.concatenate([z1, z2])
+    np.testing.assert_allclose(trajectory.loss[-1], losses.barlow_twins_unnormalised(z1, z2), rtol=1e-4)
+    np.testing.assert_allclose(
+        trajectory.eigenvalues[-1], spectra.eigenvalues(z1, z2, center=True), rtol=1e-3, atol=1e-6
+    )
+    np.testing.assert_allclose(trajectory.covariance_eigenvalues[-1], np.linalg.eigvalsh(np.cov(both.T, ddof=0))[::-1],
+                               rtol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(stats["rankme"][-1], spectra.rankme(both), rtol=1e-4)
+    hidden = np.concatenate([run.encoder.backbone((view - 0.5) / 0.25) for view in step.probe])
+    np.testing.assert_allclose(
+        stats["stages/layer1"][-1], spectra.covariance_eigenvalues(hidden)[:64], rtol=1e-2, atol=1e-6
+    )
+    np.testing.assert_array_equal(stats["step"], plan().samples())
+    assert str(trajectory.result) == "stopped" and run.finished
+
+
+def test_an_epoch_meets_every_image_once_and_the_next_in_another_order():
+    step = Step(encoder(), PIXELS, Objective(losses.vicreg), plan(batch_size=5), None, None)
+    known = {image.tobytes(): i for i, image in enumerate(PIXELS)}
+    key = jax.random.key(0)
+    drawn = [
+        [known[np.asarray(image).tobytes()] for image in step._batch(key, jnp.asarray(i), step.pixels)]
+        for i in range(8)
+    ]
+    first, second = np.ravel(drawn[:4]), np.ravel(drawn[4:])  # 24 = 4 · 5 + 4: the partial batch is dropped
+    for epoch in (first, second):
+        assert len(set(epoch)) == 20
+    assert (first != second).any()
+
+
+def test_the_rate_is_that_of_the_schedule_and_times_its_sum():
+    schedule = optax.linear_schedule(0.0, 0.1, 10)
+    some = plan(steps=10, lr=schedule, record_at=[3, 7])
+    assert some.samples().tolist() == [0, 3, 7, 10]
+    run = train(encoder(), steps=10, lr=schedule, record_at=[3, 7])
+    np.testing.assert_allclose(run.trajectory.times, np.array([0, 3, 21, 45]) / 100, rtol=1e-6)
+
+
+def test_the_target_is_the_running_mean_of_the_encoder():
+    head = models.Head(3, [4, 3], rngs=nnx.Rngs(1))
+    step = Step(encoder(norm=True), PIXELS, Objective(losses.byol, True, 0.9), plan(), head, None)
+    state = step.start()
+    for i in range(3):
+        before = jax.tree.map(np.asarray, (state["target"], state["params"]["encoder"]))
+        state = step.advance(state, 1)
+        decay = 1 - 0.1 * (1 + np.cos(np.pi * i / 12)) / 2
+        expected = jax.tree.map(lambda t, p, d=decay: d * t + (1 - d) * p, before[0], state["params"]["encoder"])
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state["target"], expected)
+    assert any(
+        (a != b).any()
+        for a, b in zip(jax.tree.leaves(before[1]), jax.tree.leaves(state["params"]["encoder"]), strict=True)
+    )
+
+
+@pytest.mark.parametrize("loss", [losses.byol, losses.simsiam])
+def test_a_predictor_learns_too_and_predicts_the_other_view(loss):
+    decay = 0.99 if loss is losses.byol else None
+    run = train(encoder(norm=True), Objective(loss, True, decay), steps=30, lr=0.05,
+                predictor=models.Head(3, [6, 3], rngs=nnx.Rngs(1)))  # fmt: skip
+    assert run.trajectory.stats["train_loss"][-1] < run.trajectory.stats["train_loss"][1]
+
+
+@pytest.mark.parametrize("loss", [losses.barlow_twins, losses.simclr, losses.vicreg, losses.spectral_contrastive])
+def test_every_loss_falls(loss):
+    run = train(encoder(), Objective(loss), steps=200, lr=0.01, optimiser=optax.adam)
+    assert np.isfinite(run.trajectory.loss).all()
+    assert run.trajectory.stats["train_loss"][-1] < run.trajectory.stats["train_loss"][1]
+
+
+def test_a_diverging_run_ends_as_one_and_keeps_the_parameters_before(tmp_path):
+    run = train(encoder(), lr=1e4, steps=50, folder=tmp_path, record_at=range(50))
+    assert run.finished and run.trajectory.result.name == "diverged"
+    assert "the learning rate is too large" in str(run.trajectory.result)
+    step = int(run.trajectory.result.step)
+    assert 0 < step < 50 and f"diverged by step {step}" in str(run.trajectory.result)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(run.encoder)))
+    again = train(encoder(), lr=1e4, steps=50, folder=tmp_path, record_at=range(50))
+    assert str(again.trajectory.result) == str(run.trajectory.result)
+    np.testing.assert_array_equal(again.encoder.head.layers[0].kernel[...], run.encoder.head.layers[0].kernel[...])
+
+
+def test_the_log_is_json_lines_of_every_sample_and_events(tmp_path):
+    run = train(encoder(), folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == run.trajectory.stats["step"].tolist()
+    np.testing.assert_allclose([row["eigenvalues"] for row in rows], run.trajectory.eigenvalues)
+    assert rows[0]["train_loss"] == 0 and len(rows[1]["stages/layer1"]) == 8
+    assert any("events" in path.name for path in (tmp_path / "events").iterdir())
+
+
+def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
+    run = train(encoder(), folder=tmp_path)
+    monkeypatch.setattr(Step, "advance", None)
+    again = train(encoder(seed=5), folder=tmp_path)
+    np.testing.assert_array_equal(again.trajectory.eigenvalues, run.trajectory.eigenvalues)
+    x = PIXELS[:, :4, :4].astype("float32") / 255
+    np.testing.assert_array_equal(again.encoder(x), run.encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pixels": PIXELS / 255}, r"pixels: expected uint8 \[n, h, w, c\], received float64"),
+        ({"batch_size": 25}, "pixels: expected at least a batch of 25 images, received uint8"),
+        ({"batch_size": 0}, "batch_size: expected a positive whole number, received 0"),
+        ({"steps": 0}, "steps: expected a positive whole number, received 0"),
+        ({"lr": -1.0}, "lr: expected positive learning rates"),
+        ({"predictor": models.Head(3, [3], rngs=nnx.Rngs(0))}, "predictor: expected None, as the objective has none"),
+        ({"objective": Objective(losses.simsiam, True)}, "predictor: expected a module, received none"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(encoder(), **options)

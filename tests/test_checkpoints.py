@@ -1,0 +1,105 @@
+"""Checkpoints: what is damaged, foreign or unwritable is named, and nothing that was whole is lost."""
+
+import gc
+import resource
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepwise.checkpoints import Checkpoints
+
+
+@pytest.fixture(autouse=True)
+def coroutines_of_this_test_end_with_it():
+    """Those that orbax leaves behind where it raises would warn in whatever test runs when they are collected."""
+    yield
+    gc.collect()
+
+
+def state(step):
+    return {"a": jnp.arange(6.0).reshape(2, 3) * step, "b": [jnp.asarray(step), np.full(3, np.nan)], "empty": {}}
+
+
+def saved(folder, steps=(1, 2), **about):
+    told = []
+    store = Checkpoints(folder, about, warn=told.append)
+    for step in steps:
+        store.save(step, state(step))
+    return store, told
+
+
+def files(folder, step):
+    return sorted(path for path in (folder / f"step_{step}").rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def test_the_newest_comes_back_and_the_oldest_goes(tmp_path):
+    store, told = saved(tmp_path, (1, 5, 9))
+    assert store.steps() == [5, 9]
+    step, found = store.restore(state(0))
+    assert step == 9 and not told
+    np.testing.assert_array_equal(found["a"], state(9)["a"])
+    assert found["b"][0] == 9 and np.isnan(found["b"][1]).all() and found["empty"] == {}
+    assert Checkpoints(tmp_path / "other", {}).restore(state(0)) is None
+
+
+@pytest.mark.filterwarnings("ignore")  # orbax leaves coroutines behind where it raises
+def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
+    damaged = 0
+    names = [
+        path.relative_to(tmp_path / "0" / "step_2") for path in files((saved(tmp_path / "0"), tmp_path / "0")[1], 2)
+    ]
+    data = [name for name in names if name.parts[:2] in (("state", "d"), ("state", "manifest.ocdbt"))]
+    assert data
+    for i, name in enumerate([*data[:2], names[0]]):
+        folder = tmp_path / str(i + 1)
+        store, told = saved(folder)
+        store.close()
+        path = next(path for path in files(folder, 2) if path.name == name.name or name in data)
+        path = path if name not in data else next(p for p in files(folder, 2) if p.parts[-2] == name.parts[-2])
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        told = []
+        store = Checkpoints(folder, {}, warn=told.append)
+        step, found = store.restore(state(0))
+        np.testing.assert_array_equal(found["a"], state(step)["a"])
+        if step == 1:
+            damaged += 1
+            assert len(told) == 1 and "step_2: refused" in told[0]
+            assert [p.name for p in folder.iterdir() if p.name.startswith("refused")] == ["refused_step_2_0"]
+            store.save(2, state(2))
+            assert store.restore(state(0))[0] == 2
+    assert damaged >= 2
+
+
+def test_one_of_another_run_is_refused_by_name_and_kept(tmp_path):
+    saved(tmp_path, seed=1)[0].close()
+    told = []
+    store = Checkpoints(tmp_path, {"seed": 2}, warn=told.append)
+    with pytest.raises(ValueError, match=r"expected a checkpoint of this run, none is usable; .*step_2: refused"):
+        store.restore(state(0))
+    assert len(told) == 2 and "another (it differs in ['seed'])" in told[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["refused_step_1_0", "refused_step_2_0"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_of_other_shapes_is_refused_by_name(tmp_path):
+    store, told = saved(tmp_path, (1,))
+    with pytest.raises(ValueError, match="none is usable"):
+        store.restore(state(0) | {"a": jnp.zeros((3, 3))})
+    assert "step_1: refused" in told[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path):
+    store, _ = saved(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(OSError, match="the checkpoint of step 3 could not be written"):
+            store.save(3, state(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.steps() == [1, 2]
+    assert store.restore(state(0))[0] == 2
+    store.save(3, state(3))
+    assert store.restore(state(0))[0] == 3

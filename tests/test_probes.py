@@ -1,0 +1,68 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from stepwise import models, probes
+
+RNG = np.random.default_rng(0)
+
+
+def clusters(n, spread, classes=3):
+    """Rows around one direction a class, at any length: cosine sees the direction alone."""
+    labels = RNG.integers(0, classes, n)
+    directions = np.eye(classes, 6)
+    rows = (directions[labels] + spread * RNG.normal(size=(n, 6))) * RNG.uniform(0.1, 10, (n, 1))
+    return rows, labels
+
+
+def test_separate_classes_are_found_and_noise_is_at_chance():
+    for probe in (probes.knn_accuracy, probes.linear_accuracy):
+        (a, la), (b, lb) = clusters(300, 0.05), clusters(200, 0.05)
+        assert probe(a, la, b, lb) > 0.97
+        chance = probe(
+            RNG.normal(size=(600, 6)), RNG.integers(0, 3, 600), RNG.normal(size=(600, 6)), RNG.integers(0, 3, 600)
+        )
+        assert abs(chance - 1 / 3) < 0.08
+
+
+def test_neighbours_vote_with_the_exponential_of_their_cosine():
+    train = np.array([[1.0, 0.0], [0.0, 1.0], [-0.1, 1.0]])
+    # one near neighbour against two far ones: at a low temperature it wins, at a high one they do
+    test = np.array([[1.0, 0.6]])
+    assert probes.knn_accuracy(train, [0, 1, 1], test, [0], k=3, temperature=0.07) == 1
+    assert probes.knn_accuracy(train, [0, 1, 1], test, [1], k=3, temperature=10.0) == 1
+    assert probes.knn_accuracy(train, [0, 1, 1], test, [0], k=1, temperature=10.0) == 1
+
+
+def test_features_are_the_backbones_in_evaluation_whatever_the_batch():
+    pixels = RNG.integers(0, 256, (11, 8, 8, 3)).astype(np.uint8)
+    backbone = models.ResNet((1,), width=4, stem="small", rngs=nnx.Rngs(0))
+    whole = probes.features(backbone, pixels)
+    np.testing.assert_allclose(probes.features(backbone, pixels, batch_size=4), whole, rtol=1e-5)
+    backbone.eval()
+    expected = jax.jit(lambda x: backbone(x))((pixels.astype("float32") / 255 - 0.5) / 0.25)
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1], np.ones((1, 2)), [0]), r"train_labels: expected \[3\]"),
+        (
+            lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1, 0], np.ones((1, 3)), [0]),
+            "test: expected 2 columns as train",
+        ),
+        (
+            lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1, 0], np.ones((1, 2)), [0], k=4),
+            "k: expected a number in 1 ... 3",
+        ),
+        (
+            lambda: probes.features(models.Features(4, [2], rngs=nnx.Rngs(0)), np.ones((2, 2, 2, 1))),
+            "pixels: expected uint8",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,48 @@
+"""A configuration's run is made once and read by whoever asks for it again."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stepwise import runs
+from stepwise.dynamics.step import Step
+
+SMALL = runs.Config(
+    n_images=16, side=16, blocks=(1,), width=4, head=(3,), steps=4, batch_size=8, probe=8, records=3, lr=0.01
+)
+
+
+def test_the_same_configuration_is_trained_once(tmp_path, monkeypatch):
+    first = runs.train(SMALL, root=tmp_path)
+    assert first.finished and first.trajectory.eigenvalues.shape[1] == 3
+    (folder,) = tmp_path.iterdir()
+    assert folder == runs.folder(SMALL, runs.load(SMALL), tmp_path)
+    assert json.loads((folder / "config.json").read_text())["width"] == 4
+    monkeypatch.setattr(Step, "advance", None)
+    again = runs.train(SMALL, root=tmp_path)
+    np.testing.assert_array_equal(again.trajectory.eigenvalues, first.trajectory.eigenvalues)
+
+
+def test_any_other_field_is_another_run_and_another_path_of_the_same_images_is_not():
+    images = runs.load(SMALL)
+    here = runs.folder(SMALL, images)
+    assert runs.folder(replace(SMALL, data="folder:elsewhere"), images) == here
+    for other in ({"seed": 1}, {"lr": 0.02}, {"method": "vicreg"}, {"head": (4,)}):
+        assert runs.folder(replace(SMALL, **other), images) != here
+
+
+@pytest.mark.parametrize("optimiser", ["lars", "adamw"])
+def test_warm_up_and_cosine_make_a_schedule(optimiser):
+    plan = runs.plan(replace(SMALL, optimiser=optimiser, warmup=10, cosine=True, steps=110, lr=0.5, weight_decay=1e-4))
+    rates = plan.rates()
+    assert rates[0] == 0 and np.argmax(rates) == 10
+    np.testing.assert_allclose([rates[5], rates[10], rates[60], rates[-1]], [0.25, 0.5, 0.25025, 5e-4], rtol=0.3)
+
+
+def test_bad_fields_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"predictor: expected a last layer of 3, as the head, received \(512, 10\)"):
+        runs.train(replace(SMALL, method="byol"))
+    with pytest.raises(ValueError, match=r"temperature: expected None but for simclr, received 0.5"):
+        runs.train(replace(SMALL, temperature=0.5))
