@@ -80,8 +80,7 @@ def lazy_run(
     All three start from the same outputs and take the same steps.
     """
     params = mlp(x[0].size, width, d, seed, activation)[1]
-    # a stream of its own: nnx.Rngs(seed) folds small numbers into the same key for the weights
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**16), start)
+    key = jax.random.fold_in(jax.random.key(seed), start)
     f, begin = _functions(x[0].size, width, d, activation)[1], models.doubled_start(params, key, scale)
     both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
     z0, steps = f(begin, both), int(at[-1])
