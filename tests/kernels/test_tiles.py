@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -231,7 +232,11 @@ def test_inputs_that_do_not_fit_are_refused():
 def test_the_journal_says_what_the_matrix_is(x64, tmp_path):
     kernels.gram(kernels.rbf(1.0), X, tile=12, path=tmp_path / "K.npy")
     header, *tiles = map(json.loads, (tmp_path / "K.npy.tiles").read_text().splitlines())
-    assert header["shape"] == [23, 23] and header["tile"] == 12 and tiles == [[0, 0], [0, 12], [12, 12]]
+    assert header["shape"] == [23, 23] and header["tile"] == 12
+    assert [corner for *corner, _ in tiles] == [[0, 0], [0, 12], [12, 12]]
+    stored = np.load(tmp_path / "K.npy")
+    corner = stored[:12, 12:].tobytes(), stored[12:, :12].tobytes()
+    assert tiles[1][2] == zlib.crc32(corner[1], zlib.crc32(corner[0]))
 
 
 def test_a_foreign_file_beside_an_interrupted_one_is_refused(x64, tmp_path):
