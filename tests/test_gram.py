@@ -89,13 +89,27 @@ def test_the_kernel_model_meets_the_same_laws_and_solvers(x64):
     assert np.sqrt(np.mean((run.eigenvalues - theory.eigenvalues) ** 2)) < 0.05
 
 
-def test_many_inputs_are_embedded_in_parts(x64, monkeypatch):
-    from stepwise.problem import problem
+def test_many_inputs_and_views_meet_the_kernel_in_parts(x64):
+    rbf, most = kernels.rbf(3.0), []
 
-    p = from_kernel(kernels.rbf(3.0), X, X2)
-    whole = p.embed(np.eye(p.gamma.size)[:2], X)
-    monkeypatch.setattr(problem, "ROWS", 16)
-    np.testing.assert_allclose(p.embed(np.eye(p.gamma.size)[:2], X), whole, rtol=1e-12)
+    def watched(a, b):
+        most.append(max(len(a), len(b)))
+        return rbf(a, b)
+
+    whole, parts = from_kernel(rbf, X, X2), from_kernel(watched, X, X2, tile=16)
+    A = np.eye(whole.gamma.size)[:2]
+    np.testing.assert_allclose(np.abs(parts.embed(A, X)), np.abs(whole.embed(A, X)), rtol=1e-8, atol=1e-10)
+    assert max(most) == 16
+
+
+@pytest.mark.parametrize("center", ["none", "pooled"])
+def test_embeddings_have_their_coordinates(center, x64):
+    both = np.concatenate([X, X2])
+    for p in (from_kernel(kernels.rbf(3.0), X, X2, center=center), from_views(X, X2, center=center)):
+        A = p.start(jax.random.key(0), 3, 1.0)
+        np.testing.assert_allclose(p.coordinates_of(p.embed(A, both)), A, rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match="embeddings: expected 120 rows, one a view"):
+        p.coordinates_of(np.ones((5, 2)))
 
 
 def test_float32_kernels_find_the_float64_modes(tmp_path):
