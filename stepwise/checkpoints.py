@@ -78,25 +78,27 @@ class Checkpoints:
     def restore(self, template: Any) -> tuple[int, Any] | None:
         """The newest whole checkpoint's step and state, laid out like `template`; None where there is none at all.
 
-        One that is truncated, damaged or of another run is refused by name to `warn`, set aside under the name
-        step_N.refused, and the one before it is used.
+        One that is truncated, damaged or of another run is refused by name to `warn`, and the one before it is used;
+        those refused are then set aside as refused_step_N_0. Where none is usable, all stay as they are.
 
         Raises:
             ValueError: there are checkpoints and every one was refused (the reasons are in the message).
         """
-        refused = []
+        refused: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 found = self._restored(step, template)
             except Exception as error:  # whatever orbax, tensorstore and json raise at bytes that are not theirs
                 reason = " ".join(str(error).split())[:300]
-                refused.append(f"{self.folder / f'{_NAME}_{step}'}: refused, {reason}")
-                self.warn(refused[-1])
-                self._set_aside(step)
+                refused[step] = f"{self.folder / f'{_NAME}_{step}'}: refused, {reason}"
+                self.warn(refused[step])
                 continue
+            for bad in refused:
+                self._set_aside(bad)
             return step, found
         if refused:
-            raise ValueError(f"{self.folder}: expected a checkpoint of this run, none is usable; " + "; ".join(refused))
+            reasons = "; ".join(refused.values())
+            raise ValueError(f"{self.folder}: expected a checkpoint of this run, none is usable; {reasons}")
         return None
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ def test_one_of_another_run_is_refused_by_name_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"expected a checkpoint of this run, none is usable; .*step_2: refused"):
         store.restore(state(0))
     assert len(told) == 2 and "another (it differs in ['seed'])" in told[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["refused_step_1_0", "refused_step_2_0"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]
 
 
 @pytest.mark.filterwarnings("ignore")

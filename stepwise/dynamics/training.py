@@ -87,8 +87,9 @@ def train(
     log = RunLog(at, np.concatenate([[0], np.cumsum(plan.rates())])[at], _measured(step, state, plan), folder)
     store = None
     if folder is not None:
-        what = {"about": about or {}, "images": list(np.shape(pixels)), "samples": at.tolist(), "seed": plan.seed}
-        store = Checkpoints(Path(folder) / "checkpoints", what | {"batch_size": plan.batch_size})
+        what = {"about": about or {}, "images": list(np.shape(pixels)), "samples": at.tolist()}
+        what |= {"times": log.times.tolist(), "seed": plan.seed, "batch_size": plan.batch_size}
+        store = Checkpoints(Path(folder) / "checkpoints", what | {"recipe": repr(plan.recipe)})
         found = store.restore({"state": state, "log": log.arrays()})
         if found is not None:
             state = found[1]["state"]

@@ -32,7 +32,7 @@ def plan(**options):
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, 10, 120)
     recipe = views.Recipe(*[views.View(views.Crop(6), flip=0.5)] * 2)
     given = {"probe": 16, "records": 30, "checkpoint_every": 10, "dispatch": 4} | options
-    return Plan(given.pop("steps", 120), 8, schedule, optax.adam, recipe, **given)
+    return Plan(given.pop("steps", 120), 8, given.pop("lr", schedule), optax.adam, recipe, **given)
 
 
 def run(folder, **options):
