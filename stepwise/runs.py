@@ -67,6 +67,8 @@ class Config:
     """Factor on the starting weights; 1 is a standard start."""
     start_of: Literal["head", "all"] = "head"
     """Which weights it shrinks: the head's last layer, or all."""
+    offset: float = 0.0
+    """Norm of the head's bias at the start, the small start of SimCLR (`models.offset_start`); 0: no bias."""
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     lr: float = 0.004
     momentum: float = 0.9
@@ -166,8 +168,11 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
         dtype=dtype,
         rngs=rngs,
     )
-    whole = models.Encoder(backbone, models.Head(backbone.features, config.head, bias=False, dtype=dtype, rngs=rngs))
-    return whole if config.start_scale == 1 else models.scale_start(whole, config.start_scale, config.start_of)
+    options: dict[str, Any] = {"bias": False, "last_bias": config.offset > 0, "dtype": dtype}
+    whole = models.Encoder(backbone, models.Head(backbone.features, config.head, **options, rngs=rngs))
+    if config.start_scale != 1:
+        whole = models.scale_start(whole, config.start_scale, config.start_of)
+    return models.offset_start(whole, config.offset, rngs=rngs) if config.offset > 0 else whole
 
 
 def plan(config: Config) -> Plan:

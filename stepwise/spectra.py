@@ -190,36 +190,36 @@ def _pair(z1: Numbers, z2: Numbers) -> tuple[Array, Array]:
     return z1, z2
 
 
-def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1) -> tuple[int, int]:
+def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1, learned: Real = 0.5) -> tuple[int, int]:
     """How many modes crossed a half of their own final value, and how many of these alone.
 
-    A mode whose final value is below a half counts as not learned. It stepped alone when at its crossing the next
-    one was below `low` of the next one's final value, or of 1 where that is never learned. A run that diverged is read
-    up to there.
+    A mode whose final value (the mean of the last three samples) is below `learned` counts as not learned. One stepped
+    alone when at its crossing the next was below `low` of the next one's final value, or of 2 · learned where that is
+    never learned. A run that diverged is read up to there.
 
     Args:
         times: [T], increasing.
         eigenvalues: [T, d], from the largest down.
         low: what counts as not begun.
+        learned: what counts as learned at all, in the eigenvalues' unit: 1/2 where the final value is 1.
 
     Raises:
-        ValueError: the shapes do not fit, or times do not increase.
+        ValueError: the shapes do not fit, times do not increase, or `learned` is not positive.
     """
     values, t = np.asarray(eigenvalues, np.float64), np.asarray(times, np.float64)
     _check.require(
         values.ndim == 2 and t.shape == values.shape[:1], "eigenvalues", "[T, d], a row for each time", values
     )
+    _check.require(learned > 0, "learned", "a positive number", learned)
     finite = np.isfinite(values).all(axis=1)
     last = len(t) if finite.all() else int(np.argmin(finite))
     if last == 0:
         return 0, 0
     t, values = t[:last], values[:last]
-    final = np.where(values[-1] > 0.5, values[-1], 1)
-    relative = values / final
+    ends = values[-3:].mean(axis=0)
+    relative = values / np.where(ends > learned, ends, 2 * learned)
     crossing = step_times(t, relative)
-    learned = np.isfinite(crossing) & (values[-1] > 0.5)
-    alone = 0
-    for j in np.flatnonzero(learned):
-        following = relative[:, j + 1] if j + 1 < values.shape[1] else np.zeros(len(t))
-        alone += bool(np.interp(crossing[j], t, following) < low)
-    return int(learned.sum()), alone
+    crossed = np.isfinite(crossing) & (ends > learned)
+    following = np.append(relative[:, 1:], np.zeros((last, 1)), axis=1)
+    alone = [np.interp(crossing[j], t, following[:, j]) < low for j in np.flatnonzero(crossed)]
+    return int(crossed.sum()), int(sum(alone))

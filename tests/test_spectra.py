@@ -137,3 +137,6 @@ def test_steps_alone_counts_what_crosses_while_the_next_has_not_begun():
     crossed, alone = spectra.steps_alone(t, curves)
     assert (crossed, alone) == (4, 3)  # the fifth stays below a half; the second has the third beside it
     assert spectra.steps_alone(t, 0 * curves) == (0, 0)
+    # in another unit the same curves give the same counts, with the threshold in that unit
+    assert spectra.steps_alone(t, 0.01 * curves, learned=0.005) == (4, 3)
+    assert spectra.steps_alone(t, 0.01 * curves) == (0, 0)

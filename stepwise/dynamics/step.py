@@ -100,7 +100,11 @@ class Step:
         return state | jax.tree.map(self._placed, zero)
 
     def probed(self, state: Any) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
-        """Embeddings of the probe's two views [k, d], their loss, and hidden representations [2k, f], in evaluation."""
+        """Embeddings of the probe's two views [k, d], their loss, and hidden representations [2k, f].
+
+        Normalised by the probe's own statistics, as training normalises by its batch's: the running ones lag behind,
+        which at each step of the staircase shows as eigenvalues several times too large.
+        """
         z, loss, hidden = jax.tree.map(np.asarray, self._probe(state, *self.probe))
         return z[0::2], z[1::2], float(loss), hidden
 
@@ -149,7 +153,7 @@ class Step:
         pair = views.positive_pairs(batch, jax.random.fold_in(drawn, state["step"]), self.plan.recipe)
 
         def objective(params: Any) -> tuple[Array, Any]:
-            loss, _, _, stats = self._loss(params, state["target"], state["stats"], pair, True)
+            loss, _, _, stats = self._loss(params, state["target"], state["stats"], pair)
             return loss, stats
 
         return jax.value_and_grad(objective, has_aux=True)(state["params"])
@@ -163,20 +167,20 @@ class Step:
         return jax.lax.with_sharding_constraint(pixels[chosen], self.shared)
 
     def _loss(
-        self, params: Any, target: Any, stats: Any, pair: tuple[Array, Array], train: bool
+        self, params: Any, target: Any, stats: Any, pair: tuple[Array, Array]
     ) -> tuple[Array, Array, dict[str, Array], Any]:
         """The loss, embeddings of both views in turn [2n, d], representations, new batch statistics."""
         # a view beside the other, so that each device keeps the pairs that it has
         both = jnp.stack(pair, axis=1)
-        both = jax.lax.with_sharding_constraint(both, self.shared) if train else both
+        both = jax.lax.with_sharding_constraint(both, self.shared) if len(both) % self.mesh.devices.size == 0 else both
         images = both.reshape(-1, *both.shape[2:])
         new = dict(stats)
-        z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, train)
+        z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, True)
         first = z
         if self.predict is not None:
-            first, _, new["predictor"] = self.predict(params["predictor"], stats["predictor"], z, train)
+            first, _, new["predictor"] = self.predict(params["predictor"], stats["predictor"], z, True)
         if self.objective.decay is not None:
-            fixed = self.forward(jax.lax.stop_gradient(target), stats["encoder"], images, train)[0]
+            fixed = self.forward(jax.lax.stop_gradient(target), stats["encoder"], images, True)[0]
         else:
             fixed = z
         two = (first[0::2], first[1::2])
@@ -192,7 +196,7 @@ class Step:
         return optax.incremental_update(params["encoder"], state["target"], 1 - decay)
 
     def _measure(self, state: Any, x: Array, x2: Array) -> tuple[Array, Array, dict[str, Array]]:
-        loss, z, hidden, _ = self._loss(state["params"], state["target"], state["stats"], (x, x2), False)
+        loss, z, hidden, _ = self._loss(state["params"], state["target"], state["stats"], (x, x2))
         return z, loss, hidden
 
 

@@ -124,6 +124,24 @@ class Encoder(nnx.Module):
         return self.head(list(found.values())[-1]), found
 
 
+def offset_start(encoder: Encoder, norm: Real, *, rngs: nnx.Rngs) -> Encoder:
+    """The encoder with its head's last bias brought to this norm, in a random direction, in place.
+
+    A loss of directions u = z/‖z‖ (SimCLR, BYOL) has no saddle at z = 0, and its small start is not one of small z but
+    one of small differences: embeddings near one vector, z = b + small · W h. With ‖b‖ = norm, tangential modes of
+    SimCLR then grow by the law of small dot products with weights divided by norm.
+
+    Raises:
+        ValueError: the norm is not positive, or the head's last layer has no bias.
+    """
+    _check.require(norm > 0, "norm", "a positive number", norm)
+    bias = encoder.head.layers[-1].bias  # type: ignore[attr-defined]
+    _check.require(bias is not None, "encoder", "a head whose last layer has a bias", "one without")
+    direction = jax.random.normal(rngs.params(), bias.shape, bias.dtype)
+    bias[...] = norm * direction / jnp.linalg.norm(direction)
+    return encoder
+
+
 def scale_start(encoder: Encoder, scale: Real, where: Literal["head", "all"] = "head") -> Encoder:
     """The encoder with its starting weights multiplied by `scale`, in place: a small start.
 

@@ -52,6 +52,17 @@ def test_a_small_start_of_all_weights_shrinks_every_parameter():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, 0.1 * a, rtol=1e-5), before, after)
 
 
+def test_an_offset_start_puts_all_embeddings_near_one_vector():
+    whole = models.offset_start(models.scale_start(encoder(), 1e-3), 2.0, rngs=nnx.Rngs(5))
+    z, hidden = whole.everything(X)
+    bias = np.asarray(whole.head.layers[-1].bias[...])
+    np.testing.assert_allclose(np.linalg.norm(bias), 2, rtol=1e-6)
+    np.testing.assert_allclose(z - bias, models.scale_start(encoder(), 1e-3)(X), atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, hidden, encoder().everything(X)[1])
+    with pytest.raises(ValueError, match=r"encoder: expected a head whose last layer has a bias, received one without"):
+        models.offset_start(encoder(last_bias=False), 1.0, rngs=nnx.Rngs(5))
+
+
 def test_the_input_enters_less_its_mean_over_its_spread():
     plain, shifted = encoder(), encoder()
     shifted.mean, shifted.std = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
