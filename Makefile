@@ -1,6 +1,6 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
-.PHONY: help install test test-latest lint types format figures fig1 fig2 fig5 fig7 bench constraints clean
+.PHONY: help install test test-latest lint types format figures fig1 fig2 fig3 fig4 fig5 fig6 fig7 bench constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -68,16 +68,25 @@ format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: fig1 fig2 fig5 fig7  ## every figure
+figures: fig1 fig2 fig3 fig4 fig5 fig6 fig7  ## every figure
 
-fig1: $(READY)  ## theory against experiment: the loss falls in steps, the eigenvalues rise one at a time
+fig1: $(READY)  ## the loss falls in steps, eigenvalues rise one at a time: linear theory, and a ResNet
 	$(FIGURE) fig1 $(FLAGS)
 
 fig2: $(READY)  ## symmetry breaking: supervised against self-supervised singular values
 	$(FIGURE) fig2 $(FLAGS)
 
+fig3: $(READY)  ## ResNets from a small start learn one dimension at a time: Barlow Twins, SimCLR, VICReg
+	$(FIGURE) fig3 $(FLAGS)
+
+fig4: $(READY)  ## the same three from a standard start
+	$(FIGURE) fig4 $(FLAGS)
+
 fig5: $(READY)  ## a shallow MLP: steps of its own in the rich regime, its kernel's in the lazy one
 	$(FIGURE) fig5 $(FLAGS)
+
+fig6: $(READY)  ## hidden layers learn step by step too (reads fig3's runs)
+	$(FIGURE) fig6 $(FLAGS)
 
 fig7: $(READY)  ## width: networks approach the infinite width's kernel as 1/sqrt(N), and their own as 1/N
 	$(FIGURE) fig7 $(FLAGS)

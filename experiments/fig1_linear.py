@@ -2,7 +2,7 @@
 
 Claim          Gradient descent on the linear model follows the closed form λ_j(t): a sigmoid in 8 γ_j (t − τ_j) each.
 Paper          Simon et al. 2023, Figure 1, panels A and B: n = 500 pairs of 20 × 20 × 3 crops, d = 10.
-Command        make fig1            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Command        make fig1, of which this is the linear part: panels A and B
 Time, 2 cores  see the README's table of figures
 Expected       of 10 modes at least 8 within 2% of their step time (median of 10 starts), eigenvalue rms below 0.01,
                descent's delay 2 lr γ_j a step of the plateau, each exception predicted by the validity report
@@ -12,15 +12,14 @@ error against start scale, with the error that `stepwise.validity` predicts; des
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import limits
+from experiments import images, limits
 from experiments.contract import Check, Progress, Result, silent
-from experiments.images import crops
 from stepwise import dynamics, laws, plotting, problem, validity
 from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
@@ -72,18 +71,18 @@ class Config:
                 raise ValueError(f"{name}: expected a positive number, received {getattr(self, name)!r}")
 
     @classmethod
-    def smoke(cls) -> "Config":
+    def smoke(cls) -> Self:
         """Seconds: fewer pairs, modes and starts."""
         small = {"scales": (1e-1, 1e-2, 1e-3, 1e-5), "lr_gammas": (0.01, 0.03, 0.1)}
         return cls(n_pairs=100, d=4, starts=3, records=200, scale_starts=4, **small)  # type: ignore[arg-type]
 
     @classmethod
-    def laptop(cls) -> "Config":
+    def laptop(cls) -> Self:
         """The source's size on the embedded photographs."""
         return cls()
 
     @classmethod
-    def paper(cls) -> "Config":
+    def paper(cls) -> Self:
         """The source's size and images."""
         return cls(data="cifar10")
 
@@ -91,7 +90,7 @@ class Config:
 def run(config: Config, progress: Progress = silent) -> Result:
     """Draw views, predict, descend from every start, and measure the gaps."""
     progress("views and the spectrum of Γ")
-    x, x2 = crops(config)
+    x, x2 = images.crops(config)
     experiment = problem.from_views(x, x2, center=config.center)
     m, d = experiment.basis.shape[0], config.d
     key = jax.random.key(config.seed)
@@ -250,10 +249,15 @@ def _largest(values: np.ndarray) -> float:
 
 def plot(result: Result) -> Figure:
     """Panels A and B above, the eigenvectors between, and three panels that say how far to trust the theory."""
+    fig = plotting.figure(11, 9.5)
+    draw(fig.subfigures(3, 1, height_ratios=[3.4, 1.25, 3]), result)
+    return fig
+
+
+def draw(rows: Any, result: Result) -> None:
+    """The figure's three rows, each into a subfigure."""
     a, numbers = result.arrays, result.numbers
     d = a["eigenvalues"].shape[1]
-    fig = plotting.figure(11, 9.5)
-    rows: Any = fig.subfigures(3, 1, height_ratios=[3.4, 1.25, 3])
     top = rows[0].subplots(1, 2)
     experiment, theory = (
         (a["times"], a["eigenvalues"], a["loss"]),
@@ -264,7 +268,7 @@ def plot(result: Result) -> Figure:
     plotting.eigenvalues(top[1], experiment, theory, a["step_times"][0])
     top[1].set_title("B  Eigenvalues rise one at a time")
     rows[0].suptitle(
-        f"Linear Barlow Twins, {numbers['n_pairs']} pairs of {_name(numbers['config']['data'])}, "
+        f"Linear Barlow Twins, {numbers['n_pairs']} pairs of {images.title(numbers['config']['data'])}, "
         f"m = {numbers['m']}, d = {d}",
         fontsize=12,
     )
@@ -280,7 +284,6 @@ def plot(result: Result) -> Figure:
     _plot_collapse(bottom[0], result)
     _plot_scale(bottom[1], result)
     _plot_delay(bottom[2], result)
-    return fig
 
 
 def _plot_collapse(ax: Any, result: Result) -> None:
@@ -338,10 +341,3 @@ def _collapsed(result: Result) -> tuple[np.ndarray, np.ndarray]:
 
 def _shown(d: int) -> list[int]:
     return sorted({0, 1, 2, 5, 8} & set(range(d)) | {min(d - 1, 8)})
-
-
-def _name(data_name: str) -> str:
-    kind, _, path = data_name.partition(":")
-    return {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}.get(
-        kind, path.rstrip("/").split("/")[-1]
-    )

@@ -51,3 +51,11 @@ def load(config: Source) -> np.ndarray:
     if found < config.n_pairs:
         raise ValueError(f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {found}")
     return images.pixels
+
+
+def title(data_name: str) -> str:
+    """What a drawing calls these images."""
+    kind, _, path = data_name.partition(":")
+    return {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}.get(
+        kind, path.rstrip("/").split("/")[-1]
+    )

@@ -21,16 +21,19 @@ import numpy as np
 import tyro
 
 from experiments import images
-from experiments.contract import Check, Result
+from experiments.contract import Check, Result, finished
 from stepwise import _npz, plotting
 
 FIGURES = {
-    "fig1": "experiments.fig1_linear",
+    "fig1": "experiments.fig1_steps",
     "fig2": "experiments.fig2_symmetry",
+    "fig3": "experiments.fig3_small_start",
+    "fig4": "experiments.fig4_standard_start",
     "fig5": "experiments.fig5_mlp",
+    "fig6": "experiments.fig6_hidden",
     "fig7": "experiments.fig7_width",
 }
-PACKAGES = ("stepwise", "jax", "jaxlib", "diffrax", "numpy", "scikit-learn", "matplotlib")
+PACKAGES = ("stepwise", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn", "matplotlib")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -38,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 class Arguments:
     """Compute, check and draw one figure of the paper."""
 
-    name: tyro.conf.Positional[Literal["fig1", "fig2", "fig5", "fig7"]]
+    name: tyro.conf.Positional[Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7"]]
     """Which figure."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Seconds, minutes, or the source's scale."""
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> int:
         print(f"{args.name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{args.name}: stopped; nothing was written", file=sys.stderr)
+        print(f"{args.name}: stopped; call it again: a training run goes on where it was", file=sys.stderr)
         return 130
     return 0 if passed else 1
 
@@ -75,35 +78,45 @@ def run(args: Arguments) -> bool:
     module = importlib.import_module(FIGURES[args.name])
     config = configured(module, args)
     folder = Path(args.out) / args.name / args.preset
-    wanted = {"config": asdict(config), "code": _code(module), "versions": _versions()}
+    wanted: dict[str, Any] = {"config": asdict(config), "code": _code(module), "versions": _versions()}
     # the same path may hold other images by now; --redraw does not ask
-    wanted |= {} if args.redraw else {"images": images.digest(config)}
+    digest = getattr(module, "digest", images.digest)
+    wanted |= {} if args.redraw else {"images": digest(config)}
     stored = _stored(folder, wanted, as_it_is=args.redraw)
     if args.redraw and stored is None:
         raise ValueError(f"--redraw: expected {folder / 'arrays.npz'} of this configuration, found none")
-    precision = getattr(config, "x64", False)
-    with jax.enable_x64(precision):
+    began = time.perf_counter()
+
+    def write(result: Result, *, whole: bool) -> list[Check]:
+        about = {"seconds": time.perf_counter() - began} | _circumstances()
+        folder.mkdir(parents=True, exist_ok=True)
+        header = {"numbers": result.numbers, "about": about, "whole": whole, **wanted}
+        _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
+        return _draw(module, folder, result, about, wanted["config"])
+
+    with jax.enable_x64(getattr(config, "x64", False)):
         if stored is not None and not args.again:
             result, about = stored
             print(f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} (--again: anew)")
+            checks = _draw(module, folder, result, about, wanted["config"])
         else:
-            began = time.perf_counter()
-            result = module.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
-            about = {"seconds": time.perf_counter() - began} | _circumstances()
-        checks = module.check(result)
-        _report(checks)
-        folder.mkdir(parents=True, exist_ok=True)
-        if stored is None or args.again:
-            header = {"numbers": result.numbers, "about": about, **wanted}
-            _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
-        _write_json(folder / "config.json", wanted["config"])
-        with plotting.style():
-            plotting.save(module.plot(result), folder)
-        summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
-        _write_json(folder / "summary.json", summary)
-    took = f"{about['seconds']:.1f} s" + (" when it was computed" if stored is not None and not args.again else "")
-    print(f"{args.name} {args.preset}: {took}, {folder / 'figure.png'}, {folder / 'summary.json'}")
+            computed = module.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
+            result = finished(computed, lambda part: write(part, whole=False))
+            checks = write(result, whole=True)
     return all(check.passed for check in checks)
+
+
+def _draw(module: Any, folder: Path, result: Result, about: dict[str, Any], config: dict[str, Any]) -> list[Check]:
+    """Check and draw; write all but the arrays."""
+    checks: list[Check] = module.check(result)
+    _report(checks)
+    _write_json(folder / "config.json", config)
+    with plotting.style():
+        plotting.save(module.plot(result), folder)
+    summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
+    _write_json(folder / "summary.json", summary)
+    print(f"  {about['seconds']:.1f} s to compute, {folder / 'figure.png'}, {folder / 'summary.json'}", flush=True)
+    return checks
 
 
 def configured(module: Any, args: Arguments) -> Any:
@@ -130,7 +143,7 @@ def _stored(folder: Path, wanted: dict[str, Any], *, as_it_is: bool) -> tuple[Re
         arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
         asked = json.loads(json.dumps(wanted))
         relevant = ["config"] if as_it_is else list(asked)
-        if all(header.get(name) == asked[name] for name in relevant):
+        if header["whole"] and all(header.get(name) == asked[name] for name in relevant):
             return Result(arrays, header["numbers"]), header["about"]
     except (OSError, ValueError, KeyError):
         pass  # missing, half a file of an older version, or foreign: compute anew
@@ -171,8 +184,10 @@ def _commit() -> str | None:
 
 def _code(module: Any) -> str:
     digest = hashlib.sha256()
-    shared = [path for path in sorted((ROOT / "experiments").glob("*.py")) if not path.name.startswith("fig")]
-    for path in [*sorted((ROOT / "stepwise").rglob("*.py")), *shared, Path(module.__file__)]:
+    own = Path(module.__file__).name.split("_")[0]
+    modules = sorted((ROOT / "experiments").glob("*.py"))
+    needed = [path for path in modules if not path.name.startswith("fig") or path.name.startswith(f"{own}_")]
+    for path in [*sorted((ROOT / "stepwise").rglob("*.py")), *needed]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -51,7 +51,13 @@ def mode_colours(d: int) -> np.ndarray:
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0.12, 0.92, max(d, 1))))
 
 
-def loss(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
+def loss(
+    ax: Axes,
+    experiment: Curves,
+    theory: Curves | None = None,
+    steps: Numbers | None = None,
+    label: str = "loss  ‖C − I‖²",
+) -> None:
     """Loss against time on a logarithmic axis: solid experiment, dashed theory, a line at each predicted step."""
     t, _, values, _ = curves("experiment", experiment)
     ax.plot(t[t > 0], values[t > 0], color=BLUE, label="experiment")
@@ -60,7 +66,7 @@ def loss(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numb
         ax.plot(t[t > 0], values[t > 0], color=ORANGE, ls=(0, (4, 2)), label="theory")
     _step_lines(ax, steps)
     _time_axis(ax, t)
-    ax.set_ylabel("loss  ‖C − I‖²")
+    ax.set_ylabel(label)
     ax.legend(loc="lower left")
 
 

@@ -14,26 +14,25 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stepwise import _check
+from stepwise.models import Encoder
 from stepwise.types import Numbers, Real, Whole
 
 
-def features(
-    backbone: nnx.Module, pixels: Numbers, *, mean: Real = 0.5, std: Real = 0.25, batch_size: Whole = 256
-) -> Any:
-    """Outputs [n, f] of a backbone, or any module, in evaluation mode, on whole images: (pixels/255 − mean)/std.
+def features(encoder: Encoder, pixels: Numbers, *, batch_size: Whole = 256) -> np.ndarray:
+    """What the encoder's backbone hands to its head [n, f], of whole images, in evaluation mode.
 
     Raises:
         ValueError: pixels are not uint8 [n, h, w, c].
     """
     fits = getattr(pixels, "dtype", None) == np.uint8 and np.ndim(pixels) == 4 and len(pixels) > 0
     _check.require(fits, "pixels", "uint8 [n, h, w, c]", pixels)
-    backbone.eval()
-    graph, state = nnx.split(backbone)
+    encoder.eval()
+    graph, state = nnx.split(encoder)
 
     @jax.jit
     def forward(state: Any, batch: Any) -> Any:
         module: Any = nnx.merge(graph, state)
-        return module((batch.astype(jnp.float32) / 255 - mean) / std)
+        return list(module.everything(batch.astype(jnp.float32) / 255)[1].values())[-1]
 
     out = []
     for i in range(0, len(pixels), batch_size):

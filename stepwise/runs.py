@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from stepwise import _check, data, losses, models, views
+from stepwise import _check, data, losses, models, probes, views
 from stepwise.data import Images
 from stepwise.dynamics import training
 from stepwise.dynamics.plan import Objective, Plan
@@ -108,9 +109,7 @@ def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bo
     where = folder(config, images, root)
     where.mkdir(parents=True, exist_ok=True)
     about = asdict(config) | {"images_digest": digest(images)}
-    text = json.dumps(about, indent=1) + "\n"
-    (where / "config.json.new").write_text(text)
-    (where / "config.json.new").replace(where / "config.json")
+    _write(where / "config.json", about)
     return training.train(
         encoder(config, images.pixels.shape[-1]),
         images.pixels,
@@ -121,6 +120,44 @@ def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bo
         about=json.loads(json.dumps(about)),
         progress=progress,
     )
+
+
+def knn(
+    config: Config, trained: nnx.Module, *, root: str | os.PathLike[str] = "runs", n_test: int = 2000, k: int = 20
+) -> dict[str, float] | None:
+    """Nearest-neighbour accuracy on the test split, of the run's own images as neighbours; None without labels.
+
+    Of a trained encoder's backbone, beside two that learned nothing: the raw pixels, and the same network at its start
+    with batch statistics of these images (`probes.knn_accuracy`). Kept with the run.
+
+    Raises:
+        ValueError: there is no test split, or as `probes.knn_accuracy`.
+    """
+    images = load(config)
+    if images.labels is None:
+        return None
+    kept = folder(config, images, root) / f"knn-{n_test}-{k}.json"
+    if kept.is_file():
+        found: dict[str, float] = json.loads(kept.read_text())
+        return found
+    test = load(replace(config, split="test", n_images=n_test))
+    untrained = encoder(config, images.pixels.shape[-1])
+    forward, params, stats = models.stateful(untrained)
+    settle = jax.jit(lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2])
+    for i in range(0, len(images.pixels) - 255, 256):
+        stats = settle(stats, images.pixels[i : i + 256])
+    models.restored(untrained, params, stats)
+    seen: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,
+        "untrained": lambda pixels: probes.features(untrained, pixels),
+        "trained": lambda pixels: probes.features(trained, pixels),  # type: ignore[arg-type]
+    }
+    found = {
+        name: probes.knn_accuracy(of(images.pixels), images.labels, of(test.pixels), test.labels, k=k)
+        for name, of in seen.items()
+    }
+    _write(kept, found)
+    return found
 
 
 def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs") -> Path:
@@ -173,6 +210,12 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
     if config.start_scale != 1:
         whole = models.scale_start(whole, config.start_scale, config.start_of)
     return models.offset_start(whole, config.offset, rngs=rngs) if config.offset > 0 else whole
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(path)
 
 
 def plan(config: Config) -> Plan:

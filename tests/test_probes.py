@@ -37,11 +37,13 @@ def test_neighbours_vote_with_the_exponential_of_their_cosine():
 
 def test_features_are_the_backbones_in_evaluation_whatever_the_batch():
     pixels = RNG.integers(0, 256, (11, 8, 8, 3)).astype(np.uint8)
-    backbone = models.ResNet((1,), width=4, stem="small", rngs=nnx.Rngs(0))
-    whole = probes.features(backbone, pixels)
-    np.testing.assert_allclose(probes.features(backbone, pixels, batch_size=4), whole, rtol=1e-5)
+    rngs = nnx.Rngs(0)
+    backbone = models.ResNet((1,), width=4, stem="small", rngs=rngs)
+    encoder = models.Encoder(backbone, models.Head(4, [2], rngs=rngs), mean=(0.4,), std=(0.2,))
+    whole = probes.features(encoder, pixels)
+    np.testing.assert_allclose(probes.features(encoder, pixels, batch_size=4), whole, rtol=1e-5)
     backbone.eval()
-    expected = jax.jit(lambda x: backbone(x))((pixels.astype("float32") / 255 - 0.5) / 0.25)
+    expected = jax.jit(lambda x: backbone(x))((pixels.astype("float32") / 255 - 0.4) / 0.2)
     np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -58,7 +60,10 @@ def test_features_are_the_backbones_in_evaluation_whatever_the_batch():
             "k: expected a number in 1 ... 3",
         ),
         (
-            lambda: probes.features(models.Features(4, [2], rngs=nnx.Rngs(0)), np.ones((2, 2, 2, 1))),
+            lambda: probes.features(
+                models.Encoder(models.Features(4, [2], rngs=nnx.Rngs(0)), models.Head(2, [1], rngs=nnx.Rngs(0))),
+                np.ones((2, 2, 2, 1)),
+            ),
             "pixels: expected uint8",
         ),
     ],

@@ -1,9 +1,12 @@
 """The smoke runs of the figures, computed once a session."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 
-from experiments import fig1_linear, fig2_symmetry, fig5_mlp, fig7_width
+from experiments import fig1_linear, fig2_symmetry, fig3_small_start, fig5_mlp, fig6_hidden, fig7_width
+from experiments.contract import finished
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +22,31 @@ def fig2():
 
 
 @pytest.fixture(scope="session")
+def runs_dir(tmp_path_factory):
+    """Where the figures share their training runs."""
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def fig3(runs_dir):
+    """The parts of the result in the order in which they come, the last one whole."""
+    parts = []
+    parts.append(
+        finished(fig3_small_start.run(replace(fig3_small_start.Config.smoke(), runs_dir=runs_dir)), parts.append)
+    )
+    return parts
+
+
+@pytest.fixture(scope="session")
 def fig5():
     with jax.enable_x64(False):
         return fig5_mlp.run(fig5_mlp.Config.smoke())
+
+
+@pytest.fixture(scope="session")
+def fig6(fig3, runs_dir):
+    """fig3's runs, read."""
+    return fig6_hidden.run(replace(fig6_hidden.Config.smoke(), runs_dir=runs_dir))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,78 @@
+"""Three methods from a small start: each learns its embedding one dimension at a time.
+
+Claim          From a small start Barlow Twins (in the theory's form), SimCLR and VICReg (in their official forms) learn
+               in steps: an eigenvalue of the embedding's cross-view moment C rises while the next is still near zero.
+Paper          Simon et al. 2023, the figure of three methods from small initialisation: ResNet-50 on STL-10.
+Command        make fig3            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
+Expected       for each method at least five modes cross a half of their final value alone, the next below a tenth
+"""
+
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from experiments import images, resnets
+from experiments.contract import Check, Progress, Result, silent
+from experiments.resnets import digest
+from stepwise import plotting
+
+__all__ = ["Config", "check", "digest", "plot", "run"]
+
+
+@dataclass(frozen=True)
+class Config(resnets.Config):
+    """Small starts."""
+
+
+def run(config: resnets.Config, progress: Progress = silent) -> Generator[Result, None, Result]:
+    """Train the methods one after another; each is drawn when it is there."""
+    arrays: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    result = Result(arrays, {})
+    for i, method in enumerate(config.methods):
+        trained = resnets.trained(config, method, progress)
+        arrays = arrays | resnets.arrays(method, trained.trajectory)
+        knn = {"knn": resnets.knn(config, method, trained, progress)}
+        found = found | {method: resnets.numbers(trained.trajectory) | knn}
+        result = Result(arrays, {"methods": found, "config": asdict(config)})
+        if i + 1 < len(config.methods):
+            yield result
+    return result
+
+
+def check(result: Result) -> list[Check]:
+    """Of every method, how many modes stepped alone."""
+    d = result.numbers["config"]["d"]
+    return [check for method, found in result.numbers["methods"].items() for check in resnets.checks(method, found, d)]
+
+
+def plot(result: Result) -> Figure:
+    """Loss, eigenvalues of C and of the embedding covariance, a column a method."""
+    a, numbers = result.arrays, result.numbers
+    config, methods = numbers["config"], numbers["methods"]
+    fig = plotting.figure(4 * len(methods) + 0.5, 8.5)
+    axes: Any = fig.subplots(3, len(methods), squeeze=False, sharex="col")
+    for column, (method, found) in enumerate(methods.items()):
+        times = a[f"{method}_times"]
+        top, middle, bottom = axes[:, column]
+        run = (times, a[f"{method}_eigenvalues"], a[f"{method}_loss"])
+        plotting.loss(top, run, label="loss on the probe")
+        top.set_title(resnets.TITLES[method])
+        plotting.eigenvalues(middle, run)
+        middle.set_title(f"{found['crossed']} modes learned, {found['alone']} of them alone")
+        plotting.eigenvalues(bottom, (times, a[f"{method}_covariance"], a[f"{method}_loss"]))
+        bottom.set_ylabel("eigenvalues of the covariance")
+        for ax in axes[:, column]:
+            if ax.get_legend():
+                ax.get_legend().remove()
+        for ax in (top, middle):
+            ax.set_xlabel("")
+    fig.suptitle(
+        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} start, "
+        f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}",
+        fontsize=12,
+    )
+    return fig

@@ -1,0 +1,177 @@
+"""What the ResNet figures share: three methods, two starts, their training runs, and what is read off them."""
+
+import sys
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import jax
+import numpy as np
+
+from experiments.contract import Check, Progress
+from stepwise import runs, spectra
+from stepwise.dynamics import Trajectory
+from stepwise.dynamics.training import Trained
+
+METHODS = ("barlow_twins", "simclr", "vicreg")
+TITLES = {"barlow_twins": "Barlow Twins", "simclr": "SimCLR", "vicreg": "VICReg"}
+ALONE = 5
+"""Modes that have to be learned alone for a method to count as stepwise."""
+LEARNED = 0.05
+"""A mode counts as learned where its final value is above this share of the first one's."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the training runs behind a figure."""
+
+    data: str = "photos"
+    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie."""
+    split: str = "train"
+    n_images: int = 4096
+    side: int = 32
+    d: int = 10
+    methods: tuple[str, ...] = METHODS
+    start: Literal["small", "standard"] = "small"
+    """small: the head's weights times `scales`, Barlow Twins in the theory's form; standard: all as published."""
+    scales: tuple[float, ...] = (1e-3, 1e-3, 1e-3)
+    """Factor on the head's starting weights, by method."""
+    offsets: tuple[float, ...] = (0.0, 1.0, 0.0)
+    """Norm of the head's bias at a small start, by method: SimCLR, blind to scale, starts near one vector."""
+    rates: tuple[float, ...] = (0.004, 0.0004, 0.004)
+    """Learning rate, by method."""
+    steps: tuple[int, ...] = (2500, 2500, 2500)
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    bottleneck: bool = False
+    width: int = 16
+    stem: Literal["small", "imagenet"] = "small"
+    recipe: str = "small"
+    """Of the views; "own": what the method was published with."""
+    optimiser: Literal["sgd", "lars"] = "sgd"
+    batch_size: int = 64
+    probe: int = 256
+    records: int = 150
+    half: bool = False
+    """Compute in bfloat16."""
+    seed: int = 0
+    runs_dir: str = "runs"
+    """Folder of the training runs, which figures share."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could use."""
+        known = f"some of {METHODS}"
+        if not self.methods or not set(self.methods) <= set(METHODS):
+            raise ValueError(f"methods: expected {known}, received {self.methods}")
+        for name in ("scales", "offsets", "rates", "steps"):
+            if len(getattr(self, name)) != len(METHODS):
+                raise ValueError(f"{name}: expected {len(METHODS)} numbers, one for each of {METHODS}")
+
+    @classmethod
+    def smoke(cls) -> Self:
+        """Seconds: one stage, tiny images, three modes."""
+        small = {"n_images": 64, "side": 16, "blocks": (1,), "width": 8, "d": 3, "batch_size": 32, "probe": 64}
+        return cls(**small, steps=(150, 150, 150), records=60)  # type: ignore[arg-type]
+
+    @classmethod
+    def laptop(cls) -> Self:
+        """The embedded photographs, ten modes, minutes a method on two cores."""
+        return cls()
+
+    @classmethod
+    def paper(cls) -> Self:
+        """ResNet-50 on STL-10's unlabelled images at 96 px, d = 50, standard augmentations; wants an accelerator."""
+        resnet50: dict[str, Any] = {"blocks": (3, 4, 6, 3), "bottleneck": True, "width": 64, "stem": "imagenet"}
+        images: dict[str, Any] = {"data": "stl10", "split": "unlabeled", "n_images": 100_000, "side": 96}
+        return cls(**resnet50, **images, d=50, recipe="own", batch_size=256, steps=(40_000,) * 3, half=True)
+
+    def training(self, method: str) -> runs.Config:
+        """The run of a method."""
+        k = METHODS.index(method)
+        theory = method == "barlow_twins" and self.start == "small"
+        shared = {field.name for field in fields(runs.Config)} & {field.name for field in fields(self)} - {"steps"}
+        return replace(
+            runs.Config(**{name: getattr(self, name) for name in shared - {"recipe"}}),
+            method="barlow_twins_unnormalised" if theory else method,  # type: ignore[arg-type]
+            start_scale=self.scales[k] if self.start == "small" else 1.0,
+            offset=self.offsets[k] if self.start == "small" else 0.0,
+            lr=self.rates[k],
+            steps=self.steps[k],
+            head=(self.d,),
+            recipe=method if self.recipe == "own" else self.recipe,
+        )
+
+
+def trained(config: Config, method: str, progress: Progress) -> Trained:
+    """A method's run, trained or read.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; its checkpoint is there.
+    """
+    training = config.training(method)
+    progress(f"{TITLES[method]}, {training.steps} steps of {training.batch_size} pairs")
+    with jax.enable_x64(False):
+        found = runs.train(training, root=config.runs_dir, progress=sys.stderr.isatty())
+    if not found.finished:
+        raise KeyboardInterrupt
+    return found
+
+
+def digest(config: Config) -> str:
+    """A hash of the images that all methods train on."""
+    return runs.digest(runs.load(config.training(config.methods[0])))
+
+
+def knn(config: Config, method: str, found: Trained, progress: Progress) -> dict[str, float] | None:
+    """Nearest neighbours on the test split by what the run learned, where the images have labels (`runs.knn`)."""
+    if config.data not in ("cifar10", "stl10") or config.split != "train":
+        return None
+    progress(f"{TITLES[method]}, nearest neighbours on the test split")
+    with jax.enable_x64(False):
+        return runs.knn(config.training(method), found.encoder, root=config.runs_dir)
+
+
+def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
+    """What a figure keeps of a run, the method's name before each."""
+    kept = {
+        "times": run.times,
+        "steps": run.stats["step"],
+        "loss": run.loss,
+        "train_loss": run.stats["train_loss"],
+        "eigenvalues": run.eigenvalues,
+        "covariance": run.covariance_eigenvalues,
+        "rankme": run.stats["rankme"],
+    }
+    kept |= {name.replace("stages/", ""): values for name, values in run.stats.items() if name.startswith("stages/")}
+    return {f"{method}_{name}": np.asarray(values) for name, values in kept.items()}
+
+
+def numbers(run: Trajectory) -> dict[str, Any]:
+    """Modes learned, and learned alone, by the eigenvalues of C; their steps, final values and the run's end."""
+    values, steps = np.asarray(run.eigenvalues, np.float64), np.asarray(run.stats["step"], np.float64)
+    final = values[-3:].mean(axis=0)
+    crossed, alone = spectra.steps_alone(steps, values, learned=LEARNED * final[0])
+    return {
+        "crossed": crossed,
+        "alone": alone,
+        "step_times": spectra.step_times(steps, values / np.maximum(final, LEARNED * final[0])),
+        "final": final,
+        "start": values[0],
+        "rankme": float(run.stats["rankme"][-1]),
+        "result": str(run.result),
+    }
+
+
+def checks(method: str, found: dict[str, Any], d: int) -> list[Check]:
+    """That a run did not diverge, began small, and learned its modes one at a time."""
+    name, gained = TITLES[method], found.get("knn")
+    return [
+        Check(f"{name}: diverged", float(found["result"].startswith("diverged")), 0, "==", premise=True),
+        Check(f"{name}: modes learned", found["crossed"], min(ALONE, d), ">=", premise=True),
+        Check(f"{name}: of these alone, the next below a tenth", found["alone"], min(ALONE, d - 1), ">="),
+        *(
+            Check(f"{name}: nearest neighbours, trained over {other}", gained["trained"] / gained[other], 1, ">=")
+            for other in ("pixels", "untrained")
+            if gained
+        ),
+    ]

@@ -1,0 +1,79 @@
+"""fig3 is a test: three methods learn one mode at a time; fig6 looks inside the same runs."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from experiments import fig3_small_start, fig6_hidden, resnets
+from stepwise import plotting
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
+
+
+def _failed(figure, result):
+    return {check.name for check in figure.check(result) if not check.passed}
+
+
+def _with(result, part, method, **changes):
+    """The result with other numbers for one method."""
+    found = result.numbers[part]
+    return dataclasses.replace(result, numbers=result.numbers | {part: found | {method: found[method] | changes}})
+
+
+def test_every_check_of_the_smoke_run_passes(fig3):
+    assert _failed(fig3_small_start, fig3[-1]) == set()
+
+
+def test_each_method_is_there_to_draw_before_the_next_begins(fig3):
+    assert [list(part.numbers["methods"]) for part in fig3] == [list(resnets.METHODS[:k]) for k in (1, 2, 3)]
+
+
+def test_modes_that_step_together_fail_the_check(fig3):
+    wrong = _with(fig3[-1], "methods", "simclr", alone=1)
+    assert _failed(fig3_small_start, wrong) == {"SimCLR: of these alone, the next below a tenth"}
+
+
+def test_every_start_is_small(fig3):
+    for method, found in fig3[-1].numbers["methods"].items():
+        assert found["start"][0] < 1e-3 * found["final"][0], method
+
+
+def test_hidden_modes_rise_when_the_embeddings_do(fig6):
+    assert _failed(fig6_hidden, fig6) == set()
+
+
+def test_hidden_modes_at_other_times_fail_the_check(fig6):
+    wrong = _with(fig6, "hidden", "vicreg", median_factor=2.0)
+    assert _failed(fig6_hidden, wrong) == {"VICReg: hidden step over the embedding's, median factor"}
+
+
+def test_a_hidden_rise_is_where_half_of_the_largest_value_is_reached():
+    steps = np.arange(1.0, 101)
+    hidden = np.stack([np.where(steps < 20, 1.0, 5.0), np.where(steps < 60, 0.5, 3.0)], axis=1)
+    arrays = {"m_steps": steps, "m_stage1": hidden}
+    found = fig6_hidden._rises(arrays, "m", "stage1", {"step_times": np.array([20.0, 30.0])})
+    assert found["compared"] == 2
+    np.testing.assert_allclose(found["step_times"], [19.4, 59.4], atol=0.2)
+    assert math.isclose(found["median_factor"], (20 / 19.4) ** 0.5 * 2**0.5, rel_tol=0.02)
+
+
+@pytest.mark.parametrize("name", ["fig3", "fig6"])
+def test_the_figure_has_a_column_a_method_with_labels(name, fig3, fig6):
+    figure, result = {"fig3": (fig3_small_start, fig3[-1]), "fig6": (fig6_hidden, fig6)}[name]
+    with plotting.style():
+        drawn = figure.plot(result)
+    axes = drawn.get_axes()
+    assert len(axes) % 3 == 0
+    titles = [axis.get_title(loc="left") for axis in axes]
+    assert all(any(name in title for title in titles) for name in resnets.TITLES.values())
+    assert axes[0].get_ylabel() and axes[-1].get_xlabel()
+    plotting.plt.close(drawn)
+
+
+def test_bad_settings_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"methods: expected some of .* received \('dino',\)"):
+        fig3_small_start.Config(methods=("dino",))
+    with pytest.raises(ValueError, match=r"rates: expected 3 numbers, one for each of"):
+        fig3_small_start.Config(rates=(0.1,))
