@@ -7,7 +7,7 @@ import pytest
 
 from stepwise import kernels, spectra
 from stepwise.dynamics import closed_form, descent
-from stepwise.problem import from_gram, from_kernel, from_views
+from stepwise.problem import from_gram, from_kernel, from_views, gram
 
 RNG = np.random.default_rng(0)
 N, M = 60, 5
@@ -168,6 +168,22 @@ def test_a_kernel_of_zeros_is_refused_in_either_way(x64):
             from_gram(np.zeros((100, 100)), modes=modes)
 
 
+def test_the_cutoff_holds_for_products_alone_too(x64, monkeypatch):
+    spread = np.r_[1, 0.5, 1e-4 * 0.8 ** np.arange(N - 2)]
+    half = np.linalg.qr(RNG.normal(size=(N, N)))[0] / 2**0.5
+    views = np.concatenate([half, half])  # a view is its pair: K_Γ is K/2n, and K's eigenvectors are its modes
+    K = views * spread @ views.T
+    np.testing.assert_allclose(from_gram(K, modes=3).gamma, spread[:3] / (2 * N), rtol=1e-8)
+    assert from_gram(K, modes=2, cutoff=1e-3).gamma.size == from_gram(K, cutoff=1e-3).gamma.size == 2
+    with pytest.raises(
+        ValueError, match=r"modes: expected a whole number in 1 ... 2, the rank of the data, received 3"
+    ):
+        from_gram(K, modes=3, cutoff=1e-3)
+    monkeypatch.setattr(gram, "DENSE", N)
+    with pytest.raises(ValueError, match=r"modes that stand above the cutoff \(1.0e-03 .* received mode 3, on 1.0e-04"):
+        from_gram(K, modes=3, cutoff=1e-3)
+
+
 @pytest.mark.parametrize("center", ["none", "pooled"])
 @pytest.mark.parametrize("length", [300.0, 500.0, 1000.0])
 def test_rounding_of_a_nearly_constant_kernel_makes_no_mode(length, center):
@@ -183,3 +199,21 @@ def test_rounding_of_a_nearly_constant_kernel_makes_no_mode(length, center):
             assert "the rank of the data" in str(error) or "views that differ" in str(error)
             continue
         np.testing.assert_allclose(found, truth[:modes], rtol=0.05)
+
+
+def test_a_kernel_widened_from_float32_is_taken_in_tiles_once_its_rounding_is_stated(x64):
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(2, 60, 12))
+
+    def widened(a, b):
+        # float32 products in an order that differs from one triangle to the other
+        a32, b32 = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        return np.asarray(
+            np.exp(-0.1 * ((a32[:, None] - b32[None]) ** 2).sum(-1) * (1 + 1e-7 * a32[:, :1])), np.float64
+        )
+
+    with pytest.raises(ValueError, match="a symmetric kernel"):
+        from_kernel(widened, *inputs, tile=32)
+    p = from_kernel(widened, *inputs, tile=32, cutoff=1e-6)
+    exact = from_kernel(kernels.rbf(5**0.5), *inputs)
+    np.testing.assert_allclose(p.gamma[:10], exact.gamma[:10], rtol=1e-5)

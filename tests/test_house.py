@@ -31,7 +31,8 @@ checkpoints runlog dynamics.plan
 dynamics.loop dynamics.step
 dynamics.exact dynamics.ode dynamics.gradient dynamics.dual dynamics.network dynamics.training
 dynamics
-probes runs
+probes
+runs
 entk.full
 entk
 validity compare

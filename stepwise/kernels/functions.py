@@ -69,7 +69,14 @@ class InfiniteWidth:
         """Values [p, q]."""
         a, b = jnp.asarray(_check.real_array("a", a)), jnp.asarray(_check.real_array("b", b))
         _check.require(a.shape[1:] == b.shape[1:], "b", f"inputs of shape {list(a.shape[1:])} as a", b)
-        values = self.kernel_fn(a, b, self.get)
+        try:
+            with jax.default_matmul_precision("highest"):
+                values = self.kernel_fn(a, b, self.get)
+        except (ValueError, TypeError, LookupError, AssertionError, ZeroDivisionError) as error:
+            # layers do not look at the rank or size of what they get, and fail each in its own way
+            expected = "a shape that the layers take, such as [n, h, w, c] for a convolution of images"
+            received = f"{a.dtype} {list(a.shape)}, which fails with {type(error).__name__}: {str(error)[:200]}"
+            raise ValueError(f"inputs: expected {expected}, received {received}") from error
         expected = "layers that end in one value an input (stax.Flatten() or a pooling before the read-out)"
         _check.require(values.shape == (len(a), len(b)), "layers", expected, f"kernel values {list(values.shape)}")
         return values
@@ -121,7 +128,8 @@ def infinite_width(layers: list, get: Literal["ntk", "nngp"] = "ntk") -> Infinit
     not centred, so compare with a problem of center="none".
 
     Raises:
-        ValueError: there are no layers, one of them is not a stax layer, or `get` is unknown.
+        ValueError: there are no layers, one of them is not a stax layer, or `get` is unknown; the kernel, where it is
+            called: its inputs have a shape that the layers do not take.
     """
     from stepwise.neural_tangents import nt  # a second to import, which the other kernels do not need
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from stepwise import _check
 from stepwise.kernels.functions import Kernel
-from stepwise.types import Numbers, Whole
+from stepwise.types import Numbers, Real, Whole
 
 
 def gram(
@@ -26,6 +26,7 @@ def gram(
     x2: Numbers | None = None,
     *,
     tile: Whole = 1024,
+    rounding: Real | None = None,
     path: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> np.ndarray:
@@ -38,14 +39,18 @@ def gram(
         kernel: k(a [p, ...], b [q, ...]) -> [p, q].
         tile: side of a tile; the last of a row or column is filled up with repeated inputs, so that one shape is
             compiled.
+        rounding: how far the kernel may be from symmetric, relative to a tile's largest value, where that is more than
+            what its dtype rounds. One that is computed in float32 and then widened wants 1e-6.
         path: keep K in this file (.npy, memory-mapped, read-only on return) instead of in memory. A run that was
             stopped, however, goes on after its last whole tile, to the same bits; a file that is whole is opened. A
-            checksum of each tile is kept beside it: one that was damaged in a part is evaluated again.
+            checksum of each tile is kept beside it: one that was damaged in a part is evaluated again, a whole file
+            with such a tile is refused.
         progress: show a bar.
 
     Raises:
         ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where it has to be (the
-            tile is named); the file holds another matrix.
+            tile is named); the file is no .npy file, or holds other shapes, inputs, tiles or another kernel's values,
+            or was damaged (says which).
         MemoryError: one tile does not fit into memory.
     """
     same = x2 is None
@@ -55,7 +60,8 @@ def gram(
     _check.require(x2.ndim > 0 and len(x2) > 0 and x2.shape[1:] == x.shape[1:], "x2", f"[n, *{x.shape[1:]}] as x", x2)
     _check.require(isinstance(tile, int | np.integer) and tile >= 1, "tile", "a positive whole number", tile)
     tile = int(min(tile, max(len(x), len(x2))))
-    evaluate = _Evaluation(kernel, x, x2, tile, same)
+    _check.require(rounding is None or 0 <= rounding < 1, "rounding", "a number in [0, 1)", rounding)
+    evaluate = _Evaluation(kernel, x, x2, tile, same, float(rounding or 0))
     if path is None:
         K = np.empty((len(x), len(x2)), evaluate.dtype)
         for i, j in tqdm(list(evaluate.tiles()), "kernel", unit="tile", disable=not progress):
@@ -67,8 +73,9 @@ def gram(
 class _Evaluation:
     """One kernel on two sets of inputs, tile by tile."""
 
-    def __init__(self, kernel: Kernel, x: np.ndarray, x2: np.ndarray, tile: int, same: bool) -> None:
+    def __init__(self, kernel: Kernel, x: np.ndarray, x2: np.ndarray, tile: int, same: bool, rounding: float) -> None:
         self.kernel, self.x, self.x2, self.tile, self.same = kernel, x, x2, tile, same
+        self.rounding = rounding
         devices = np.array(jax.devices())
         shared = devices.size > 1 and tile % devices.size == 0
         self.rows = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows")) if shared else None
@@ -119,7 +126,7 @@ class _Evaluation:
 
     def _symmetric(self, values: np.ndarray, other: np.ndarray, i: int, j: int) -> None:
         scale = np.abs(values).max()
-        bound = 64 * np.sqrt(len(values)) * float(jnp.finfo(values.dtype).eps) * scale
+        bound = max(64 * np.sqrt(len(values)) * float(jnp.finfo(values.dtype).eps), self.rounding) * scale
         skew = float(np.abs(values - other.T).max())
         where = f"kernel, inputs {i}... against {j}..."
         _check.require(skew <= bound, where, f"a symmetric kernel (to {bound:.1e})", f"|K - Kᵀ| up to {skew:.1e}")
@@ -138,12 +145,13 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
     header, done = _journal(journal)
     known = path if path.is_file() else part if part.is_file() and header is not None else None
     if known is not None:
-        whole = known == part or done.keys() == set(tiles)
-        kept = _intact(known, evaluate, shape, done) if header == about and whole else None
-        agrees = kept is not None and (known == part or len(kept) == len(tiles))
+        done, strange = _intact(known, evaluate, about, header, done)
+        lost = [corner for corner in tiles if corner not in done] if known == path and not strange else []
+        if lost:
+            where = "the first at inputs {}... against {}...".format(*lost[0])
+            strange = f"one with {len(lost)} of {len(tiles)} tiles damaged or not in {journal.name}, {where}"
         expected = f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of {evaluate.tile}"
-        _check.require(agrees, str(known), expected, "another matrix or a part of it; remove it or name another")
-        done = kept or {}
+        _check.require(not strange, str(known), expected, f"{strange}; remove it or name another")
     if path.is_file():
         return open_memmap(path, mode="r")
     if known is None:
@@ -183,24 +191,37 @@ def _journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, int], i
 
 
 def _intact(
-    path: Path, evaluate: _Evaluation, shape: tuple[int, int], done: dict[tuple[int, int], int]
-) -> dict[tuple[int, int], int] | None:
-    """The tiles that are what was written; None where the file holds another matrix.
+    path: Path,
+    evaluate: _Evaluation,
+    about: dict[str, Any],
+    header: dict[str, Any] | None,
+    done: dict[tuple[int, int], int],
+) -> tuple[dict[tuple[int, int], int], str]:
+    """The tiles that are what was written; what else the file holds, if it is not the beginning of this matrix.
 
     Another kernel differs in the first tile that is done, or the last.
     """
     try:
         K = open_memmap(path, mode="r")
-    except (OSError, ValueError):
-        return None
-    if K.shape != shape or K.dtype != evaluate.dtype:
-        return None
+    except (OSError, ValueError) as error:
+        return {}, f"no .npy file ({error})"
+    if header is None:
+        return {}, f"{_check.describe(K)} without a journal beside it"
+    said = {name: f"{name} {header.get(name)}" for name in about} | {"inputs": "other inputs"}
+    other = [said[name] for name in about if header.get(name) != about[name]]
+    if other:
+        return {}, f"one of {', '.join(other)}"
+    if K.shape != tuple(about["shape"]) or K.dtype != evaluate.dtype:
+        return {}, _check.describe(K)
     kept = {corner: known for corner, known in done.items() if _checksum(K, *corner, evaluate) == known}
     for i, j in {min(kept), max(kept)} if kept else set():
         values = evaluate.value(i, j)
-        if not (K[i : i + len(values), j : j + values.shape[1]] == values).all():
-            return None
-    return kept
+        stored = K[i : i + len(values), j : j + values.shape[1]]
+        if not (stored == values).all():
+            a, b = np.unravel_index(np.abs(stored - values).argmax(), values.shape)
+            both = f"{stored[a, b]} where this one gives {values[a, b]}"
+            return {}, f"another kernel's values: {both}, inputs {i + a} and {j + b}"
+    return kept, ""
 
 
 def _checksum(K: np.ndarray, i: int, j: int, evaluate: _Evaluation) -> int:

@@ -49,7 +49,7 @@ def from_kernel(
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
     views = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    K = kernels.gram(kernel_fn, np.asarray(views), tile=tile, path=path, progress=progress)
+    K = kernels.gram(kernel_fn, np.asarray(views), tile=tile, rounding=cutoff, path=path, progress=progress)
     return replace(from_gram(K, center=center, modes=modes, cutoff=cutoff), kernel=kernel_fn, views=views, tile=tile)
 
 
@@ -73,7 +73,8 @@ def from_gram(
         cutoff: relative to K's largest eigenvalue; by default 2n · eps in float64 and 8 · eps in float32, which is its
             entries' rounding, but at least twice the size of K's most negative eigenvalue. Modes that rest on
             directions near the cutoff are biased. A kernel that was computed in float32 and then widened wants
-            1e-6. Not used where K is not decomposed.
+            1e-6. With few modes it is asked of the modes that were found: where one rests on directions below it, K
+            is decomposed after all, or refused if it is too large for that.
 
     Raises:
         ValueError: K is not square with an even side, not finite, not symmetric, or not positive semi-definite, each
@@ -88,17 +89,17 @@ def from_gram(
     inside = cutoff is None or (np.ndim(cutoff) == 0 and 0 <= cutoff < 1)
     _check.require(inside, "cutoff", "a number in [0, 1), relative to the largest eigenvalue", cutoff)
     relative = side * eps if cutoff is None else float(cutoff)
+    least = relative if cutoff is not None or eps == EPS else 8 * eps
     _require_symmetric(host, max(64 * np.sqrt(side) * eps, relative))
     if modes is not None:
         require_modes(modes, side)
-        found = _matrix_free(host, center, modes) if 10 * (modes + 8) <= side else None
+        found = _matrix_free(host, center, modes, least) if 10 * (modes + 8) <= side else None
         if found is not None:
             gamma, features, basis, offset, lowest = found
             return assemble(gamma, features, basis, offset, lowest, dtype, center, linear=False)
     k64 = host.astype(np.float64)
     k64 = (k64 + k64.T) / 2
     centred = _centred(_centred(k64, center).T, center)
-    least = relative if cutoff is not None or eps == EPS else 8 * eps
     gamma, dual = dual_modes(centred, least, refused=10 * relative, scale=float(np.linalg.norm(k64)))
     features, basis = centred @ dual, _centred(dual, center)
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
@@ -125,10 +126,11 @@ def _slabs(side: int) -> list[slice]:
     return [slice(i, min(i + SLAB, side)) for i in range(0, side, SLAB)]
 
 
-def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarray, ...] | None:
+def _matrix_free(K: np.ndarray, center: Center, modes: Whole, cutoff: float) -> tuple[np.ndarray, ...] | None:
     """γ, features, dual coefficients, offset and the lowest γ by products with K alone.
 
-    None where not all of the modes are positive, or they were not found and K is small enough to be decomposed.
+    None where not all of the modes are positive, or, with K small enough to be decomposed, they were not found or one
+    rests on eigenvalues of K below cutoff · the largest.
     """
     side = len(K)
     n = side // 2
@@ -142,8 +144,6 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarra
     def swapped(block: np.ndarray) -> np.ndarray:
         return np.concatenate([block[n:], block[:n]]) / side
 
-    eps = max(float(jnp.finfo(K.dtype).eps), EPS)
-    least = 8 * eps if eps > EPS else side * eps
     try:
         found = eigen.top_of_product(swapped, lambda block: centred(product(centred(block))), side, int(modes))
     except (eigen.NotConvergedError, ValueError):
@@ -156,8 +156,8 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole) -> tuple[np.ndarra
     # uᵀ K u = 1: what K is along each mode. One that is made of K's rounding can rise above the real ones
     along = 1 / np.sum(basis**2, axis=0)
     size = max(along.max(), float(K.sum(dtype=np.float64)) / side if center != "none" else 0)
-    if along.min() <= least * size:
-        expected = f"modes that stand above K's rounding ({least:.1e} of its largest eigenvalue, about {size:.2e})"
+    if along.min() <= cutoff * size:
+        expected = f"modes that stand above the cutoff ({cutoff:.1e} of K's largest eigenvalue, about {size:.2e})"
         _check.require(side <= DENSE, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}")
         return None
     images = product(basis)

@@ -16,6 +16,8 @@ from stepwise.types import Numbers, Real, Whole
 
 TILE = 1024
 """Inputs a side that meet a kernel at once."""
+PROBES = 4
+"""Pairs whose features a kernel is asked for when a problem is loaded with it."""
 
 
 @jax.tree_util.register_dataclass
@@ -174,23 +176,57 @@ class Problem:
         """
         views = {} if self.views is None else {"views": self.views}
         arrays = {name: getattr(self, name) for name in ("gamma", "features", "basis", "offset", "lowest")}
-        _npz.write(path, "stepwise.Problem", arrays | views, {"center": self.center, "linear": self.linear})
+        about = {"center": self.center, "linear": self.linear, "tile": int(self.tile)}
+        _npz.write(path, "stepwise.Problem", arrays | views, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], kernel: Kernel | None = None) -> "Problem":
         """Read what `save` wrote. A kernel problem takes its kernel again, or else embeds kernel rows.
 
+        The kernel is evaluated on a few of the views against all, to see that it is the one.
+
         Raises:
             ValueError: the file is not a saved problem (says what it is and what was expected), or a kernel is given
-                for one that was saved without views.
+                for one that was saved without views, or another one than it was made with.
         """
         names = ("gamma", "features", "basis", "offset", "lowest")
         arrays, about = _npz.read(path, "stepwise.Problem", names)
-        views = arrays.pop("views", None)
+        views = jnp.asarray(arrays["views"]) if "views" in arrays else None
         _check.require(kernel is None or views is not None, "kernel", "None for a problem without views", "a kernel")
         fields: dict[str, Any] = {name: jnp.asarray(arrays[name]) for name in names}
         center, linear = str(about["center"]), bool(about["linear"])
-        return cls(**fields, center=center, linear=linear, kernel=kernel, views=views)
+        tile = int(about.get("tile", TILE))  # what was saved earlier has none
+        problem = cls(**fields, center=center, linear=linear, kernel=kernel, views=views, tile=tile)
+        if kernel is not None and views is not None:
+            problem._require_its_kernel(kernel, views)
+        return problem
+
+    def _require_its_kernel(self, kernel: Kernel, views: Array) -> None:
+        """Refuse a kernel with k(views) basis − offset ≠ features, on pairs from the first to the last.
+
+        A difference counts beyond a hundredth of the mode's largest feature and what float32 rounds: a problem of
+        float64 may be loaded in float32, or its kernel's values have been rounded to it and widened. Modes of small γ
+        do not count: an error of K by δ moves features by the fraction δ / (2n |γ_j|).
+        """
+        few = min(self.n_pairs, PROBES, max(2, self.tile // 2))
+        pairs = np.linspace(0, self.n_pairs - 1, few).astype(int)
+        probes = np.r_[pairs, self.n_pairs + pairs]
+        gamma = np.abs(np.asarray(self.gamma))
+        counted = np.flatnonzero(gamma >= 1e-2 * gamma.max())
+        features, basis = (np.asarray(array)[:, counted] for array in (self.features, self.basis))
+        gap, sizes = -np.asarray(self.offset)[counted] - features[probes], 0
+        for i in range(0, len(views), self.tile):
+            met, part = views[i : i + self.tile], basis[i : i + self.tile]
+            values = kernel(views[probes], met)
+            _check.require(np.shape(values) == (2 * few, len(met)), "kernel", f"values [{2 * few}, {len(met)}]", values)
+            values = np.asarray(values, np.float64)
+            gap, sizes = gap + values @ part, sizes + np.abs(values) @ np.abs(part)
+        if self.center == "per_view":  # each view met its own mean, of which only the pooled one is kept
+            gap = np.concatenate([half - half.mean(axis=0) for half in np.split(gap, 2)])
+        largest = np.abs(features).max(axis=0)
+        bound = 1e-2 * largest + 8 * np.finfo(np.float32).eps * sizes
+        received = f"one that gives features off by up to {(np.abs(gap) / largest).max():.1e} of a mode's largest"
+        _check.require((np.abs(gap) <= bound).all(), "kernel", "the one that the problem was made with", received)
 
     def _require_linear(self, what: str) -> None:
         expected = "a linear problem, made by from_views (coordinates_of takes embeddings of any)"

@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 
 from experiments import fig2_symmetry
-from stepwise import plotting
+from tests.experiments.figures import failed, labelled_panels
 
 pytestmark = pytest.mark.xdist_group("fig2")
 
 
-def _failed(result):
-    return {check.name for check in fig2_symmetry.check(result) if not check.passed}
-
-
 def test_every_check_of_the_smoke_run_passes(fig2):
-    assert _failed(fig2) == set()
+    assert failed(fig2_symmetry, fig2) == set()
 
 
 def test_both_signs_survive_self_supervision_and_one_survives_supervision(fig2):
@@ -27,14 +23,9 @@ def test_both_signs_survive_self_supervision_and_one_survives_supervision(fig2):
 
 def test_a_run_that_ended_at_the_other_sign_fails_the_check(fig2):
     flipped = fig2.arrays | {"self_path": -fig2.arrays["self_path"]}
-    failed = _failed(dataclasses.replace(fig2, arrays=flipped))
-    assert "self-supervised: distance from s* of the starting sign" in failed
+    missed = failed(fig2_symmetry, dataclasses.replace(fig2, arrays=flipped))
+    assert "self-supervised: distance from s* of the starting sign" in missed
 
 
 def test_the_figure_has_four_labelled_panels(fig2):
-    with plotting.style():
-        figure = fig2_symmetry.plot(fig2)
-    axes = figure.get_axes()
-    assert len(axes) == 4
-    assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_title(loc="left") for axis in axes)
-    plotting.plt.close(figure)
+    assert labelled_panels(fig2_symmetry, fig2) == 4

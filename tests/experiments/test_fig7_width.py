@@ -6,25 +6,21 @@ import numpy as np
 import pytest
 
 from experiments import fig7_width
-from stepwise import plotting
+from tests.experiments.figures import failed, labelled_panels
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig7")]
 
 
-def _failed(result):
-    return {check.name for check in fig7_width.check(result) if not check.passed}
-
-
 def test_every_check_of_the_smoke_run_passes(fig7):
-    assert _failed(fig7) == set()
+    assert failed(fig7_width, fig7) == set()
 
 
 def test_another_power_of_the_width_fails_the_check(fig7):
     slopes = fig7.numbers["slopes"]
     for name, wrong in (("infinite", -1.2), ("own", -0.3)):
         moved = slopes | {name: slopes[name] | {"mean": wrong}}
-        failed = _failed(dataclasses.replace(fig7, numbers=fig7.numbers | {"slopes": moved}))
-        assert failed and all(each.startswith(f"{name} kernel: slope's distance") for each in failed)
+        missed = failed(fig7_width, dataclasses.replace(fig7, numbers=fig7.numbers | {"slopes": moved}))
+        assert missed and all(each.startswith(f"{name} kernel: slope's distance") for each in missed)
 
 
 def test_the_interval_is_that_of_one_line_through_all_errors():
@@ -42,9 +38,4 @@ def test_a_convolution_s_and_a_dense_network_s_spectra_are_of_one_trace(fig7):
 
 
 def test_the_figure_has_six_labelled_panels(fig7):
-    with plotting.style():
-        figure = fig7_width.plot(fig7)
-    axes = figure.get_axes()
-    assert len(axes) == 6
-    assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_title(loc="left") for axis in axes)
-    plotting.plt.close(figure)
+    assert labelled_panels(fig7_width, fig7) == 6

@@ -59,6 +59,20 @@ def test_a_wide_network_has_the_infinite_widths_kernel(x64):
     np.testing.assert_allclose(finite, k, atol=4 * np.abs(k).max() / np.sqrt(8 * 4096))
 
 
+@pytest.mark.parametrize("behind", [[nt.stax.Flatten()], [nt.stax.GlobalAvgPool()]], ids=["flatten", "pool"])
+@pytest.mark.parametrize("shape", [(3, 48), (3, 6, 8), (3, 4, 4), (3, 4, 4, 4, 3)])
+def test_a_convolution_says_which_shape_it_wants(shape, behind):
+    convolution = [nt.stax.Conv(1, (3, 3), padding="SAME"), nt.stax.Relu(), *behind, nt.stax.Dense(1)]
+    images = RNG.normal(size=(3, 4, 4, 3)).astype("float32")
+    assert kernels.infinite_width(convolution)(images, images).shape == (3, 3)
+    x = np.ones(shape, "float32")
+    with pytest.raises(ValueError, match=r"inputs: expected .* \[n, h, w, c\] .* received float32 \[3, \d+") as refused:
+        kernels.gram(kernels.infinite_width(convolution), x)
+    assert str(list(shape)) in str(refused.value)
+    flat = kernels.infinite_width([nt.stax.Flatten(), nt.stax.Dense(1), nt.stax.Relu(), nt.stax.Dense(1)])
+    np.testing.assert_allclose(flat(x, x), flat(x.reshape(3, -1), x.reshape(3, -1)), rtol=1e-6)
+
+
 def test_kernels_are_values():
     assert kernels.rbf(1.0) == kernels.rbf(1) and hash(kernels.rbf(1.0)) == hash(kernels.rbf(1))
     assert kernels.rbf(1.0) != kernels.rbf(2.0) and kernels.polynomial(2) != kernels.polynomial(3)

@@ -107,7 +107,10 @@ def test_a_whole_file_that_was_damaged_is_refused(x64, tmp_path):
     damaged = np.lib.format.open_memmap(path, mode="r+")
     damaged[12, 12] += 1e-9
     damaged.flush()
-    with pytest.raises(ValueError, match="received another matrix or a part of it"):
+    message = (
+        r"received one with 1 of 15 tiles damaged or not in K\.npy\.tiles, the first at inputs 10\.\.\. against 10"
+    )
+    with pytest.raises(ValueError, match=message):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
@@ -179,15 +182,26 @@ def test_a_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
     path = tmp_path / "K.npy"
     kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     before = path.read_bytes()
-    for kernel, x, tile in ((kernels.rbf(2.0), X, 5), (kernels.rbf(1.0), X + 1e-9, 5), (kernels.rbf(1.0), X, 6)):
-        with pytest.raises(ValueError, match=r"K\.npy: expected this kernel.s values .* received another matrix"):
+    for kernel, x, tile, found in (
+        (
+            kernels.rbf(2.0),
+            X,
+            5,
+            r"another kernel's values: 0\.\d+.* where this one gives 0\.\d+.*, inputs \d+ and \d+",
+        ),
+        (kernels.rbf(1.0), X + 1e-9, 5, "one of other inputs"),
+        (kernels.rbf(1.0), X[:20], 5, r"one of shape \[23, 23\], other inputs"),
+        (kernels.rbf(1.0), X, 6, "one of tile 5"),
+        (lambda a, b: kernels.rbf(1.0)(a, b).astype("float32"), X, 5, "one of dtype <f8"),
+    ):
+        with pytest.raises(ValueError, match=rf"K\.npy: expected this kernel.s values .* received {found}; remove it"):
             kernels.gram(kernel, x, tile=tile, path=path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="received another matrix or a part of it"):
+    with pytest.raises(ValueError, match=r"received no \.npy file \(.*\); remove it or name another"):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     path.write_bytes(before)
     (tmp_path / "K.npy.tiles").unlink()
-    with pytest.raises(ValueError, match="received another matrix or a part of it"):
+    with pytest.raises(ValueError, match=r"received float64 \[23, 23\] without a journal beside it"):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
@@ -196,7 +210,7 @@ def test_the_part_of_another_matrix_is_refused_and_kept(x64, tmp_path):
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
     part = (tmp_path / "K.npy.part").read_bytes()
-    with pytest.raises(ValueError, match=r"K\.npy\.part: expected this kernel's values"):
+    with pytest.raises(ValueError, match=r"K\.npy\.part: expected this kernel's values .* received another kernel's"):
         kernels.gram(kernels.rbf(3.0), X, tile=5, path=path)
     assert (tmp_path / "K.npy.part").read_bytes() == part
 
@@ -243,13 +257,14 @@ def test_a_foreign_file_beside_an_interrupted_one_is_refused(x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
-    np.save(path, np.zeros((3, 3)))
-    with pytest.raises(ValueError, match="received another matrix or a part of it"):
-        kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
+    for other, found in ((np.zeros((3, 3)), r"float64 \[3, 3\]"), (K, "one with 15 of 15 tiles damaged or not in")):
+        np.save(path, other)
+        with pytest.raises(ValueError, match=f"received {found}"):
+            kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
 def test_a_kernel_that_differs_only_beyond_the_first_tile_is_told_apart(x64, tmp_path):
     blank = np.concatenate([np.zeros((5, 4, 2)), X])
     kernels.gram(kernels.linear(), blank, tile=5, path=tmp_path / "K.npy")
-    with pytest.raises(ValueError, match="received another matrix"):
+    with pytest.raises(ValueError, match=r"another kernel's values: .* inputs 2[5-7] and 2[5-7];"):
         kernels.gram(kernels.polynomial(3, offset=0.0), blank, tile=5, path=tmp_path / "K.npy")
