@@ -21,3 +21,5 @@ class Config(resnets.Config):
     """Standard starts."""
 
     start: Literal["small", "standard"] = "standard"
+    rates: tuple[float, ...] = (0.05, 0.004, 0.05)
+    warmups: tuple[int, ...] = (100, 100, 100)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stepwise import runs
+from stepwise import probes, runs
 from stepwise.dynamics.step import Step
+from tests.data import layouts
 
 SMALL = runs.Config(
     n_images=16, side=16, blocks=(1,), width=4, head=(3,), steps=4, batch_size=8, probe=8, records=3, lr=0.01
@@ -47,3 +48,21 @@ def test_bad_fields_are_refused_by_name():
         runs.train(replace(SMALL, method="byol"))
     with pytest.raises(ValueError, match=r"temperature: expected None but for simclr, received 0.5"):
         runs.train(replace(SMALL, temperature=0.5))
+
+
+def test_neighbours_are_counted_on_the_test_split_and_kept_with_the_run(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    layouts.write(root, layouts.cifar_files(each=8))
+    config = replace(SMALL, data="cifar10", data_dir=str(root), n_images=16)
+    trained = runs.train(config, root=tmp_path)
+    found = runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1)
+    assert found.keys() == {"pixels", "untrained", "trained"} and all(0 <= share <= 1 for share in found.values())
+    images, test = runs.load(config), runs.load(replace(config, split="test", n_images=8))
+    flat = [pixels.reshape(len(pixels), -1) / 255 for pixels in (images.pixels, test.pixels)]
+    assert found["pixels"] == probes.knn_accuracy(flat[0], images.labels, flat[1], test.labels, k=1)
+    monkeypatch.setattr(probes, "knn_accuracy", None)
+    assert runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1) == found
+    np.savez(tmp_path / "bare.npz", pixels=images.pixels)
+    assert (
+        runs.knn(replace(SMALL, data=f"npz:{tmp_path / 'bare.npz'}"), trained.encoder, root=tmp_path / "other") is None
+    )

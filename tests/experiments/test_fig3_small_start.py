@@ -8,12 +8,9 @@ import pytest
 
 from experiments import fig3_small_start, fig6_hidden, resnets
 from stepwise import plotting
+from tests.experiments.figures import failed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
-
-
-def _failed(figure, result):
-    return {check.name for check in figure.check(result) if not check.passed}
 
 
 def _with(result, part, method, **changes):
@@ -23,7 +20,7 @@ def _with(result, part, method, **changes):
 
 
 def test_every_check_of_the_smoke_run_passes(fig3):
-    assert _failed(fig3_small_start, fig3[-1]) == set()
+    assert failed(fig3_small_start, fig3[-1]) == set()
 
 
 def test_each_method_is_there_to_draw_before_the_next_begins(fig3):
@@ -32,7 +29,7 @@ def test_each_method_is_there_to_draw_before_the_next_begins(fig3):
 
 def test_modes_that_step_together_fail_the_check(fig3):
     wrong = _with(fig3[-1], "methods", "simclr", alone=1)
-    assert _failed(fig3_small_start, wrong) == {"SimCLR: of these alone, the next below a tenth"}
+    assert failed(fig3_small_start, wrong) == {"SimCLR: of these alone, the next below a tenth"}
 
 
 def test_every_start_is_small(fig3):
@@ -41,12 +38,12 @@ def test_every_start_is_small(fig3):
 
 
 def test_hidden_modes_rise_when_the_embeddings_do(fig6):
-    assert _failed(fig6_hidden, fig6) == set()
+    assert failed(fig6_hidden, fig6) == set()
 
 
 def test_hidden_modes_at_other_times_fail_the_check(fig6):
     wrong = _with(fig6, "hidden", "vicreg", median_factor=2.0)
-    assert _failed(fig6_hidden, wrong) == {"VICReg: hidden step over the embedding's, median factor"}
+    assert failed(fig6_hidden, wrong) == {"VICReg: hidden step over the embedding's, median factor"}
 
 
 def test_a_hidden_rise_is_where_half_of_the_largest_value_is_reached():

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from experiments import fig1_linear, fig2_symmetry
+from experiments.contract import Check
 from experiments.run import Arguments, configured, main
+from stepwise import plotting
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.xdist_group("fig2")
@@ -99,6 +101,27 @@ def test_a_killed_run_leaves_nothing_half_written(tmp_path):
     process.wait()
     process.stdout.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_is_there_before_a_long_part_stays_when_that_is_stopped_and_is_not_taken_for_the_whole(
+    tmp_path, monkeypatch, capsys
+):
+    def stopped(config, progress):
+        yield fig2_symmetry.Result({"half": np.zeros(2)}, {"half": True})
+        raise KeyboardInterrupt
+
+    arguments = ["fig2", "--preset", "smoke", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(fig2_symmetry, "run", stopped)
+        patch.setattr(fig2_symmetry, "check", lambda result: [Check("half", 1, 1, "==")])
+        patch.setattr(fig2_symmetry, "plot", lambda result: plotting.figure())
+        assert main(arguments) == 130
+    folder = tmp_path / "fig2" / "smoke"
+    assert json.loads((folder / "summary.json").read_text())["numbers"] == {"half": True}
+    assert "call it again" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "drawing from" not in capsys.readouterr().out
+    assert "half" not in json.loads((folder / "summary.json").read_text())["numbers"]
 
 
 def test_other_images_at_the_same_path_are_computed_anew(tmp_path, capsys):

@@ -1,0 +1,54 @@
+"""fig1's two halves: the linear panels are there first, and the network's checks count like theirs."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from experiments import fig1_steps, resnets
+from experiments.contract import finished
+from stepwise import plotting
+from tests.experiments.figures import failed
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
+
+
+@pytest.fixture(scope="module")
+def parts(runs_dir):
+    """The results in the order in which they come."""
+    few = {"starts": 3, "scale_starts": 2, "scales": (1e-2, 1e-3, 1e-4), "runs_dir": runs_dir}
+    config = dataclasses.replace(fig1_steps.Config.smoke(), **few)
+    found = []
+    with jax.enable_x64(True):
+        found.append(finished(fig1_steps.run(config), found.append))
+    return found
+
+
+def test_the_linear_panels_come_first(parts):
+    linear, whole = parts
+    assert "network" not in linear.numbers and "network" in whole.numbers
+    assert whole.arrays.keys() > linear.arrays.keys()
+
+
+def test_the_network_adds_its_checks_to_the_linear_ones(parts):
+    linear, whole = parts
+    assert failed(fig1_steps, whole) == failed(fig1_steps, linear) == set()
+    assert len(fig1_steps.check(whole)) == len(fig1_steps.check(linear)) + 3
+    together = whole.numbers | {"network": whole.numbers["network"] | {"alone": 0}}
+    wrong = dataclasses.replace(whole, numbers=together)
+    assert failed(fig1_steps, wrong) == {"Barlow Twins: of these alone, the next below a tenth"}
+
+
+def test_the_figure_has_panels_a_to_d(parts):
+    for part, panels in zip(parts, ("AB", "ABCD"), strict=True):
+        with plotting.style():
+            figure = fig1_steps.plot(part)
+        titles = [axis.get_title(loc="left") for axis in figure.get_axes()]
+        assert [title[0] for title in titles if title[1:3] == "  "] == list(panels)
+        plotting.plt.close(figure)
+
+
+def test_the_network_is_fig3s_on_the_same_images():
+    config = dataclasses.replace(fig1_steps.Config.laptop(), data="npz:here", seed=3)
+    fig3s = dataclasses.replace(resnets.Config.laptop(), data="npz:here", seed=3)
+    assert fig1_steps.training(config).training("barlow_twins") == fig3s.training("barlow_twins")
