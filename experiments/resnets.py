@@ -44,7 +44,9 @@ class Config:
     Barlow Twins, 8γ/temperature for SimCLR around a unit vector, 5000σ/d for VICReg while std is below 0.01."""
     warmups: tuple[int, ...] = (0, 0, 1000)
     """Steps of linear warm-up, by method: VICReg, which leaves zero so fast and then slows down, wants one."""
-    steps: tuple[int, ...] = (2500, 2500, 2500)
+    cosines: tuple[bool, ...] = (False, False, True)
+    """Whether the rate falls again at the end, by method."""
+    steps: tuple[int, ...] = (2500, 2500, 3000)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     bottleneck: bool = False
     width: int = 16
@@ -66,7 +68,7 @@ class Config:
         known = f"some of {METHODS}"
         if not self.methods or not set(self.methods) <= set(METHODS):
             raise ValueError(f"methods: expected {known}, received {self.methods}")
-        for name in ("scales", "offsets", "rates", "warmups", "steps"):
+        for name in ("scales", "offsets", "rates", "warmups", "cosines", "steps"):
             if len(getattr(self, name)) != len(METHODS):
                 raise ValueError(f"{name}: expected {len(METHODS)} numbers, one for each of {METHODS}")
 
@@ -100,6 +102,7 @@ class Config:
             offset=self.offsets[k] if self.start == "small" else 0.0,
             lr=self.rates[k],
             warmup=self.warmups[k],
+            cosine=self.cosines[k],
             steps=self.steps[k],
             head=(self.d,),
             recipe=method if self.recipe == "own" else self.recipe,
