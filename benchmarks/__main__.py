@@ -1,10 +1,10 @@
-"""`python -m benchmarks [flow|setup|kernels|ensemble|closed_form ...] [--quick]`: a table, and a file of results."""
+"""`python -m benchmarks [setup|kernels|ensemble|closed_form|flow|training ...] [--quick]`: a table, and a file."""
 
 import argparse
 import time
 from pathlib import Path
 
-from benchmarks import child, ensemble, flow, gram, report, setup
+from benchmarks import child, ensemble, flow, gram, report, setup, training
 
 PAIRS = {
     "setup": setup.rows,
@@ -12,6 +12,7 @@ PAIRS = {
     "ensemble": ensemble.rows,
     "closed_form": flow.closed_form_rows,
     "flow": flow.rows,
+    "training": training.rows,
 }
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 
@@ -32,20 +31,26 @@ INLINE = False
 """Run every side in this process instead, without limits: for quick runs, which say nothing about time or memory."""
 
 
-def run(side: str, *arguments: Any, limit: float = 600.0) -> Outcome:
+def run(side: str, *arguments: Any, limit: float = 600.0, python: Path | None = None) -> Outcome:
     """Run `side` ("module:function") of this package with JSON arguments; it calls `measured` and returns that.
+
+    Args:
+        python: another environment's interpreter, which needs NumPy and what the side's module imports.
 
     Raises:
         RuntimeError: the side failed; says how.
+        FileNotFoundError: there is no such interpreter.
     """
-    if INLINE:
+    if INLINE and python is None:
+        import jax  # here, because another environment's interpreter reads this module too
+
         before = jax.config.read("jax_enable_x64")
         try:
             return _side(side)(*arguments)
         finally:
             jax.config.update("jax_enable_x64", before)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks.child", side, json.dumps(arguments), folder]
+        command = [str(python or sys.executable), "-m", "benchmarks.child", side, json.dumps(arguments), folder]
         try:
             done = subprocess.run(command, timeout=limit, capture_output=True, text=True)
         except subprocess.TimeoutExpired:

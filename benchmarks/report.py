@@ -19,7 +19,8 @@ class Row:
     ours_s: float
     compile_s: float
     ours_mb: float
-    peer_s: float
+    peer_s: float | None
+    """None: the peer could not be run here; the note says why."""
     peer_mb: float
     aim: float
     bound: bool = False
@@ -27,9 +28,9 @@ class Row:
     note: str = ""
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """How many times faster than the peer."""
-        return self.peer_s / self.ours_s
+        return None if self.peer_s is None else self.peer_s / self.ours_s
 
 
 HEAD = "| case | stepwise | compile | memory | peer | its time | its memory | ratio | aim | |"
@@ -44,16 +45,17 @@ def line(row: Row) -> str:
     """A row of it."""
     more = "> " if row.bound else ""
     short = "open" if row.bound else "missed"  # a peer that was stopped gives a lower bound, which decides nothing
-    aim = f"{row.aim:g}x {'met' if row.ratio >= row.aim else short}" if row.aim else ""
+    ratio, peer_s = row.ratio, row.peer_s
+    aim = f"{row.aim:g}x {'met' if ratio >= row.aim else short}" if row.aim and ratio is not None else ""
     cells = [
         f"{row.name}: {row.case}",
         seconds(row.ours_s),
         seconds(row.compile_s),
         f"{row.ours_mb:.0f} MB",
         row.peer,
-        more + seconds(row.peer_s),
-        f"{row.peer_mb:.0f} MB",
-        f"**{more}{row.ratio:.3g}x**",
+        "none" if peer_s is None else more + seconds(peer_s),
+        "" if peer_s is None else f"{row.peer_mb:.0f} MB",
+        "" if ratio is None else f"**{more}{ratio:.3g}x**",
         aim,
         row.note,
     ]

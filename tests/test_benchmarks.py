@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import child, report
+from benchmarks import child, report, training
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
 
@@ -30,12 +31,51 @@ def test_each_pair_prints_its_rows_and_writes_them(name, rows, tmp_path):
         assert row["ours_s"] > 0 and row["peer_s"] > 0 and row["ratio"] > 0
 
 
+@pytest.mark.slow
+def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
+    output = tmp_path / "bench.json"
+    done = _run("training", "--quick", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    torch, drawing = json.loads(output.read_text())["rows"]
+    assert torch["name"] == "training" and torch["ours_s"] > 0
+    assert drawing["name"] == "views" and drawing["ratio"] > 0
+    if torch["peer_s"] is None:  # no row is given a ratio unless both compute the same
+        assert "no peer: " in torch["note"] and torch["ratio"] is None
+        assert not (Path(ROOT) / training.TORCH).is_file() or "No module named 'torch'" in torch["note"]
+    else:
+        assert torch["ratio"] > 0 and "44622 parameters (peer 44622); in float64 agree to" in torch["note"]
+
+
+def test_a_peer_that_computes_something_else_is_found_out():
+    ours = {"loss": 2.0, "gradient": 3.0, "losses": 1.9, "parameters": 10}
+    theirs = ours | {"version": "2"}
+
+    def note(**other):
+        return training._agreement(child.Outcome(1, arrays=ours), child.Outcome(1, arrays=theirs | other))
+
+    assert "10 parameters (peer 10)" in note() and "agree to 1e-07 (loss)" in note(loss=2.0000002)
+    for other in ({"parameters": 11}, {"gradient": 3.001}, {"losses": float("nan")}):
+        with pytest.raises(RuntimeError, match="not the same computation"):
+            note(**other)
+
+
 def test_a_side_runs_in_a_process_of_its_own_within_its_limit():
     done = child.run("setup:ours", 60, 12, 3)
     assert done.arrays["gamma"].shape == (3,) and 0 < done.seconds < 60 and not done.late
     assert child.run("setup:ours", 60, 12, 3, limit=0.1).late
     with pytest.raises(RuntimeError, match=r"setup:ours.*exit status 1(.|\n)*modes: expected a whole number"):
         child.run("setup:ours", 60, 12, 0)
+
+
+def test_an_interpreter_that_is_not_there_is_told_of():
+    with pytest.raises(FileNotFoundError, match="no/such/python"):
+        child.run("setup:ours", 60, 12, 3, python=Path("no/such/python"))
+
+
+def test_a_row_without_its_peer_has_no_ratio():
+    row = report.Row("training", "d=1", "PyTorch", 0.5, 1.0, 2.0, None, 0.0, 2, note="no peer: not here")
+    assert row.ratio is None
+    assert report.line(row) == "| training: d=1 | 500 ms | 1 s | 2 MB | PyTorch | none |  |  |  | no peer: not here |"
 
 
 def test_an_unknown_name_is_refused_by_name():
