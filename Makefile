@@ -91,7 +91,15 @@ fig6: $(READY)  ## hidden layers learn step by step too (reads fig3's runs)
 fig7: $(READY)  ## width: networks approach the infinite width's kernel as 1/sqrt(N), and their own as 1/N
 	$(FIGURE) fig7 $(FLAGS)
 
-bench: $(READY)  ## ratios against what one would do instead, measured in one run
+# PyTorch is a peer of the training benchmark alone, in an environment of its own; without it those rows say so.
+TORCH ?= torch==2.13.0
+
+.venv-torch/.ready:
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) numpy \
+		&& touch $@ || echo "no PyTorch to be had: the benchmark of training goes without that peer" >&2
+
+bench: $(READY) .venv-torch/.ready  ## ratios against what one would do instead, measured in one run
 	$(BIN)/python -m benchmarks
 
 constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.toml allow
@@ -101,5 +109,5 @@ constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.tom
 	sed -i.old "/sys_platform == 'never'/d" constraints.txt && rm constraints.txt.old
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) .venv-latest results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-latest .venv-torch results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,7 +53,7 @@ def test_a_peer_that_computes_something_else_is_found_out():
     def note(**other):
         return training._agreement(child.Outcome(1, arrays=ours), child.Outcome(1, arrays=theirs | other))
 
-    assert "10 parameters (peer 10)" in note() and "agree to 1e-07 (loss)" in note(loss=2.0000002)
+    assert "10 parameters (peer 10)" in note() and "agree to 1e-10 (loss)" in note(loss=2 + 2e-10)
     for other in ({"parameters": 11}, {"gradient": 3.001}, {"losses": float("nan")}):
         with pytest.raises(RuntimeError, match="not the same computation"):
             note(**other)

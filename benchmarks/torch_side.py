@@ -1,0 +1,132 @@
+"""PyTorch's side of a training step, in its own environment: nothing of JAX or `stepwise` may be imported here."""
+
+import os
+from typing import Any
+
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # compilation is measured, so none of an earlier run
+
+import numpy as np
+import torch  # type: ignore[import-not-found]
+from torch import nn
+from torch.nn import functional  # type: ignore[import-not-found]
+
+from benchmarks.child import Outcome, measured
+
+
+def timed(start: str, steps: int, threads: int, compiled: bool) -> Outcome:
+    """Steps in float32, channels-last, as they come or behind torch.compile."""
+    torch.set_num_threads(threads)
+    take, _ = _step(start, None, torch.float32, compiled)
+    return measured(lambda: {"loss": np.array([take() for _ in range(steps)])}, repeats=9, budget=12.0)
+
+
+def start(start: str) -> Outcome:
+    """In float64, on the pairs that `training.start` checks: the arrays that it gives."""
+    with np.load(start) as file:
+        checked, first = int(file["checked"]), int(file["first"])
+    take, net = _step(start, checked, torch.float64, False)
+    losses = [take()]
+    slopes = torch.cat([p.grad.ravel() for p in net.parameters()])  # the gradients of a step stay until the next
+    gradient = float(slopes.norm())
+    losses += [take() for _ in range(first - 1)]
+    found = {
+        "loss": losses[0], "losses": np.mean(losses), "gradient": gradient, "parameters": len(slopes),
+        "version": torch.__version__,
+    }  # fmt: skip
+    return Outcome(0.0, arrays={name: np.asarray(value) for name, value in found.items()})
+
+
+def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[Any, Any]:
+    """A function that takes one step of SGD and returns the loss before it, and the network that it changes."""
+    with np.load(start) as file:
+        given = dict(file)
+    weights = {name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")}
+    net = Encoder(weights["backbone.stem.kernel"].shape[-1], len(weights["head.layers.0.bias"])).to(dtype=dtype)
+    # running statistics begin as flax's do; every other name must be in the file
+    net.load_state_dict({_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers()))
+    net = net.to(memory_format=torch.channels_last).train()
+    views = torch.from_numpy(given["images"][:, :pairs].reshape(-1, *given["images"].shape[2:]))
+    images = views.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(net.parameters(), lr=float(given["rate"]), momentum=float(given["momentum"]))
+
+    def objective(images: Any) -> Any:
+        return barlow_twins_unnormalised(*net(images).chunk(2))
+
+    loss_of = torch.compile(objective) if compiled else objective
+
+    def take() -> float:
+        optimiser.zero_grad()
+        loss = loss_of(images)
+        loss.backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    return take, net
+
+
+def barlow_twins_unnormalised(z1: Any, z2: Any) -> Any:
+    """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n), centred at the mean of all 2n."""
+    mean = (z1.mean(0) + z2.mean(0)) / 2
+    C = (z1 - mean).T @ (z2 - mean) / len(z1)
+    return (((C + C.T) / 2 - torch.eye(len(C), dtype=C.dtype)) ** 2).sum()
+
+
+class Encoder(nn.Module):
+    """`models.Encoder` of a ResNet-18 with small stem and a linear head; modules are named as there."""
+
+    def __init__(self, width: int, d: int) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.stem, self.backbone.norm = _convolution(3, width, 3, 1), nn.BatchNorm2d(width)
+        inputs, stages = [width, width, 2 * width, 4 * width], []
+        for i, c in enumerate(inputs):
+            outputs = width * 2**i
+            stages.append(nn.ModuleList([Block(c, outputs, 1 if i == 0 else 2), Block(outputs, outputs, 1)]))
+        self.backbone.stages = nn.ModuleList(stages)
+        self.head = nn.Module()
+        self.head.layers = nn.ModuleList([nn.Linear(8 * width, d)])
+
+    def forward(self, x: Any) -> Any:
+        """Embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""
+        x = ((x - 0.5) / 0.25).to(self.head.layers[0].weight.dtype)  # views are float32 on both sides
+        x = functional.relu(self.backbone.norm(self.backbone.stem(x)), inplace=True)
+        for stage in self.backbone.stages:
+            for block in stage:
+                x = block(x)
+        return self.head.layers[0](x.mean((2, 3)))
+
+
+class Block(nn.Module):
+    """x -> relu(x + F(x)), F two 3 x 3 convolutions; 1 x 1 on x where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            [_convolution(inputs, outputs, 3, stride), _convolution(outputs, outputs, 3, 1)]
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)])
+        changes = stride != 1 or inputs != outputs
+        self.shortcut: Any = _convolution(inputs, outputs, 1, stride) if changes else None
+        self.shortcut_norm: Any = nn.BatchNorm2d(outputs) if changes else None
+
+    def forward(self, x: Any) -> Any:
+        y = functional.relu(self.norms[0](self.convolutions[0](x)), inplace=True)  # in place as torchvision's
+        y = self.norms[1](self.convolutions[1](y))
+        y += x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
+        return functional.relu(y, inplace=True)
+
+
+def _convolution(inputs: int, outputs: int, side: int, stride: int) -> Any:
+    return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
+
+
+def _name(path: str) -> str:
+    """flax's kernels and scales are PyTorch's weights."""
+    stem, leaf = path.rsplit(".", 1)
+    return f"{stem}.{'bias' if leaf == 'bias' else 'weight'}"
+
+
+def _laid(kernel: np.ndarray) -> Any:
+    """[h, w, in, out] -> [out, in, h, w], [in, out] -> [out, in]."""
+    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[kernel.ndim]
+    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(axes)))
