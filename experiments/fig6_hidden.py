@@ -53,7 +53,7 @@ def _rises(arrays: dict[str, np.ndarray], method: str, stage: str, found: dict[s
     both = np.isfinite(expected[: len(hidden)]) & np.isfinite(hidden)
     off = np.abs(np.log(hidden[both] / expected[: len(hidden)][both]))
     factor = float(np.exp(np.median(off))) if both.any() else float("nan")
-    return {"stage": stage, "step_times": hidden, "compared": int(both.sum()), "median_factor": factor}
+    return {"stage": stage, "step_times": hidden.tolist(), "compared": int(both.sum()), "median_factor": factor}
 
 
 def check(result: Result) -> list[Check]:

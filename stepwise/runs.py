@@ -224,7 +224,9 @@ def plan(config: Config) -> Plan:
     if config.warmup or config.cosine:
         after = optax.cosine_decay_schedule(config.lr, max(1, config.steps - config.warmup), 1e-3)
         rest = after if config.cosine else optax.constant_schedule(config.lr)
-        lr = optax.join_schedules([optax.linear_schedule(0.0, config.lr, config.warmup), rest], [config.warmup])
+        first = config.lr / max(1, config.warmup)  # not 0: every step takes time
+        rising = optax.linear_schedule(first, config.lr + first, config.warmup)
+        lr = optax.join_schedules([rising, rest], [config.warmup])
     decay = config.weight_decay
     optimisers: dict[str, Any] = {
         "sgd": lambda lr: optax.chain(optax.add_decayed_weights(decay), optax.sgd(lr, momentum=config.momentum)),

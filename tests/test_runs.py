@@ -38,8 +38,8 @@ def test_any_other_field_is_another_run_and_another_path_of_the_same_images_is_n
 def test_warm_up_and_cosine_make_a_schedule(optimiser):
     plan = runs.plan(replace(SMALL, optimiser=optimiser, warmup=10, cosine=True, steps=110, lr=0.5, weight_decay=1e-4))
     rates = plan.rates()
-    assert rates[0] == 0 and np.argmax(rates) == 10
-    np.testing.assert_allclose([rates[5], rates[10], rates[60]], [0.25, 0.5, 0.25025], rtol=1e-5)
+    np.testing.assert_allclose(rates[:11], [*np.arange(0.05, 0.51, 0.05), 0.5], rtol=1e-5)
+    np.testing.assert_allclose(rates[60], 0.25025, rtol=1e-5)
     assert 5e-4 < rates[-1] < 7e-4
 
 

@@ -16,8 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 @pytest.fixture(scope="module")
 def parts(runs_dir):
     """The results in the order in which they come."""
-    few = {"starts": 3, "scale_starts": 2, "scales": (1e-2, 1e-3, 1e-4), "runs_dir": runs_dir}
-    config = dataclasses.replace(fig1_steps.Config.smoke(), **few)
+    config = dataclasses.replace(fig1_steps.Config.smoke(), runs_dir=runs_dir)
     found = []
     with jax.enable_x64(True):
         found.append(finished(fig1_steps.run(config), found.append))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import fig3_small_start, fig6_hidden, resnets
+from experiments import fig3_small_start, fig4_standard_start, fig6_hidden, resnets
 from stepwise import plotting
 from tests.experiments.figures import failed
 
@@ -67,6 +67,15 @@ def test_the_figure_has_a_column_a_method_with_labels(name, fig3, fig6):
     assert all(any(name in title for title in titles) for name in resnets.TITLES.values())
     assert axes[0].get_ylabel() and axes[-1].get_xlabel()
     plotting.plt.close(drawn)
+
+
+def test_a_standard_start_is_every_method_as_published():
+    small, standard = resnets.Config.laptop(), fig4_standard_start.Config.laptop()
+    for method in resnets.METHODS:
+        training = standard.training(method)
+        assert (training.method, training.start_scale, training.offset) == (method, 1.0, 0.0)
+        assert small.training(method).start_scale < 0.01
+    assert small.training("barlow_twins").method == "barlow_twins_unnormalised"
 
 
 def test_bad_settings_are_refused_by_name():
