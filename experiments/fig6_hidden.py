@@ -29,7 +29,7 @@ FACTOR = 1.5
 
 @dataclass(frozen=True)
 class Config(resnets.Config):
-    """Small starts, as fig3's."""
+    """Small starts, as fig3's; the smoke preset's network is too small for the claim."""
 
 
 def run(config: resnets.Config, progress: Progress = silent) -> Result:
@@ -61,9 +61,9 @@ def check(result: Result) -> list[Check]:
     checks = []
     for method, found in result.numbers["hidden"].items():
         name = resnets.TITLES[method]
-        learned = min(resnets.ALONE, result.numbers["config"]["d"])
+        learned = min(resnets.ALONE, result.numbers["config"]["d"] - 1)
         checks += [
-            Check(f"{name}: modes compared", found["compared"], learned - 1, ">=", premise=True),
+            Check(f"{name}: modes compared", found["compared"], learned, ">=", premise=True),
             Check(f"{name}: hidden step over the embedding's, median factor", found["median_factor"], FACTOR, "<="),
         ]
     return checks

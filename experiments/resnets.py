@@ -38,8 +38,8 @@ class Config:
     scales: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
     """Factor on the head's starting weights, by method."""
     offsets: tuple[float, ...] = (0.0, 3.0, 0.0)
-    """Norm of the head's bias at a small start, by method: SimCLR, blind to scale, starts near one vector. Around one of
-    norm 1 the head alone learns (differences of 0.4 suffice), and the backbone hardly moves; a longer one wants more."""
+    """Norm of the head's bias at a small start, by method: SimCLR, blind to scale, starts near one vector.
+    Around one of norm 1 the head alone learns, since small differences suffice, and the backbone hardly moves."""
     rates: tuple[float, ...] = (0.004, 0.0036, 0.05)
     """Learning rate, by method. The laws say how they compare near a small start: eigenvalues grow at rates 8γ for
     Barlow Twins, 8γ/(temperature · offset²) for SimCLR, 5000σ/d for VICReg while std is below 0.01."""
