@@ -12,6 +12,7 @@ from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import images, resnets
@@ -70,9 +71,11 @@ def plot(result: Result) -> Figure:
                 ax.get_legend().remove()
         for ax in (top, middle):
             ax.set_xlabel("")
+        first = np.interp(found["step_times"][0], a[f"{method}_steps"], times)
+        bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])  # shared by the column
     fig.suptitle(
         f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} start, "
-        f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}",
+        f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}; a colour a mode, first dark",
         fontsize=12,
     )
     return fig

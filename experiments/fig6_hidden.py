@@ -94,7 +94,7 @@ def plot(result: Result) -> Figure:
     for ax in axes[:, 0]:
         ax.set_ylabel("eigenvalues of the\nhidden covariance")
     fig.suptitle(
-        f"Hidden representations, {config['start']} start, images: {images.title(config['data'])}; "
+        f"Hidden representations, {config['start']} start, images: {images.title(config['data'])}\n"
         f"dotted: the embedding's steps; grey: modes beyond d = {config['d']}",
         fontsize=12,
     )
