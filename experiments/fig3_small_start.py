@@ -74,7 +74,7 @@ def plot(result: Result) -> Figure:
         first = np.interp(found["step_times"][0], a[f"{method}_steps"], times)
         bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])  # shared by the column
     fig.suptitle(
-        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} start, "
+        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} start\n"
         f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}; a colour a mode, first dark",
         fontsize=12,
     )
