@@ -75,12 +75,17 @@ class Plan:
         _check.require(bool((rates >= 0).all() and rates.max() > 0), "lr", "positive learning rates", f"{rates[:3]}")
 
     def samples(self) -> np.ndarray:
-        """The steps that are measured, 0 and the last included."""
+        """The steps that are measured, from 0 on; without those at which Σ lr has not grown (a warm-up from zero)."""
         if self.record_at is None:
             at = np.geomspace(1, self.steps, self.records).round().astype(int)
         else:
             at = np.asarray(self.record_at, int)
-        return np.unique(np.concatenate([[0], at[(at >= 0) & (at <= self.steps)], [self.steps]]))
+        at = np.unique(np.concatenate([[0], at[(at >= 0) & (at <= self.steps)], [self.steps]]))
+        return at[np.diff(self.times()[at], prepend=-1) > 0]
+
+    def times(self) -> np.ndarray:
+        """Σ lr before every step and after the last [steps + 1]."""
+        return np.concatenate([[0], np.cumsum(self.rates())])
 
     def rates(self) -> np.ndarray:
         """The learning rate of every step [steps]."""

@@ -84,7 +84,7 @@ def train(
     plan.require()
     step = Step(encoder, pixels, objective, plan, predictor, mesh)
     state, at = step.start(), plan.samples()
-    log = RunLog(at, np.concatenate([[0], np.cumsum(plan.rates())])[at], _measured(step, state, plan), folder)
+    log = RunLog(at, plan.times()[at], _measured(step, state, plan), folder)
     store = None
     if folder is not None:
         what = {"about": about or {}, "images": list(np.shape(pixels)), "samples": at.tolist()}
@@ -121,7 +121,10 @@ def _run(
 
     with _stopping() as stopping, tqdm(total=plan.steps, initial=at, unit="step", disable=not progress) as bar:
         while at < plan.steps and bool(state["ok"]):
-            ends = (min(s for s in samples if s > at), at - at % plan.checkpoint_every + plan.checkpoint_every)
+            ends = (
+                min((s for s in samples if s > at), default=plan.steps),
+                at - at % plan.checkpoint_every + plan.checkpoint_every,
+            )
             until = min(*ends, at + plan.dispatch)
             state = step.advance(state, until - at)
             bar.update(int(state["step"]) - at)

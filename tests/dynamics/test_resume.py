@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 
 from tests.dynamics import small
@@ -86,5 +87,5 @@ def test_the_folder_of_another_run_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match=r"expected a checkpoint of this run, none is usable; .*'samples', 'times'"):
         small.run(tmp_path, steps=6)
     with pytest.raises(ValueError, match=r"it differs in \['times'\]"):
-        small.run(tmp_path, steps=4, lr=0.001)
+        small.run(tmp_path, steps=4, lr=optax.warmup_cosine_decay_schedule(0.0, 0.02, 10, 120))
     assert before == sorted(path.name for path in (tmp_path / "checkpoints").iterdir())

@@ -98,6 +98,13 @@ def test_the_rate_is_that_of_the_schedule_and_times_its_sum():
     np.testing.assert_allclose(run.trajectory.times, np.array([0, 3, 21, 45]) / 100, rtol=1e-6)
 
 
+def test_a_sample_before_any_time_has_passed_is_left_out():
+    stopping = optax.join_schedules([optax.linear_schedule(0.0, 0.1, 5), optax.constant_schedule(0.0)], [5])
+    run = train(encoder(), steps=10, lr=stopping, record_at=[1, 2, 4, 6, 8])
+    assert run.finished and run.trajectory.stats["step"].tolist() == [0, 2, 4, 6]
+    assert (np.diff(run.trajectory.times) > 0).all()
+
+
 def test_the_target_is_the_running_mean_of_the_encoder():
     head = models.Head(3, [4, 3], rngs=nnx.Rngs(1))
     step = Step(encoder(norm=True), PIXELS, Objective(losses.byol, True, 0.9), plan(), head, None)
