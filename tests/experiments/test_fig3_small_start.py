@@ -47,14 +47,15 @@ def test_hidden_modes_are_compared_with_the_embeddings_steps(fig6):
     assert failed(fig6_hidden, wrong) == {"VICReg: hidden step over the embedding's, median factor"}
 
 
-def test_a_hidden_rise_is_where_half_of_the_largest_value_is_reached():
+def test_a_hidden_rise_is_where_half_of_the_largest_share_is_reached():
     steps = np.arange(1.0, 101)
-    hidden = np.stack([np.where(steps < 20, 1.0, 5.0), np.where(steps < 60, 0.5, 3.0)], axis=1)
-    arrays = {"m_steps": steps, "m_stage1": hidden}
-    found = fig6_hidden._rises(arrays, "m", "stage1", {"step_times": np.array([20.0, 30.0])})
+    shares = np.stack([np.ones(100), np.where(steps < 20, 0.1, 0.5), np.where(steps < 60, 0.05, 0.3)], axis=1)
+    # whatever the whole representation does
+    arrays = {"m_steps": steps, "m_stage1": shares * np.exp(-steps / 30)[:, None]}
+    found = fig6_hidden._rises(arrays, "m", "stage1", {"step_times": [5.0, 20.0, 30.0]})
     assert found["compared"] == 2
-    np.testing.assert_allclose(found["step_times"], [19.4, 59.4], atol=0.2)
-    assert math.isclose(found["median_factor"], (20 / 19.4) ** 0.5 * 2**0.5, rel_tol=0.02)
+    np.testing.assert_allclose(found["step_times"], [np.inf, 19.6, 59.6], atol=0.2)
+    assert math.isclose(found["median_factor"], (20 / 19.6) ** 0.5 * (59.6 / 30) ** 0.5, rel_tol=0.02)
 
 
 @pytest.mark.parametrize("name", ["fig3", "fig6"])
