@@ -48,7 +48,7 @@ def stages(arrays: dict[str, np.ndarray], method: str) -> list[str]:
 
 
 def _rises(arrays: dict[str, np.ndarray], method: str, stage: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Steps at which h_j/h_1 of a stage first reaches half of its largest value, beside the embedding's steps; j ≥ 2."""
+    """Steps at which h_j/h_1 of a stage first reaches half of its largest value, j ≥ 2; the embedding's steps."""
     expected = np.asarray(found["step_times"], np.float64)
     values = np.asarray(arrays[f"{method}_{stage}"], np.float64)[:, : len(expected)]
     shares = values / values[:, :1]
