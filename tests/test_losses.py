@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -198,3 +199,23 @@ def test_bad_arguments_are_refused_by_name(call, message):
     z = np.ones((4, 3), np.float32)
     with pytest.raises(Exception, match=message):
         call(z)
+
+
+def test_vicreg_lets_a_mode_grow_beside_a_learned_one_where_the_views_agree_enough(x64):
+    # one mode on all outputs at its fixed point, the second small and on an output direction of its own
+    d, n, sigma, rho = 10, 600, np.array([2.0, 0.7]), np.array([0.95, 0.8])
+    parts = np.linalg.qr(np.random.default_rng(0).normal(size=(n, 4)))[0]
+    parts = np.linalg.qr(parts - parts.mean(0))[0] * np.sqrt(n - 1)
+    same, other = np.sqrt(sigma * (1 + rho) / 2) * parts[:, :2], np.sqrt(sigma * (1 - rho) / 2) * parts[:, 2:]
+    slope = jax.grad(lambda W: losses.vicreg((same + other) @ W.T, (same - other) @ W.T))
+
+    def learned(variance):
+        return np.outer(np.ones(d), [np.sqrt(variance / sigma[0]), 0])
+
+    variance = scipy.optimize.brentq(lambda v: float(np.sum(slope(learned(v))[:, 0])), 0.05, 0.99)
+    direction = np.zeros(d)
+    direction[:2] = 0.5**0.5, -(0.5**0.5)
+    tiny = 1e-5 * np.outer(direction, [0, 1])
+    rate = -float(direction @ np.asarray(slope(learned(variance) + tiny))[:, 1]) / 1e-5
+    expected = sigma[1] * (8 * variance * d - 100 * (rho[0] - rho[1])) / d
+    assert rate == pytest.approx(expected, rel=3 / n)  # means divide by n, variances by n - 1
