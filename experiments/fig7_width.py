@@ -59,8 +59,8 @@ class Config:
     records: int = 200
     spectrum_pairs: int = 64
     """Pairs for the spectra of infinitely wide networks: pooling costs (2n)² crop⁴ numbers."""
-    spectrum_side: int = 13
-    spectrum_crop: int = 10
+    spectrum_side: int = 20
+    spectrum_crop: int = 16
     spectrum_modes: int = 30
     depth: int = 2
     """Hidden layers of those networks."""
@@ -86,7 +86,7 @@ class Config:
     def paper(cls) -> "Config":
         """CIFAR-10, more pairs and modes, widths to 16384; wants an accelerator."""
         widths = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-        large = {"side": 32, "crop": 20, "n_pairs": 50, "d": 5, "spectrum_side": 20, "spectrum_crop": 16, "depth": 3}
+        large = {"side": 32, "crop": 20, "n_pairs": 50, "d": 5, "depth": 3}
         return cls(data="cifar10", widths=widths, **large)  # type: ignore[arg-type]
 
 
