@@ -54,7 +54,7 @@ def plot(result: Result) -> Figure:
     """Loss, eigenvalues of C and of the embedding covariance, a column a method."""
     a, numbers = result.arrays, result.numbers
     config, methods = numbers["config"], numbers["methods"]
-    fig = plotting.figure(4 * len(methods) + 0.5, 8.5)
+    fig = plotting.figure(max(8, 4 * len(methods) + 0.5), 8.5)
     axes: Any = fig.subplots(3, len(methods), squeeze=False, sharex="col")
     for column, (method, found) in enumerate(methods.items()):
         times = a[f"{method}_times"]

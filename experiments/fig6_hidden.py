@@ -78,7 +78,7 @@ def plot(result: Result) -> Figure:
     a, numbers = result.arrays, result.numbers
     config, methods = numbers["config"], numbers["methods"]
     rows = max(len(stages(a, method)) for method in methods)
-    fig = plotting.figure(4 * len(methods) + 0.5, 2.6 * rows + 1)
+    fig = plotting.figure(max(8, 4 * len(methods) + 0.5), 2.6 * rows + 1)
     axes: Any = fig.subplots(rows, len(methods), squeeze=False, sharex="col")
     for column, (method, found) in enumerate(methods.items()):
         steps = a[f"{method}_steps"]
