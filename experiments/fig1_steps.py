@@ -69,8 +69,9 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
 def check(result: Result) -> list[Check]:
     """The linear part's checks, and the network's where it is there."""
     numbers = result.numbers
-    found = resnets.checks(METHOD, numbers["network"], numbers["network_d"]) if "network" in numbers else []
-    return [*fig1_linear.check(result), *found]
+    if "network" not in numbers:
+        return fig1_linear.check(result)
+    return [*fig1_linear.check(result), *resnets.checks(METHOD, numbers["network"], numbers["network_d"], small=True)]
 
 
 def plot(result: Result) -> Figure:

@@ -46,8 +46,10 @@ def run(config: resnets.Config, progress: Progress = silent) -> Generator[Result
 
 def check(result: Result) -> list[Check]:
     """Of every method, how many modes stepped alone."""
-    d = result.numbers["config"]["d"]
-    return [check for method, found in result.numbers["methods"].items() for check in resnets.checks(method, found, d)]
+    config, methods = result.numbers["config"], result.numbers["methods"]
+    small = config["start"] == "small"
+    checks = [resnets.checks(method, found, config["d"], small=small) for method, found in methods.items()]
+    return [check for each in checks for check in each]
 
 
 def plot(result: Result) -> Figure:

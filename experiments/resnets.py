@@ -16,6 +16,8 @@ METHODS = ("barlow_twins", "simclr", "vicreg")
 TITLES = {"barlow_twins": "Barlow Twins", "simclr": "SimCLR", "vicreg": "VICReg"}
 ALONE = 5
 """Modes that have to be learned alone for a method to count as stepwise."""
+ABOVE = float(np.nextafter(1, 2))
+"""A ratio that is above 1."""
 LEARNED = 0.05
 """A mode counts as learned where its final value is above this share of the first one's."""
 
@@ -159,11 +161,12 @@ def numbers(run: Trajectory) -> dict[str, Any]:
     """Modes learned, and learned alone, by the eigenvalues of C; their steps, final values and the run's end."""
     values, steps = np.asarray(run.eigenvalues, np.float64), np.asarray(run.stats["step"], np.float64)
     final = values[-3:].mean(axis=0)
-    crossed, alone = spectra.steps_alone(steps, values, learned=LEARNED * final[0])
+    least = max(LEARNED * final[0], float(np.finfo(float).tiny))  # of a collapsed run nothing counts
+    crossed, alone = spectra.steps_alone(steps, values, learned=least)
     return {
         "crossed": crossed,
         "alone": alone,
-        "step_times": spectra.step_times(steps, values / np.maximum(final, LEARNED * final[0])).tolist(),
+        "step_times": spectra.step_times(steps, values / np.maximum(final, least)).tolist(),
         "final": final.tolist(),
         "start": values[0].tolist(),
         "rankme": float(run.stats["rankme"][-1]),
@@ -171,15 +174,17 @@ def numbers(run: Trajectory) -> dict[str, Any]:
     }
 
 
-def checks(method: str, found: dict[str, Any], d: int) -> list[Check]:
-    """That a run did not diverge, began small, and learned its modes one at a time."""
+def checks(method: str, found: dict[str, Any], d: int, *, small: bool) -> list[Check]:
+    """That a run did not diverge, began small if it should, learned its modes one at a time, and something of use."""
     name, gained, wanted = TITLES[method], found.get("knn"), min(ALONE, d - 1)
+    began = found["start"][0] / found["final"][0]
     return [
         Check(f"{name}: diverged", float(found["result"].startswith("diverged")), 0, "==", premise=True),
+        *([Check(f"{name}: largest eigenvalue, start over end", began, 1e-3, "<=", premise=True)] if small else []),
         Check(f"{name}: modes learned", found["crossed"], wanted, ">=", premise=True),
         Check(f"{name}: of these alone, the next below a tenth", found["alone"], wanted, ">="),
         *(
-            Check(f"{name}: nearest neighbours, trained over {other}", gained["trained"] / gained[other], 1, ">=")
+            Check(f"{name}: nearest neighbours, trained over {other}", gained["trained"] / gained[other], ABOVE, ">=")
             for other in ("pixels", "untrained")
             if gained
         ),

@@ -13,7 +13,7 @@ The modules, in the order in which data flow through them:
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their parameters.
 - `dynamics`: closed form, adaptive flow, gradient descent, training of networks → `Trajectory`.
 - `checkpoints`, `runlog`: what a training run leaves behind: all that it needs to go on, and its log.
-- `runs`: training runs by their configuration, shared by all who ask for the same; `probes`: kNN and linear read-out.
+- `probes`: kNN and linear read-out; `runs`: training runs by their configuration, shared by all who ask for the same.
 - `entk`: the empirical NTK of a network.
 - `spectra`: eigenvalues, step times, subspace alignment, rank, of theory and experiment alike.
 - `validity`: before running, where the small-start theory will hold and how far it will be off.

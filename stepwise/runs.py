@@ -144,8 +144,9 @@ def knn(
     untrained = encoder(config, images.pixels.shape[-1])
     forward, params, stats = models.stateful(untrained)
     settle = jax.jit(lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2])
-    for i in range(0, len(images.pixels) - 255, 256):
-        stats = settle(stats, images.pixels[i : i + 256])
+    size = min(256, len(images.pixels))
+    for i in range(0, len(images.pixels) - size + 1, size):
+        stats = settle(stats, images.pixels[i : i + size])
     models.restored(untrained, params, stats)
     seen: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,

@@ -32,7 +32,7 @@ def test_the_linear_panels_come_first(parts):
 def test_the_network_adds_its_checks_to_the_linear_ones(parts):
     linear, whole = parts
     assert failed(fig1_steps, whole) == failed(fig1_steps, linear) == set()
-    assert len(fig1_steps.check(whole)) == len(fig1_steps.check(linear)) + 3
+    assert len(fig1_steps.check(whole)) == len(fig1_steps.check(linear)) + 4
     together = whole.numbers | {"network": whole.numbers["network"] | {"alone": 0}}
     wrong = dataclasses.replace(whole, numbers=together)
     assert failed(fig1_steps, wrong) == {"Barlow Twins: of these alone, the next below a tenth"}

@@ -32,9 +32,14 @@ def test_modes_that_step_together_fail_the_check(fig3):
     assert failed(fig3_small_start, wrong) == {"SimCLR: of these alone, the next below a tenth"}
 
 
-def test_every_start_is_small(fig3):
-    for method, found in fig3[-1].numbers["methods"].items():
-        assert found["start"][0] < 1e-3 * found["final"][0], method
+def test_a_start_that_is_not_small_fails_the_check(fig3):
+    wrong = _with(fig3[-1], "methods", "vicreg", start=[0.1, 0.0, 0.0])
+    assert failed(fig3_small_start, wrong) == {"VICReg: largest eigenvalue, start over end"}
+
+
+def test_neighbours_no_better_than_an_untrained_networks_fail_the_check(fig3):
+    wrong = _with(fig3[-1], "methods", "simclr", knn={"pixels": 0.2, "untrained": 0.3, "trained": 0.3})
+    assert failed(fig3_small_start, wrong) == {"SimCLR: nearest neighbours, trained over untrained"}
 
 
 def test_hidden_modes_are_compared_with_the_embeddings_steps(fig6):
