@@ -193,9 +193,12 @@ def _whitened(block: np.ndarray, image: np.ndarray, scale: float | None = None) 
     """
     values, rotation = np.linalg.eigh(_symmetric(block.T @ image))
     top = np.max(np.abs(values), initial=0)
-    if scale is None:
-        found = f"a direction in which it is {values.min(initial=0):.1e}, against {top:.1e}"
-        _check.require(values.min(initial=0) >= -1e-6 * top, "K", "a positive semi-definite kernel", found)
+    if scale is None and top > 0:
+        # per unit of length: along a direction that M hardly sees a product, of any sign, can be rounding
+        real = np.abs(values) > 1e-10 * top
+        along = values[real] / np.sum((block @ rotation[:, real]) ** 2, axis=0)
+        found = f"a direction in which it is {along.min():.1e}, against {along.max():.1e}"
+        _check.require(along.min() >= -1e-6 * np.abs(along).max(), "K", "a positive semi-definite kernel", found)
     kept = values > max(1e-13 * top, 1e-20 * (scale or 0.0))
     rotation = rotation[:, kept] / np.sqrt(values[kept])
     return block @ rotation, image @ rotation

@@ -118,3 +118,18 @@ def test_a_product_that_does_not_converge_says_how_far_it_came():
     S, M = _pair(200, 200)
     with pytest.raises(eigen.NotConvergedError, match=r"within 3 block products, reached"):
         eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 200, 3, tol=1e-14, max_products=3)
+
+
+@pytest.mark.parametrize("rank", [5, 8, 12])
+def test_a_product_of_few_directions_is_not_taken_for_an_indefinite_one(rank):
+    """Fewer than the block has columns: what is left of it is rounding, of either sign."""
+    F = np.random.default_rng(rank).normal(size=(600, rank)) * np.geomspace(1, 1e-2, rank)
+    K = F @ F.T
+
+    def swapped(block):
+        return np.concatenate([block[300:], block[:300]]) / 600
+
+    found = eigen.top_of_product(swapped, lambda block: K @ block, 600, 3)
+    cross = F[:300].T @ F[300:] / 300
+    expected = np.sort(np.linalg.eigvalsh((cross + cross.T) / 2))[::-1][:3]
+    np.testing.assert_allclose(found.values, expected, atol=1e-7 * expected[0])
