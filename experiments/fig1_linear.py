@@ -26,9 +26,6 @@ from stepwise.dynamics import Trajectory, reduction
 from stepwise.moments import Center
 from stepwise.problem import Problem
 
-MARKS = "osD^vP"
-"""A marker a mode, so that colour is not all that tells them apart."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -282,8 +279,8 @@ def draw(rows: Any, result: Result) -> None:
     )
     bottom = rows[2].subplots(1, 3)
     _plot_collapse(bottom[0], result)
-    _plot_scale(bottom[1], result)
-    _plot_delay(bottom[2], result)
+    limits.plot_scale(bottom[1], result)
+    limits.plot_delay(bottom[2], result)
 
 
 def _plot_collapse(ax: Any, result: Result) -> None:
@@ -295,33 +292,6 @@ def _plot_collapse(ax: Any, result: Result) -> None:
     grid = np.linspace(-12, 12, 200)
     ax.plot(grid, 1 / (1 + np.exp(-grid)), color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="sigmoid")
     ax.set(xlabel="8 γⱼ (t − τⱼ)", ylabel="eigenvalues of C", title=f"One sigmoid: {d} modes, {len(u)} starts")
-    ax.legend(loc="upper left")
-
-
-def _plot_scale(ax: Any, result: Result) -> None:
-    a = result.arrays
-    errors, expected = (np.nanmedian(a[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
-    colours = plotting.mode_colours(errors.shape[1])
-    for mark, j in zip(MARKS, _shown(errors.shape[1]), strict=False):
-        seen = np.where(expected[:, j] > 1e-7, errors[:, j], np.nan)  # below, the flow's own tolerance is what one sees
-        ax.loglog(a["scales"], seen, mark, ms=4.5, color=colours[j], label=f"mode {j + 1}")
-        ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2)
-    ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
-    ax.set(ylim=(1e-8, 10), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
-    ax.set_title("A smaller start, a better theory")
-    ax.legend(loc="upper left", ncols=2)
-
-
-def _plot_delay(ax: Any, result: Result) -> None:
-    a = result.arrays
-    top = a["delay_gamma"][0]
-    colours = plotting.mode_colours(a["eigenvalues"].shape[1])[: len(a["delay_gamma"])]
-    for j, (mark, colour) in enumerate(zip(MARKS, colours, strict=False)):
-        ax.loglog(a["lrs"] * top, a["delays"][0][:, j], mark, ms=4.5, color=colour, label=f"mode {j + 1}")
-        ax.loglog(a["lrs"] * top, a["lrs"] * a["delay_laws"][0][j], color=colour, ls=(0, (4, 2)), lw=1.2)
-    ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
-    ax.set(xlabel="learning rate × γ₁", ylabel="delay behind the flow, relative")
-    ax.set_title("Descent is late, as lr × γⱼ")
     ax.legend(loc="upper left")
 
 
@@ -337,7 +307,3 @@ def _collapsed(result: Result) -> tuple[np.ndarray, np.ndarray]:
         * (a["times"][None, :, None] - np.take_along_axis(taus, order, 1)[:, None])
     )
     return u, a["all_eigenvalues"]
-
-
-def _shown(d: int) -> list[int]:
-    return sorted({0, 1, 2, 5, 8} & set(range(d)) | {min(d - 1, 8)})

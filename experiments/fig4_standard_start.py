@@ -23,4 +23,4 @@ class Config(resnets.Config):
     start: Literal["small", "standard"] = "standard"
     rates: tuple[float, ...] = (0.05, 0.004, 0.05)
     warmups: tuple[int, ...] = (100, 100, 100)
-    steps: tuple[int, ...] = (1000, 1000, 1000)
+    steps: tuple[int, ...] = (2500, 1000, 2500)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.contract import Result
-from stepwise import dynamics, laws, spectra, validity
+from stepwise import dynamics, laws, plotting, spectra, validity
 from stepwise.compare import compare
 from stepwise.dynamics import reduction
 from stepwise.problem import Problem
@@ -31,6 +31,8 @@ class Sweeps(Protocol):
     def seed(self) -> int: ...
 
 
+MARKS = "osD^vP"
+"""A marker a mode, so that colour is not all that tells them apart."""
 LEVELS = (0.5, 1e-3)
 """Heights at which descent's delay is measured: half a step, and the foot of it, where only the plateau counts."""
 
@@ -123,3 +125,36 @@ def scale_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
             measured.append(np.polyfit(np.log(scales[use]), np.log(error[use]), 1)[0])
             predicted.append(np.polyfit(np.log(scales[use]), np.log(guess[use]), 1)[0])
     return np.asarray(measured), np.asarray(predicted)
+
+
+def plot_scale(ax: Any, result: Result) -> None:
+    """Measured errors of some modes against the start scale, and those that were predicted."""
+    a = result.arrays
+    errors, expected = (np.nanmedian(a[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
+    colours = plotting.mode_colours(errors.shape[1])
+    for mark, j in zip(MARKS, _shown(errors.shape[1]), strict=False):
+        seen = np.where(expected[:, j] > 1e-7, errors[:, j], np.nan)  # below, the flow's own tolerance is what one sees
+        ax.loglog(a["scales"], seen, mark, ms=4.5, color=colours[j], label=f"mode {j + 1}")
+        ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2)
+    ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
+    ax.set(ylim=(1e-8, 10), xlabel="start scale α √γ₁", ylabel="relative error of the step time")
+    ax.set_title("A smaller start, a better theory")
+    ax.legend(loc="upper left", ncols=2)
+
+
+def plot_delay(ax: Any, result: Result) -> None:
+    """Delays of the first modes against the learning rate, and their law."""
+    a = result.arrays
+    top = a["delay_gamma"][0]
+    colours = plotting.mode_colours(a["eigenvalues"].shape[1])[: len(a["delay_gamma"])]
+    for j, (mark, colour) in enumerate(zip(MARKS, colours, strict=False)):
+        ax.loglog(a["lrs"] * top, a["delays"][0][:, j], mark, ms=4.5, color=colour, label=f"mode {j + 1}")
+        ax.loglog(a["lrs"] * top, a["lrs"] * a["delay_laws"][0][j], color=colour, ls=(0, (4, 2)), lw=1.2)
+    ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
+    ax.set(xlabel="learning rate × γ₁", ylabel="delay behind the flow, relative")
+    ax.set_title("Descent is late, as lr × γⱼ")
+    ax.legend(loc="upper left")
+
+
+def _shown(d: int) -> list[int]:
+    return sorted({0, 1, 2, 5, 8} & set(range(d)) | {min(d - 1, 8)})

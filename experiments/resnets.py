@@ -49,7 +49,7 @@ class Config:
     """Steps of linear warm-up, by method: VICReg, which leaves zero so fast and then slows down, wants one."""
     cosines: tuple[bool, ...] = (False, False, True)
     """Whether the rate falls again at the end, by method."""
-    steps: tuple[int, ...] = (2500, 2500, 3000)
+    steps: tuple[int, ...] = (2200, 2500, 3000)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     bottleneck: bool = False
     width: int = 16

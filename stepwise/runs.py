@@ -79,7 +79,7 @@ class Config:
     cosine: bool = False
     """Whether the rate then falls to a thousandth as a cosine."""
     batch_size: int = 64
-    steps: int = 2500
+    steps: int = 2200
     probe: int = 256
     records: int = 150
     checkpoint_every: int = 200
