@@ -1,0 +1,128 @@
+"""Compiled passes of a kernel: every sample's part of a unit's pieces, and the products of these parts."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from stepwise.entk.graph import Graph
+from stepwise.entk.plan import Piece
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+@lru_cache(maxsize=8)
+def engine(apply: Callable[[Any, Any], Any], tree: Any, leaves: tuple[Any, ...], sample: Any) -> "Engine":
+    """The engine of a function at these shapes; the last few are kept, with what they compiled."""
+    return Engine(apply, tree, leaves, sample)
+
+
+class Engine:
+    """A function's graph, and the compiled steps of its kernel."""
+
+    def __init__(self, apply: Callable[[Any, Any], Any], tree: Any, leaves: tuple[Any, ...], sample: Any) -> None:
+        """Trace it; leaves and the sample are shapes, those that are no parameters stay as they are."""
+        self.graph = Graph(apply, jax.tree.unflatten(tree, leaves), sample)
+        self.collect = jax.jit(self._collect, static_argnums=(0, 1), donate_argnums=6)
+        self.product = jax.jit(_product, static_argnums=(0, 1))
+
+    def empty(self, pieces: Sequence[Piece], outputs: int, samples: int, dtype: Any) -> list[Any]:
+        """Room for all samples' parts."""
+        made = []
+        for piece in pieces:
+            if piece.form != "ghost":
+                made.append(jnp.zeros((samples, piece.kept(outputs)), dtype))
+                continue
+            t, _, c, p = piece.sizes
+            tokens = piece.layers[0].kind == "embedding"
+            a = jnp.zeros((samples, t), jnp.int32) if tokens else jnp.zeros((samples, t, c), dtype)
+            made.append((a, jnp.zeros((samples, t, outputs * p), dtype)))
+        return made
+
+    def _collect(
+        self, pieces: tuple[Piece, ...], chunk: int, leaves: list[Any], x: Any, start: Any, V: Any, parts: list[Any]
+    ) -> list[Any]:
+        """The parts, with those of `chunk` samples from `start` on filled in."""
+        some = lax.dynamic_slice_in_dim(x, start, chunk)
+        found = jax.vmap(lambda sample: self._parts(pieces, leaves, sample, V))(some)
+        put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return jax.tree.map(lambda whole, new: put(whole, new.astype(whole.dtype)), parts, found)
+
+    def _parts(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any) -> list[Any]:
+        """Of one sample: forward once, backward from each row of V."""
+        meetings = {meeting.number: meeting for piece in pieces for meeting in piece.meetings}
+        zeros = {
+            k: [jnp.zeros(shape.shape, shape.dtype) for shape in self.graph.shapes(meeting)]
+            for k, meeting in meetings.items()
+        }
+
+        def run(added: Any) -> Any:
+            out, seen = self.graph.evaluate(leaves, sample[None], added)
+            return out.reshape(-1), seen
+
+        out, pull, seen = jax.vjp(run, zeros, has_aux=True)
+        (cotangents,) = jax.vmap(pull)(V.astype(out.dtype))
+        return [self._part(piece, leaves, seen, cotangents) for piece in pieces]
+
+    def _part(self, piece: Piece, leaves: list[Any], seen: Any, cotangents: Any) -> Any:
+        if piece.form == "direct":
+            return self._direct(piece, leaves, seen, cotangents)
+        numbers = [layer.meeting.number for layer in piece.layers]
+        A = jnp.concatenate([each.positions(seen[k]) for each, k in zip(piece.layers, numbers, strict=True)])
+        G = jnp.concatenate(
+            [
+                each.scale * jax.vmap(each.cotangents)(cotangents[k][0])
+                for each, k in zip(piece.layers, numbers, strict=True)
+            ],
+            axis=1,
+        )  # [R, T, g, p]
+        t, g, _, _ = piece.sizes
+        G = G.transpose(1, 2, 0, 3).reshape(t, g, -1)
+        if piece.form == "ghost":
+            return (A if A.ndim == 1 else A[:, 0]), G[:, 0]
+        if piece.form == "outer":
+            A = A[:, :, piece.first : piece.last]
+        J = jnp.einsum("tgc,tgq->gcq", A, G, precision=HIGHEST)
+        if piece.form == "outer":
+            return J.reshape(-1)
+        (layer,) = piece.layers
+        J = J.reshape(*J.shape[:2], -1, piece.sizes[3])  # [g, c, R, p]
+        value = layer.node.inputs[layer.meeting.thetas[0]]
+        _, pull = jax.vjp(lambda leaf: self.graph.theta({piece.leaf: leaf}, value), leaves[piece.leaf])
+        (J,) = jax.vmap(lambda each: pull(layer.gradient(each)), 2)(J)
+        return J.reshape(len(J), -1)[:, piece.first : piece.last].reshape(-1)
+
+    def _direct(self, piece: Piece, leaves: list[Any], seen: Any, cotangents: Any) -> Any:
+        def local(leaf: Any) -> list[Any]:
+            made = []
+            for meeting in piece.meetings:
+                known = {i: leaves[i] for i in meeting.leaves} | {piece.leaf: leaf}
+                made.append(self.graph.local(meeting, known, seen[meeting.number]))
+            return made
+
+        _, pull = jax.vjp(local, leaves[piece.leaf])
+        (J,) = jax.vmap(pull)([cotangents[meeting.number] for meeting in piece.meetings])
+        return J.reshape(len(J), -1)[:, piece.first : piece.last].reshape(-1)
+
+
+def _product(forms: tuple[str, ...], side: int, parts: list[Any], i: Any, j: Any) -> Any:
+    """A block [side, side] of the sum over pieces, of samples from i on and from j on."""
+    take = lambda some, at: lax.dynamic_slice_in_dim(some, at, side)  # noqa: E731
+    total: Any = 0.0
+    for form, part in zip(forms, parts, strict=True):
+        if form != "ghost":
+            total += jnp.matmul(take(part, i), take(part, j).T, precision=HIGHEST)
+            continue
+        A, G = part
+        a, b = take(A, i), take(A, j)
+        t = A.shape[1]
+        if A.ndim == 2:
+            same = (a.reshape(-1)[:, None] == b.reshape(-1)) & (b.reshape(-1) >= 0)
+        else:
+            same = jnp.matmul(a.reshape(side * t, -1), b.reshape(side * t, -1).T, precision=HIGHEST)
+        grams = jnp.matmul(take(G, i).reshape(side * t, -1), take(G, j).reshape(side * t, -1).T, precision=HIGHEST)
+        total += (same * grams).reshape(side, t, side, t).sum((1, 3))
+    return total
