@@ -63,18 +63,17 @@ def plot(result: Result) -> Figure:
         top, middle, bottom = axes[:, column]
         run = (times, a[f"{method}_eigenvalues"], a[f"{method}_loss"])
         plotting.loss(top, run, label="loss on the probe")
-        top.set_title(resnets.TITLES[method])
+        form = {"small": "theory's form", "standard": "official"}[config["start"]]
+        top.set_title(resnets.TITLES[method] + (f", {form}" if method == "barlow_twins" else ""))
         plotting.eigenvalues(middle, run)
-        middle.set_title(f"{found['crossed']} modes learned, {found['alone']} of them alone")
+        middle.set_title(resnets.counted(found))
         plotting.eigenvalues(bottom, (times, a[f"{method}_covariance"], a[f"{method}_loss"]))
         bottom.set_ylabel("eigenvalues of the covariance")
-        for ax in axes[:, column]:
-            if ax.get_legend():
-                ax.get_legend().remove()
         for ax in (top, middle):
             ax.set_xlabel("")
         first = np.interp(found["step_times"][0], a[f"{method}_steps"], times)
-        bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])  # shared by the column
+        if len(times) > 2:  # shared by the column
+            bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])
     fig.suptitle(
         f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} start\n"
         f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}; a colour a mode, first dark",

@@ -120,7 +120,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
         "gamma": limit.gamma[: config.d + 1],
     }
     gap = compare(told, rich)
-    crossed, alone = spectra.steps_alone(rich.times, rich.eigenvalues)
+    crossed, alone = spectra.steps_alone(rich.times, rich.eigenvalues, learned=0.5)
     numbers = {
         "rich_crossed": crossed,
         "rich_alone": alone,

@@ -44,7 +44,8 @@ def run(config: resnets.Config, progress: Progress = silent) -> Result:
 
 def stages(arrays: dict[str, np.ndarray], method: str) -> list[str]:
     """The hidden representations of a run, first to last, without the stem."""
-    return sorted(name[len(method) + 1 :] for name in arrays if name.startswith(f"{method}_stage"))
+    found = [name[len(method) + 1 :] for name in arrays if name.startswith(f"{method}_stage")]
+    return sorted(found, key=lambda name: int(name.removeprefix("stage")))
 
 
 def _rises(arrays: dict[str, np.ndarray], method: str, stage: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +75,10 @@ def check(result: Result) -> list[Check]:
 
 
 def plot(result: Result) -> Figure:
-    """A row a stage, a column a method: hidden eigenvalues, and the embedding's steps as lines of their colours."""
+    """A row a stage, a column a method: hidden eigenvalues, and the embedding's steps as lines of their colours.
+
+    In the last stage a dot on each eigenvalue marks its own step, which the check compares.
+    """
     a, numbers = result.arrays, result.numbers
     config, methods = numbers["config"], numbers["methods"]
     rows = max(len(stages(a, method)) for method in methods)
@@ -93,13 +97,21 @@ def plot(result: Result) -> Figure:
             ax.set(xscale="log", yscale="log", xlim=(max(1, steps[-1] / 300), steps[-1]))
             top = values.max()
             ax.set_ylim(top / 300, top * 1.5)
-            ax.set_title(f"{resnets.TITLES[method]}, {stage.replace('stage', 'stage ')}")
+            title = f"{resnets.TITLES[method]}, {stage.replace('stage', 'stage ')}"
+            own = numbers["hidden"][method]
+            if stage == own["stage"]:
+                title += f": off by a factor {own['median_factor']:.2g}"
+                for j, (step, colour) in enumerate(zip(own["step_times"], colours, strict=False)):
+                    if j > 0 and np.isfinite(step) and np.isfinite(found["step_times"][j]):
+                        at = np.interp(step, steps, values[:, j])
+                        ax.plot(step, at, "o", color=colour, mec="white", ms=7, zorder=5)
+            ax.set_title(title)
         axes[-1, column].set_xlabel("step")
     for ax in axes[:, 0]:
         ax.set_ylabel("eigenvalues of the\nhidden covariance")
     fig.suptitle(
         f"Hidden representations, {config['start']} start, images: {images.title(config['data'])}\n"
-        f"dotted: the embedding's steps; grey: modes beyond d = {config['d']}",
+        f"dotted: the embedding's steps; dots: the last stage's own; grey: modes beyond d = {config['d']}",
         fontsize=12,
     )
     return fig

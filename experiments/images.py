@@ -56,6 +56,5 @@ def load(config: Source) -> np.ndarray:
 def title(data_name: str) -> str:
     """What a drawing calls these images."""
     kind, _, path = data_name.partition(":")
-    return {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}.get(
-        kind, path.rstrip("/").split("/")[-1]
-    )
+    known = {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}
+    return known.get(kind, f"{kind} {path.rstrip('/').split('/')[-1]}")

@@ -19,7 +19,7 @@ ALONE = 5
 ABOVE = float(np.nextafter(1, 2))
 """A ratio that is above 1."""
 LEARNED = 0.05
-"""A mode counts as learned where its final value is above this share of the first one's."""
+"""A mode counts as learned where its final value is above this share of the first one's, as in `spectra`."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def knn(config: Config, method: str, found: Trained, progress: Progress) -> dict
 
 
 def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
-    """What a figure keeps of a run, the method's name before each."""
+    """What a figure keeps of a run, the method's name before each; of one that diverged what is finite."""
     kept = {
         "times": run.times,
         "steps": run.stats["step"],
@@ -154,30 +154,42 @@ def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
         "rankme": run.stats["rankme"],
     }
     kept |= {name.replace("stages/", ""): values for name, values in run.stats.items() if name.startswith("stages/")}
-    return {f"{method}_{name}": np.asarray(values) for name, values in kept.items()}
+    finite = _finite(run)
+    return {f"{method}_{name}": np.asarray(values)[finite] for name, values in kept.items()}
+
+
+def _finite(run: Trajectory) -> np.ndarray:
+    """Which samples are finite; the first always is."""
+    return np.isfinite(np.asarray(run.loss)) & np.isfinite(np.asarray(run.eigenvalues)).all(axis=1)
 
 
 def numbers(run: Trajectory) -> dict[str, Any]:
     """Modes learned, and learned alone, by the eigenvalues of C; their steps, final values and the run's end."""
-    values, steps = np.asarray(run.eigenvalues, np.float64), np.asarray(run.stats["step"], np.float64)
+    kept, good = _finite(run), not str(run.result).startswith("diverged")
+    values, steps = np.asarray(run.eigenvalues, np.float64)[kept], np.asarray(run.stats["step"], np.float64)[kept]
     final = values[-3:].mean(axis=0)
     least = max(LEARNED * final[0], float(np.finfo(float).tiny))  # of a collapsed run nothing counts
     crossed, alone = spectra.steps_alone(steps, values, learned=least)
     return {
-        "crossed": crossed,
-        "alone": alone,
+        "crossed": crossed if good else 0,
+        "alone": alone if good else 0,
         "step_times": spectra.step_times(steps, values / np.maximum(final, least)).tolist(),
         "final": final.tolist(),
         "start": values[0].tolist(),
-        "rankme": float(run.stats["rankme"][-1]),
+        "rankme": float(np.asarray(run.stats["rankme"])[kept][-1]),
         "result": str(run.result),
     }
 
 
+def counted(found: dict[str, Any]) -> str:
+    """How many modes were learned, in words."""
+    return f"{found['crossed']} mode{'' if found['crossed'] == 1 else 's'} learned, {found['alone']} of them alone"
+
+
 def checks(method: str, found: dict[str, Any], d: int, *, small: bool) -> list[Check]:
     """That a run did not diverge, began small if it should, learned its modes one at a time, and something of use."""
-    name, gained, wanted = TITLES[method], found.get("knn"), min(ALONE, d - 1)
-    began = found["start"][0] / found["final"][0]
+    name, gained, wanted = TITLES[method], found.get("knn"), max(1, min(ALONE, d - 1))
+    began = found["start"][0] / max(found["final"][0], float(np.finfo(float).tiny))
     return [
         Check(f"{name}: diverged", float(found["result"].startswith("diverged")), 0, "==", premise=True),
         *([Check(f"{name}: largest eigenvalue, start over end", began, 1e-3, "<=", premise=True)] if small else []),

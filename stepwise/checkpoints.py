@@ -5,6 +5,7 @@ The only importer of orbax.
 
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ _NAME = "step"
 class Checkpoints:
     """The checkpoints of one run in a folder, one a step, the newest few kept.
 
-    A state is any tree of arrays. Each process of a `jax.distributed` program makes one of these on the same folder
-    and calls it at the same steps.
+    A state is any tree of arrays, whole in every process. Each process of a `jax.distributed` program makes one of
+    these on the same folder and calls it at the same steps.
 
     Args:
         folder: made if it is not there.
@@ -64,7 +65,8 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), about=ocp.args.JsonSave(self.about))
+        about = {"of": self.about, "sums": _sums(_flat(state))}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), about=ocp.args.JsonSave(about))
         try:
             self._manager.save(step, args=items, force=True)
             self._manager.wait_until_finished()
@@ -106,7 +108,8 @@ class Checkpoints:
         self._manager.close()
 
     def _restored(self, step: int, template: Any) -> Any:
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        kept = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        about = kept["of"]
         if about != self.about:
             differs = sorted(key for key in {*about, *self.about} if about.get(key) != self.about.get(key))
             raise ValueError(f"expected a checkpoint of this run, found one of another (it differs in {differs})")
@@ -116,6 +119,9 @@ class Checkpoints:
         for name, leaf in _flat(template).items():
             if flat[name].shape != np.shape(leaf) or flat[name].dtype != np.asarray(leaf).dtype:
                 raise ValueError(f"expected {name} {leaf.dtype} {list(leaf.shape)}, found {flat[name].shape}")
+        damaged = sorted(name for name, found in _sums(flat).items() if found != kept["sums"][name])
+        if damaged:
+            raise ValueError(f"expected the numbers that were written, found others in {damaged[:5]}")
         return jax.tree.unflatten(jax.tree.structure(template), [flat[name] for name in _flat(template)])
 
     def _set_aside(self, step: int) -> None:
@@ -129,6 +135,11 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {path}")
         self._manager = self._made()
+
+
+def _sums(flat: dict[str, Any]) -> dict[str, int]:
+    """A checksum of each array's bytes; every process has the whole of each."""
+    return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in flat.items()}
 
 
 def _flat(state: Any) -> dict[str, Any]:

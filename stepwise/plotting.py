@@ -65,9 +65,10 @@ def loss(
         t, _, values, _ = curves("theory", theory)
         ax.plot(t[t > 0], values[t > 0], color=ORANGE, ls=(0, (4, 2)), label="theory")
     _step_lines(ax, steps)
-    _time_axis(ax, t)
+    _time_axis(ax, t, beside=theory is not None)
     ax.set_ylabel(label)
-    ax.legend(loc="lower left")
+    if theory is not None:
+        ax.legend(loc="lower left")
 
 
 def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
@@ -82,9 +83,10 @@ def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, step
         for j in range(values.shape[1]):
             style: dict[str, Any] = {"color": INK, "ls": (0, (4, 2)), "lw": 1.0}
             ax.plot(t[t > 0], values[t > 0, j], **style, label="theory" if j == 0 else None)
-    _time_axis(ax, t)
+    _time_axis(ax, t, beside=theory is not None)
     ax.set_ylabel("eigenvalues of C")
-    ax.legend(loc="center left")
+    if theory is not None:
+        ax.legend(loc="center left")
 
 
 def pictures(axes: list[Axes], images: Numbers, titles: list[str], colours: np.ndarray | None = None) -> None:
@@ -110,9 +112,12 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
     plt.close(fig)
 
 
-def _time_axis(ax: Axes, t: np.ndarray) -> None:
-    """Logarithmic time, with room for the legend on the first plateau."""
-    ax.set(xscale="log", xlabel="time t = learning rate × step", xlim=(t[t > 0][0] / 3, t[-1]))
+def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:
+    """Logarithmic time, with room on the first plateau for a legend, where two things are told apart."""
+    first = t[t > 0][:1] / (3 if beside else 1)
+    ax.set(xscale="log", xlabel="time t = learning rate × step")
+    if first.size and first[0] < t[-1]:
+        ax.set_xlim(first[0], t[-1])
 
 
 def _step_lines(ax: Axes, steps: Numbers | None) -> None:

@@ -22,8 +22,9 @@ def features(encoder: Encoder, pixels: Numbers, *, batch_size: Whole = 256) -> n
     """What the encoder's backbone hands to its head [n, f], of whole images, in evaluation mode.
 
     Raises:
-        ValueError: pixels are not uint8 [n, h, w, c].
+        ValueError: pixels are not uint8 [n, h, w, c], or this is no `models.Encoder`.
     """
+    _check.require(hasattr(encoder, "everything"), "encoder", "a models.Encoder", type(encoder).__name__)
     fits = getattr(pixels, "dtype", None) == np.uint8 and np.ndim(pixels) == 4 and len(pixels) > 0
     _check.require(fits, "pixels", "uint8 [n, h, w, c]", pixels)
     encoder.eval()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class RunLog:
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        whole, new = self._folder / "log.jsonl", self._folder / "log.jsonl.new"
+        whole, new = self._folder / "log.jsonl", self._folder / f".log.{uuid.uuid4().hex}"
         new.write_text("".join(self._line(i) for i in range(self._done)))
         new.replace(whole)
         self._writer = SummaryWriter(str(self._folder / "events"), purge_step=int(self.at[self._done - 1]) + 1)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,6 +37,13 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
+LOG = logging.getLogger(__name__)
+ELSEWHERE = ("data", "data_dir", "split")
+"""Fields that say where images lie; which images they are is said by their pixels."""
+SETTLED = 100
+"""Batches after which running statistics, a tenth of a batch each, have forgotten where they began."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Every knob of a training run; the defaults are those of a small ResNet that two cores train in minutes."""
@@ -62,8 +71,8 @@ class Config:
     norm: Literal["batch", "group"] = "batch"
     head: tuple[int, ...] = (10,)
     """Layers from features to embedding; the last is d."""
-    predictor: tuple[int, ...] = (512, 10)
-    """Layers of the predictor, where the method has one."""
+    predictor: tuple[int, ...] = (512,)
+    """Hidden layers of the predictor, where the method has one."""
     start_scale: float = 1e-3
     """Factor on the starting weights; 1 is a standard start."""
     start_of: Literal["head", "all"] = "head"
@@ -71,25 +80,56 @@ class Config:
     offset: float = 0.0
     """Norm of the head's bias at the start, the small start of SimCLR (`models.offset_start`); 0: no bias."""
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
+    """lars leaves biases and normalisations alone, as does adamw's decay."""
     lr: float = 0.004
     momentum: float = 0.9
+    """Of sgd and lars."""
     weight_decay: float = 0.0
+    """Of all but adam."""
     warmup: int = 0
     """Steps of linear warm-up."""
     cosine: bool = False
     """Whether the rate then falls to a thousandth as a cosine."""
     batch_size: int = 64
+    """Pairs a step."""
     steps: int = 2200
     probe: int = 256
+    """Images on which all curves are measured."""
     records: int = 150
+    """Samples of the curves, on a geometric grid of steps."""
     checkpoint_every: int = 200
+    """Steps."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what no run could use, before anything is loaded."""
+        known = {"method": OBJECTIVES, "recipe": views.RECIPES, "optimiser": ("sgd", "lars", "adam", "adamw")}
+        for name, names in known.items():
+            value = getattr(self, name)
+            _check.require(value in names, name, f"one of {sorted(names)}", repr(value))
+        for name in ("blocks", "head", "predictor"):
+            value = getattr(self, name)
+            fits = isinstance(value, tuple) and all(isinstance(each, int) and each > 0 for each in value)
+            fits = fits and (len(value) > 0 or name == "predictor")
+            _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
+        for name, least in {"n_images": 1, "side": 1, "width": 1, "warmup": 0, "seed": 0}.items():
+            value = getattr(self, name)
+            fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            _check.require(fits, name, f"a whole number from {least}", repr(value))
+        for name, below in {"offset": np.inf, "weight_decay": np.inf, "momentum": 1.0}.items():
+            value = getattr(self, name)
+            _check.require(0 <= value < below, name, f"a number in [0, {below})", repr(value))
+        _check.require(0 < self.start_scale < np.inf, "start_scale", "a positive number", repr(self.start_scale))
+        fits = self.temperature is None or self.method == "simclr"
+        _check.require(fits, "temperature", "None but for simclr", self.temperature)
+
 
 def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool = False) -> Trained:
     """The run of a configuration: read if it is finished, gone on with if it was stopped, begun otherwise.
+
+    One that another version of the code trained is used too, with a warning.
 
     Raises:
         ValueError: a field is out of range, there are too few images, or as `training.train`.
@@ -99,18 +139,12 @@ def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bo
     predictor = None
     if objective.predictor:
         d = config.head[-1]
-        _check.require(
-            config.predictor[-1] == d, "predictor", f"a last layer of {d}, as the head", str(config.predictor)
-        )
-        predictor = models.Head(d, config.predictor, rngs=nnx.Rngs(config.seed + 1))
+        predictor = models.Head(d, (*config.predictor, d), rngs=nnx.Rngs(config.seed + 1))
     if config.temperature is not None:
-        _check.require(config.method == "simclr", "temperature", "None but for simclr", config.temperature)
         objective = replace(objective, loss=partial(losses.simclr, temperature=config.temperature))
     where = folder(config, images, root)
-    where.mkdir(parents=True, exist_ok=True)
-    about = asdict(config) | {"images_digest": digest(images)}
-    _write(where / "config.json", about)
-    return training.train(
+    about = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    trained = training.train(
         encoder(config, images.pixels.shape[-1]),
         images.pixels,
         objective,
@@ -120,6 +154,21 @@ def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bo
         about=json.loads(json.dumps(about)),
         progress=progress,
     )
+    made = where / "config.json"
+    if not made.is_file():
+        _write(made, asdict(config) | {"code": _code()})
+    elif json.loads(made.read_text()).get("code") != _code():
+        LOG.warning("%s: trained by another version of the code; delete it to train anew", where)
+    return trained
+
+
+def _code() -> str:
+    """A hash of the modules that a run's numbers depend on."""
+    here, found = Path(__file__).parent, hashlib.sha256()
+    names = ["losses.py", "views.py", "augment.py", "models/*.py", "dynamics/plan.py", "dynamics/step.py"]
+    for path in sorted(path for name in [*names, "dynamics/training.py"] for path in here.glob(name)):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def knn(
@@ -128,15 +177,18 @@ def knn(
     """Nearest-neighbour accuracy on the test split, of the run's own images as neighbours; None without labels.
 
     Of a trained encoder's backbone, beside two that learned nothing: the raw pixels, and the same network at its start
-    with batch statistics of these images (`probes.knn_accuracy`). Kept with the run.
+    with batch statistics of these images (`probes.knn_accuracy`). Kept with the run, for these parameters.
 
     Raises:
-        ValueError: there is no test split, or as `probes.knn_accuracy`.
+        ValueError: there is no test split (a folder has one where it is laid out as train/ and test/), or as
+            `probes.knn_accuracy`.
     """
     images = load(config)
     if images.labels is None:
         return None
-    kept = folder(config, images, root) / f"knn-{n_test}-{k}.json"
+    params = [np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(trained, nnx.Param))]
+    which = hashlib.sha256(b"".join(params)).hexdigest()[:8]
+    kept = folder(config, images, root) / f"knn-{n_test}-{k}-{which}.json"
     if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text())
         return found
@@ -145,8 +197,10 @@ def knn(
     forward, params, stats = models.stateful(untrained)
     settle = jax.jit(lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2])
     size = min(256, len(images.pixels))
-    for i in range(0, len(images.pixels) - size + 1, size):
-        stats = settle(stats, images.pixels[i : i + size])
+    starts = range(0, len(images.pixels) - size + 1, size)
+    for _ in range(-(-SETTLED // len(starts))):
+        for i in starts:
+            stats = settle(stats, images.pixels[i : i + size])
     models.restored(untrained, params, stats)
     seen: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,
@@ -163,7 +217,7 @@ def knn(
 
 def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs") -> Path:
     """root/HASH of the configuration and its images, whatever path they came from."""
-    known = {name: value for name, value in asdict(config).items() if name not in ("data", "data_dir", "split")}
+    known = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
     text = json.dumps(known | {"images": digest(images)}, sort_keys=True)
     return Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -182,7 +236,7 @@ def load(config: Config) -> Images:
         size=config.side,
         seed=config.seed,
     )
-    expected = f"at least n_images = {config.n_images} images"
+    expected = f"at least {config.n_images} images (n_images)"
     _check.require(len(images.pixels) >= config.n_images, config.data, expected, f"{len(images.pixels)}")
     return images
 
@@ -214,7 +268,8 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    new = path.with_name(f"{path.name}.new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     new.write_text(json.dumps(content, indent=1) + "\n")
     new.replace(path)
 

@@ -190,7 +190,9 @@ def _pair(z1: Numbers, z2: Numbers) -> tuple[Array, Array]:
     return z1, z2
 
 
-def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1, learned: Real = 0.5) -> tuple[int, int]:
+def steps_alone(
+    times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1, learned: Real | None = None
+) -> tuple[int, int]:
     """How many modes crossed a half of their own final value, and how many of these alone.
 
     A mode whose final value (the mean of the last three samples) is below `learned` counts as not learned. One stepped
@@ -201,7 +203,8 @@ def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1, learne
         times: [T], increasing.
         eigenvalues: [T, d], from the largest down.
         low: what counts as not begun.
-        learned: what counts as learned at all, in the eigenvalues' unit: 1/2 where the final value is 1.
+        learned: what counts as learned at all, in the eigenvalues' unit, such as 1/2 where the final value is 1; by
+            default a twentieth of the largest final value, whatever its unit.
 
     Raises:
         ValueError: the shapes do not fit, times do not increase, or `learned` is not positive.
@@ -210,13 +213,15 @@ def steps_alone(times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1, learne
     _check.require(
         values.ndim == 2 and t.shape == values.shape[:1], "eigenvalues", "[T, d], a row for each time", values
     )
-    _check.require(learned > 0, "learned", "a positive number", learned)
+    _check.require(learned is None or learned > 0, "learned", "a positive number", learned)
     finite = np.isfinite(values).all(axis=1)
     last = len(t) if finite.all() else int(np.argmin(finite))
     if last == 0:
         return 0, 0
     t, values = t[:last], values[:last]
     ends = values[-3:].mean(axis=0)
+    if learned is None:
+        learned = max(float(ends.max()) / 20, float(np.finfo(np.float64).tiny))
     relative = values / np.where(ends > learned, ends, 2 * learned)
     crossing = step_times(t, relative)
     crossed = np.isfinite(crossing) & (ends > learned)

@@ -71,6 +71,23 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
     assert damaged >= 2
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_flipped_bit_is_noticed(tmp_path):
+    numbers = {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}
+    store = Checkpoints(tmp_path, {}, warn=(told := []).append)
+    for step in (1, 2):
+        store.save(step, numbers)
+    store.close()
+    largest = max(files(tmp_path, 2), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(bytes(content))
+    store = Checkpoints(tmp_path, {}, warn=told.append)
+    step, found = store.restore(numbers)
+    np.testing.assert_array_equal(found["w"], numbers["w"])
+    assert step == 1 and "step_2: refused" in told[0]
+
+
 def test_one_of_another_run_is_refused_by_name_and_kept(tmp_path):
     saved(tmp_path, seed=1)[0].close()
     told = []

@@ -44,10 +44,17 @@ def test_warm_up_and_cosine_make_a_schedule(optimiser):
 
 
 def test_bad_fields_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"predictor: expected a last layer of 3, as the head, received \(512, 10\)"):
-        runs.train(replace(SMALL, method="byol"))
-    with pytest.raises(ValueError, match=r"temperature: expected None but for simclr, received 0.5"):
-        runs.train(replace(SMALL, temperature=0.5))
+    for field, value, message in [
+        ("temperature", 0.5, "temperature: expected None but for simclr, received 0.5"),
+        ("recipe", "nope", "recipe: expected one of .*, received 'nope'"),
+        ("head", (), r"head: expected a tuple of positive whole numbers, received \(\)"),
+        ("offset", -3.0, r"offset: expected a number in \[0, inf\), received -3.0"),
+        ("momentum", 2.0, r"momentum: expected a number in \[0, 1.0\), received 2.0"),
+        ("warmup", -5, "warmup: expected a whole number from 0, received -5"),
+        ("seed", -1, "seed: expected a whole number from 0, received -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            replace(SMALL, **{field: value})
 
 
 def test_neighbours_are_counted_on_the_test_split_and_kept_with_the_run(tmp_path, monkeypatch):
@@ -66,3 +73,34 @@ def test_neighbours_are_counted_on_the_test_split_and_kept_with_the_run(tmp_path
     assert (
         runs.knn(replace(SMALL, data=f"npz:{tmp_path / 'bare.npz'}"), trained.encoder, root=tmp_path / "other") is None
     )
+
+
+def test_the_same_images_from_elsewhere_are_the_same_run(tmp_path, monkeypatch):
+    pixels = runs.load(SMALL).pixels
+    for name in ("a", "b"):
+        np.savez(tmp_path / f"{name}.npz", pixels=pixels)
+    first = runs.train(replace(SMALL, data=f"npz:{tmp_path / 'a.npz'}"), root=tmp_path / "runs")
+    monkeypatch.setattr(Step, "advance", None)
+    again = runs.train(replace(SMALL, data=f"npz:{tmp_path / 'b.npz'}"), root=tmp_path / "runs")
+    np.testing.assert_array_equal(again.trajectory.loss, first.trajectory.loss)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "config.json").read_text())["data"].endswith("a.npz")
+    assert len(list((folder / "events").iterdir())) == 1  # what is only read leaves nothing
+
+
+def test_neighbours_are_those_of_the_network_that_is_given(tmp_path):
+    root = tmp_path / "data"
+    layouts.write(root, layouts.cifar_files(each=8))
+    config = replace(SMALL, data="cifar10", data_dir=str(root), n_images=16)
+    for _ in range(2):
+        runs.knn(config, runs.encoder(config), root=tmp_path, n_test=8, k=1)
+    runs.knn(config, runs.encoder(replace(config, seed=3)), root=tmp_path, n_test=8, k=1)
+    assert len(list(tmp_path.glob("*/knn-8-1-*.json"))) == 2
+
+
+def test_a_run_of_other_code_is_used_and_said(tmp_path, monkeypatch, caplog):
+    runs.train(SMALL, root=tmp_path)
+    assert not caplog.messages
+    monkeypatch.setattr(runs, "_code", lambda: "another")
+    runs.train(SMALL, root=tmp_path)
+    assert "trained by another version of the code; delete it to train anew" in caplog.text

@@ -134,9 +134,10 @@ def test_steps_alone_counts_what_crosses_while_the_next_has_not_begun():
         return height / (1 + np.exp(-20 * (t - tau)))
 
     curves = np.stack([step(1), step(4, 0.8), step(4.05, 0.8), step(8, 0.9), step(9, 0.3)], axis=1)
-    crossed, alone = spectra.steps_alone(t, curves)
+    crossed, alone = spectra.steps_alone(t, curves, learned=0.5)
     assert (crossed, alone) == (4, 3)  # the fifth stays below a half; the second has the third beside it
     assert spectra.steps_alone(t, 0 * curves) == (0, 0)
     # in another unit the same curves give the same counts, with the threshold in that unit
     assert spectra.steps_alone(t, 0.01 * curves, learned=0.005) == (4, 3)
-    assert spectra.steps_alone(t, 0.01 * curves) == (0, 0)
+    assert spectra.steps_alone(t, 0.01 * curves, learned=0.5) == (0, 0)
+    assert spectra.steps_alone(t, 0.01 * curves) == spectra.steps_alone(t, 100 * curves) == (5, 4)

@@ -23,7 +23,8 @@ class Objective:
             loss(p1, p2, z1, z2), as `losses.byol`.
         predictor: whether embeddings go through the predictor before they meet the other view's (SimSiam, BYOL).
         decay: of a target network, whose parameters are a running mean of the encoder's and whose embeddings are z1 and
-            z2; it rises to 1 as a cosine over the run (BYOL: 0.996). None: no target.
+            z2; it rises to 1 as a cosine over the run (BYOL: 0.996), and it begins as a copy of the encoder, where
+            Grill et al. draw it anew. None: no target.
     """
 
     loss: Callable[..., Any]
@@ -72,7 +73,8 @@ class Plan:
             whole = isinstance(value, int | np.integer) and value >= 1
             _check.require(whole, name, "a positive whole number", value)
         rates = self.rates()
-        _check.require(bool((rates >= 0).all() and rates.max() > 0), "lr", "positive learning rates", f"{rates[:3]}")
+        fits = bool(np.isfinite(rates).all() and (rates >= 0).all() and rates.max() > 0)
+        _check.require(fits, "lr", "positive learning rates", f"{rates[:3]}")
 
     def samples(self) -> np.ndarray:
         """The steps that are measured, from 0 on; without those at which Σ lr has not grown (a warm-up from zero)."""

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from stepwise import _check, models, views
+from stepwise import _check, losses, models, views
 from stepwise.dynamics.plan import Objective, Plan
 from stepwise.types import Numbers
 
@@ -47,6 +47,10 @@ class Step:
         given = "none" if predictor is None else "one"
         wanted = "a module" if objective.predictor else "None, as the objective has none"
         _check.require(objective.predictor == (predictor is not None), "predictor", wanted, given)
+        needs = getattr(objective.loss, "func", objective.loss) in (losses.byol, losses.simsiam)
+        _check.require(
+            objective.predictor or not needs, "objective", "predictor=True for a loss that collapses without", "False"
+        )
         self.objective, self.plan = objective, plan
         self.mesh = mesh if mesh is not None else _mesh(plan.batch_size)
         devices = self.mesh.devices.size
@@ -93,6 +97,10 @@ class Step:
         for _ in range(steps):
             state = self._once(state, self.pixels)
         return state
+
+    def failed(self, state: Any) -> Any:
+        """The state as one after which nothing good comes."""
+        return state | {"ok": self._placed(jnp.asarray(False))}
 
     def counted_anew(self, state: Any) -> Any:
         """The state with the mean of the training loss begun again."""

@@ -1,5 +1,8 @@
 """Training of an encoder on two views of every image: one loop for all losses, returning a Trajectory."""
 
+import contextlib
+import functools
+import hashlib
 import os
 import signal
 import threading
@@ -17,13 +20,28 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from stepwise import models, spectra
+from stepwise import _check, models, spectra
 from stepwise.checkpoints import Checkpoints
 from stepwise.dynamics.plan import Objective, Plan
 from stepwise.dynamics.step import Step
 from stepwise.dynamics.trajectory import DIVERGED, STOPPED, Result, Trajectory
 from stepwise.runlog import RunLog
 from stepwise.types import Numbers
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+MONITORS = (
+    "rankme",
+    "effective_rank",
+    "participation_ratio",
+    "alpha_req",
+    "alignment",
+    "uniformity",
+    "collapse_std",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,8 @@ def train(
         predictor: a module from embeddings to predictions, where the objective wants one.
         folder: checkpoints, log.jsonl and TensorBoard events; a run that was killed goes on from there to the same
             bits, and one that is finished is only read.
-        about: what the run is, so that its folder is not taken for another's; anything JSON holds.
+        about: what else the run is, so that its folder is not taken for another's; anything JSON holds. What is inside
+            a function, such as an optimiser's momentum where it is no `functools.partial`, cannot be seen from here.
         mesh: devices that share each batch; by default all, or one where they cannot share it evenly.
         progress: show a bar with loss, rank and time left.
 
@@ -78,29 +97,30 @@ def train(
 
     Raises:
         ValueError: pixels are not uint8 [n, h, w, c] or fewer than a batch; a number of the plan is not positive; a
-            predictor is missing or idle; the folder holds another run.
+            predictor is missing or idle; the folder holds another run (of other images, objective, plan or `about`, or
+            one that began elsewhere), or another process trains there.
         OSError: a checkpoint could not be written; those before it are kept.
     """
     plan.require()
     step = Step(encoder, pixels, objective, plan, predictor, mesh)
     state, at = step.start(), plan.samples()
-    log = RunLog(at, plan.times()[at], _measured(step, state, plan), folder)
-    store = None
-    if folder is not None:
-        what = {"about": about or {}, "images": list(np.shape(pixels)), "samples": at.tolist()}
-        what |= {"times": log.times.tolist(), "seed": plan.seed, "batch_size": plan.batch_size}
-        store = Checkpoints(Path(folder) / "checkpoints", what | {"recipe": repr(plan.recipe)})
-        found = store.restore({"state": state, "log": log.arrays()})
-        if found is not None:
-            state = found[1]["state"]
-            log.load(found[1]["log"])
-    log.open()
-    try:
+    first = _measured(step, state, plan)
+    log = RunLog(at, plan.times()[at], first, folder)
+    with contextlib.ExitStack() as held:
+        store = None
+        if folder is not None:
+            held.enter_context(_alone(Path(folder)))
+            store = Checkpoints(Path(folder) / "checkpoints", _identity(pixels, objective, plan, log, about))
+            held.callback(store.close)
+            found = store.restore({"state": state, "log": log.arrays()})
+            if found is not None:
+                state = found[1]["state"]
+                _same_start(Path(folder), found[1]["log"], first)
+                log.load(found[1]["log"])
+        if int(state["step"]) < plan.steps and bool(state["ok"]):
+            log.open()
+            held.callback(log.close)
         state, finished = _run(step, state, plan, log, store, progress)
-    finally:
-        log.close()
-        if store is not None:
-            store.close()
     last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
     models.restored(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
@@ -133,8 +153,11 @@ def _run(
                 break  # diverged: the state is that before it
             if at in samples:
                 measured = _measured(step, state, plan)
-                state = step.counted_anew(state)
                 log.add(measured)
+                if not np.isfinite(measured["loss"]):  # the step was taken, and is too far
+                    state = step.failed(state)
+                    break
+                state = step.counted_anew(state)
                 bar.set_postfix(loss=f"{measured['loss']:.4g}", rank=f"{measured['rankme']:.1f}")
             if at % plan.checkpoint_every == 0:
                 save()
@@ -148,14 +171,21 @@ def _run(
 def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
     """All that is kept of one sample."""
     z1, z2, loss, hidden = step.probed(state)
+    d, taken = z1.shape[1], max(int(state["taken"]), 1)
+    losses = {"loss": float(loss), "train_loss": float(state["loss_sum"]) / taken}
     both = np.concatenate([z1, z2])
-    taken = max(int(state["taken"]), 1)
+    if not all(np.isfinite(values).all() for values in (both, *hidden.values())):
+        nothing: dict[str, Any] = dict.fromkeys(MONITORS, np.nan) | dict.fromkeys(
+            ("eigenvalues", "covariance_eigenvalues"), np.full(d, np.nan)
+        )
+        sizes = {name: min(values.shape[1], plan.covariance) for name, values in hidden.items()}
+        stages = {f"stages/{name}": np.full(size, np.nan) for name, size in sizes.items()}
+        return losses | {"loss": np.nan} | nothing | stages
     measured = {
-        "loss": float(loss),
-        "train_loss": float(state["loss_sum"]) / taken,
+        **losses,
         "eigenvalues": np.asarray(spectra.eigenvalues(z1, z2, center=True)),
         "covariance_eigenvalues": spectra.covariance_eigenvalues(both),
-        "rankme": spectra.rankme(both),
+        "rankme": spectra.rankme(both) if both.any() else np.nan,
         "effective_rank": spectra.effective_rank(both),
         "participation_ratio": spectra.participation_ratio(both),
         "alpha_req": spectra.alpha_req(both),
@@ -166,6 +196,49 @@ def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
     for name, values in hidden.items():
         measured[f"stages/{name}"] = spectra.covariance_eigenvalues(values)[: plan.covariance]
     return measured
+
+
+def _identity(
+    pixels: Numbers, objective: Objective, plan: Plan, log: RunLog, about: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a checkpoint has to be of, as far as it can be seen."""
+    images = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+    what = {"about": about or {}, "images": [*map(int, np.shape(pixels)), images], "samples": log.at.tolist()}
+    what |= {name: getattr(plan, name) for name in ("seed", "batch_size", "probe", "covariance")}
+    what |= {"times": log.times.tolist(), "recipe": repr(plan.recipe), "optimiser": _said(plan.optimiser)}
+    return what | {"objective": [_said(objective.loss), objective.predictor, objective.decay]}
+
+
+def _said(function: Any) -> str:
+    """A function by its name, a partial one with what it was given."""
+    if isinstance(function, functools.partial):
+        return f"{_said(function.func)}{function.args}{sorted(function.keywords.items())}"
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _same_start(folder: Path, log: dict[str, Any], first: dict[str, Any]) -> None:
+    """Refuse a run that began with other numbers, as another network, start or loss does; devices round differently."""
+    for name in ("loss", "covariance_eigenvalues"):
+        there, here = np.asarray(log[name])[0], np.asarray(first[name])
+        near = np.allclose(there, here, rtol=0.05, atol=0.05 * np.abs(here).max(initial=0), equal_nan=True)
+        expected = f"a run that begins with {name.replace('_', ' ')} {np.array2string(here, precision=3)}"
+        _check.require(near, str(folder), expected, f"one with {np.array2string(there, precision=3)}")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder; where another process does, say so."""
+    if jax.process_index() != 0 or fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            expected = "a folder that no other process trains in"
+            raise ValueError(f"{folder}: expected {expected}, received one that another process holds") from None
+        yield
 
 
 @contextmanager

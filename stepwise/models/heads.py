@@ -27,7 +27,8 @@ class Head(nnx.Module):
         norm: batch normalisation after each hidden layer.
         last_norm: and after the last, without scale and offset.
         bias: of the layers; the last one's is `last_bias`.
-        dtype: of the computation; the last layer's outputs are float32 at least.
+        dtype: of the computation; the last layer computes in float32 at least, since a small start's differences are
+            below what bfloat16 tells apart.
 
     Raises:
         ValueError: a size is not positive, or there is none.
@@ -49,13 +50,17 @@ class Head(nnx.Module):
         widths = [int(inputs), *map(int, sizes)]
         _check.require(len(sizes) > 0 and min(widths) >= 1, "sizes", "positive numbers, one a layer", str(list(sizes)))
         of = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        wide = of | {"dtype": None if dtype is None else jnp.promote_types(dtype, jnp.float32)}
         last = len(sizes) - 1
         biases = [bias if i < last or last_bias is None else last_bias for i in range(len(sizes))]
         layers = zip(itertools.pairwise(widths), biases, strict=True)
-        self.layers = nnx.List(nnx.Linear(a, b, use_bias=with_bias, **of) for (a, b), with_bias in layers)
+        self.layers = nnx.List(
+            nnx.Linear(a, b, use_bias=with_bias, **(wide if i == last else of))
+            for i, ((a, b), with_bias) in enumerate(layers)
+        )
         norms = [batch_norm(b, **of) for b in widths[1:-1] if norm]
         self.norms = nnx.List(norms)
-        self.last_norm = batch_norm(widths[-1], use_scale=False, use_bias=False, **of) if last_norm else None
+        self.last_norm = batch_norm(widths[-1], use_scale=False, use_bias=False, **wide) if last_norm else None
 
     def __call__(self, x: Numbers) -> Float[Array, "k d"]:
         """Outputs [k, d]."""
@@ -154,6 +159,8 @@ def scale_start(encoder: Encoder, scale: Real, where: Literal["head", "all"] = "
     """
     _check.require(scale > 0, "scale", "a positive number", scale)
     _check.require(where in ("head", "all"), "where", "'head' or 'all'", repr(where))
+    fits = where == "all" or hasattr(getattr(encoder, "head", None), "layers")
+    _check.require(fits, "encoder", "a models.Encoder, whose head is a models.Head", type(encoder).__name__)
     part = encoder.head.layers[-1] if where == "head" else encoder  # type: ignore[attr-defined]
     state = nnx.state(part, nnx.Param)
     nnx.update(part, jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), state))

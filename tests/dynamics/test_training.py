@@ -160,10 +160,43 @@ def test_the_log_is_json_lines_of_every_sample_and_events(tmp_path):
 def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
     run = train(encoder(), folder=tmp_path)
     monkeypatch.setattr(Step, "advance", None)
-    again = train(encoder(seed=5), folder=tmp_path)
+    again = train(encoder(), folder=tmp_path)
     np.testing.assert_array_equal(again.trajectory.eigenvalues, run.trajectory.eigenvalues)
     x = PIXELS[:, :4, :4].astype("float32") / 255
     np.testing.assert_array_equal(again.encoder(x), run.encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pixels": PIXELS[::-1].copy()}, r"it differs in \['images'\]"),
+        ({"objective": Objective(losses.vicreg)}, r"it differs in \['objective'\]"),
+        ({"objective": Objective(partial(losses.barlow_twins_unnormalised, center="none"))}, r"\['objective'\]"),
+        ({"optimiser": partial(optax.sgd, momentum=0.8)}, r"it differs in \['optimiser'\]"),
+        ({"probe": 8}, r"it differs in \['probe'\]"),
+        ({"about": {"what": "else"}}, r"it differs in \['about'\]"),
+        ({"module": encoder(seed=5)}, r"expected a run that begins with .*, received one with"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused(options, message, tmp_path):
+    train(encoder(), folder=tmp_path, steps=3)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(ValueError, match=message):
+        train(**({"module": encoder(), "folder": tmp_path, "steps": 3} | options))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
+
+
+def test_a_folder_in_which_another_trains_is_refused(tmp_path):
+    with training._alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
+        train(encoder(), folder=tmp_path)
+    assert train(encoder(), folder=tmp_path).finished
+
+
+def test_a_run_whose_embeddings_overflow_between_two_steps_diverged(tmp_path):
+    run = train(encoder(), lr=1e30, steps=5, folder=tmp_path, record_at=range(5))
+    assert run.finished and run.trajectory.result.name == "diverged" and int(run.trajectory.result.step) == 1
+    collapsed = train(models.scale_start(encoder(norm=True), 1e-38, "all"), steps=2)
+    assert np.isnan(collapsed.trajectory.stats["rankme"][0])
 
 
 @pytest.mark.parametrize(
@@ -174,6 +207,8 @@ def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
         ({"batch_size": 0}, "batch_size: expected a positive whole number, received 0"),
         ({"steps": 0}, "steps: expected a positive whole number, received 0"),
         ({"lr": -1.0}, "lr: expected positive learning rates"),
+        ({"lr": np.inf}, "lr: expected positive learning rates"),
+        ({"objective": Objective(losses.byol)}, "objective: expected predictor=True for a loss that collapses"),
         ({"predictor": models.Head(3, [3], rngs=nnx.Rngs(0))}, "predictor: expected None, as the objective has none"),
         ({"objective": Objective(losses.simsiam, True)}, "predictor: expected a module, received none"),
     ],
