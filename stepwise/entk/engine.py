@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from stepwise.entk.graph import Graph
@@ -24,9 +25,9 @@ class Engine:
     """A function's graph, and the compiled steps of its kernel."""
 
     def __init__(self, apply: Callable[[Any, Any], Any], tree: Any, leaves: tuple[Any, ...], sample: Any) -> None:
-        """Trace it; leaves and the sample are shapes, those that are no parameters stay as they are."""
+        """Trace it; leaves and the sample are shapes."""
         self.graph = Graph(apply, jax.tree.unflatten(tree, leaves), sample)
-        self.collect = jax.jit(self._collect, static_argnums=(0, 1), donate_argnums=6)
+        self.collect = jax.jit(self._collect, static_argnums=(0, 1), donate_argnums=7)
         self.product = jax.jit(_product, static_argnums=(0, 1))
 
     def empty(self, pieces: Sequence[Piece], outputs: int, samples: int, dtype: Any) -> list[Any]:
@@ -43,15 +44,24 @@ class Engine:
         return made
 
     def _collect(
-        self, pieces: tuple[Piece, ...], chunk: int, leaves: list[Any], x: Any, start: Any, V: Any, parts: list[Any]
+        self,
+        pieces: tuple[Piece, ...],
+        chunk: int,
+        leaves: list[Any],
+        x: Any,
+        start: Any,
+        V: Any,
+        key: Any,
+        parts: list[Any],
     ) -> list[Any]:
         """The parts, with those of `chunk` samples from `start` on filled in."""
         some = lax.dynamic_slice_in_dim(x, start, chunk)
-        found = jax.vmap(lambda sample: self._parts(pieces, leaves, sample, V))(some)
+        into = {piece.leaf: projections(piece, len(V), key, V.dtype) for piece in pieces if piece.form == "sketched"}
+        found = jax.vmap(lambda sample: self._parts(pieces, leaves, sample, V, into))(some)
         put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         return jax.tree.map(lambda whole, new: put(whole, new.astype(whole.dtype)), parts, found)
 
-    def _parts(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any) -> list[Any]:
+    def _parts(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any, into: Any) -> list[Any]:
         """Of one sample: forward once, backward from each row of V."""
         meetings = {meeting.number: meeting for piece in pieces for meeting in piece.meetings}
         zeros = {
@@ -65,28 +75,26 @@ class Engine:
 
         out, pull, seen = jax.vjp(run, zeros, has_aux=True)
         (cotangents,) = jax.vmap(pull)(V.astype(out.dtype))
-        return [self._part(piece, leaves, seen, cotangents) for piece in pieces]
+        return [self._part(piece, leaves, seen, cotangents, into) for piece in pieces]
 
-    def _part(self, piece: Piece, leaves: list[Any], seen: Any, cotangents: Any) -> Any:
+    def _part(self, piece: Piece, leaves: list[Any], seen: Any, cotangents: Any, into: Any) -> Any:
         if piece.form == "direct":
             return self._direct(piece, leaves, seen, cotangents)
-        numbers = [layer.meeting.number for layer in piece.layers]
-        A = jnp.concatenate([each.positions(seen[k]) for each, k in zip(piece.layers, numbers, strict=True)])
-        G = jnp.concatenate(
-            [
-                each.scale * jax.vmap(each.cotangents)(cotangents[k][0])
-                for each, k in zip(piece.layers, numbers, strict=True)
-            ],
-            axis=1,
-        )  # [R, T, g, p]
+        A = jnp.concatenate([each.positions(seen[each.meeting.number]) for each in piece.layers])
+        behind = [each.scale * jax.vmap(each.cotangents)(cotangents[each.meeting.number][0]) for each in piece.layers]
+        G = jnp.concatenate(behind, axis=1)  # [R, T, g, p]
         t, g, _, _ = piece.sizes
         G = G.transpose(1, 2, 0, 3).reshape(t, g, -1)
         if piece.form == "ghost":
             return (A if A.ndim == 1 else A[:, 0]), G[:, 0]
         if piece.form == "outer":
             A = A[:, :, piece.first : piece.last]
+        if piece.form == "sketched":
+            P, Q = into[piece.leaf]
+            A, G = jnp.matmul(A[:, 0], P, precision=HIGHEST), jnp.matmul(G[:, 0], Q, precision=HIGHEST)
+            return jnp.einsum("kts,ktq->ksq", A, G, precision=HIGHEST).reshape(-1)
         J = jnp.einsum("tgc,tgq->gcq", A, G, precision=HIGHEST)
-        if piece.form == "outer":
+        if piece.form != "pulled":
             return J.reshape(-1)
         (layer,) = piece.layers
         J = J.reshape(*J.shape[:2], -1, piece.sizes[3])  # [g, c, R, p]
@@ -108,13 +116,30 @@ class Engine:
         return J.reshape(len(J), -1)[:, piece.first : piece.last].reshape(-1)
 
 
-def _product(forms: tuple[str, ...], side: int, parts: list[Any], i: Any, j: Any) -> Any:
-    """A block [side, side] of the sum over pieces, of samples from i on and from j on."""
+def projections(piece: Piece, outputs: int, key: Any, dtype: Any) -> tuple[Any, Any]:
+    """P [copies, c, s] and Q [copies, O p, s], random orthonormal columns scaled so that E P Pᵀ = 1 and E Q Qᵀ = 1."""
+    found = []
+    for k, size in enumerate((piece.sizes[2], outputs * piece.sizes[3])):
+        own = jax.random.fold_in(jax.random.fold_in(key, piece.leaf), k)
+        basis, triangle = jnp.linalg.qr(jax.random.normal(own, (piece.copies, size, piece.sketch), dtype))
+        signs = jnp.sign(jnp.diagonal(triangle, axis1=1, axis2=2))[:, None]
+        found.append(basis * signs * np.sqrt(size / piece.sketch).astype(dtype))
+    return found[0], found[1]
+
+
+def _product(pieces: tuple[tuple[str, int], ...], side: int, parts: list[Any], i: Any, j: Any) -> Any:
+    """A block [side, side] of the sum over pieces (their forms and copies), of samples from i on and from j on.
+
+    With copies a block each [copies, side, side].
+    """
     take = lambda some, at: lax.dynamic_slice_in_dim(some, at, side)  # noqa: E731
     total: Any = 0.0
-    for form, part in zip(forms, parts, strict=True):
+    for (form, copies), part in zip(pieces, parts, strict=True):
         if form != "ghost":
-            total += jnp.matmul(take(part, i), take(part, j).T, precision=HIGHEST)
+            a, b = take(part, i), take(part, j)
+            if copies > 1:
+                a, b = (each.reshape(side, copies, -1).swapaxes(0, 1) for each in (a, b))
+            total += jnp.matmul(a, b.mT, precision=HIGHEST)
             continue
         A, G = part
         a, b = take(A, i), take(A, j)

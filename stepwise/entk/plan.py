@@ -5,16 +5,19 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Literal
 
+from stepwise import _check
 from stepwise.entk.graph import Graph, Meeting
 from stepwise.entk.layers import Layer, layer
 
-Form = Literal["ghost", "outer", "pulled", "direct"]
+Form = Literal["ghost", "outer", "sketched", "pulled", "direct"]
 MOST_OUTPUTS = 16
 """Outputs at once, at most: more make no product larger than what a core works best on."""
 BUFFERS, WORK = 0.6, 0.25
 """Shares of the budget: what is kept of all samples, and what a chunk of samples takes while it is worked out."""
 CHUNK = 64
 """Samples at once, at most."""
+PARTS = 64
+"""Passes over the samples for one parameter array, at most."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,10 @@ class Piece:
         meetings: all that use it.
         layers: the same as layers, where all are and can be laid one below the other; otherwise none.
         form: "ghost", Σ (A_i A_jᵀ) ∘ (Σ_o G_io G_joᵀ) without any gradient formed; "outer", J_io = A_iᵀ G_io, then
-            J Jᵀ; "pulled", the same, pulled back from what the layer sees to the parameter; "direct", J_io by the
-            meetings' own derivative, then J Jᵀ.
+            J Jᵀ; "sketched", the same of random projections of A and G; "pulled", the same as outer, but pulled back
+            from what the layer sees to the parameter; "direct", J_io by the meetings' own derivative, then J Jᵀ.
         first, last: which part of J is kept: inputs c of an outer product, numbers of the array otherwise.
+        sketch: dimensions that A's c and G's O · p are projected to, in so many independent `copies`.
     """
 
     leaf: int
@@ -39,6 +43,8 @@ class Piece:
     form: Form
     first: int
     last: int
+    sketch: int = 0
+    copies: int = 1
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -50,16 +56,21 @@ class Piece:
         if self.form in ("pulled", "direct"):
             return outputs * (self.last - self.first)
         t, g, c, p = self.sizes
+        if self.form == "sketched":
+            return self.copies * self.sketch**2
         if self.form == "ghost":
             return t * (c + outputs * p)
         return g * (self.last - self.first) * p * outputs
 
     def flops(self, n: int, n2: int, outputs: int) -> float:
         """Of what comes after the cotangents."""
-        pairs = n * n2 if n2 else n * n / 2
+        pairs = float(n * n2) if n2 else n * n / 2
         if self.form in ("pulled", "direct"):
             return 2 * pairs * outputs * self.numbers
         t, g, c, p = self.sizes
+        if self.form == "sketched":
+            projected = t * self.sketch * (c + outputs * p + self.sketch)
+            return 2.0 * self.copies * (pairs * self.sketch**2 + (n + n2) * projected)
         if self.form == "ghost":
             return 2 * pairs * t * t * (c + outputs * p + 1)
         return 2 * outputs * g * c * p * (pairs + (n + n2) * t)
@@ -122,24 +133,49 @@ def _stackable(graph: Graph, layers: Sequence[Layer], wanted: int) -> tuple[Laye
 
 
 def plan(
-    graph: Graph, parts: Sequence[Piece], n: int, n2: int, rows: int, *, budget: int, itemsize: int, devices: int = 1
+    graph: Graph,
+    parts: Sequence[Piece],
+    n: int,
+    n2: int,
+    rows: int,
+    *,
+    budget: int,
+    itemsize: int,
+    devices: int = 1,
+    sketch: int = 0,
+    copies: int = 1,
 ) -> Plan:
-    """The cheapest by a count of operations, over how many outputs are taken at once, that fits the budget."""
+    """The cheapest by a count of operations, over how many outputs are taken at once, that fits the budget.
+
+    Raises:
+        ValueError: the budget is too small for a reasonable number of passes.
+    """
+    widest = max((part.numbers for part in parts), default=0)
+    least = int((n + n2) * widest * itemsize / PARTS / BUFFERS)
+    _check.require(budget > least, "budget", f"more than {least} bytes for {n + n2} samples of this network", budget)
     most = ceil(rows / devices)
     candidates = sorted({max(1, min(most, MOST_OUTPUTS) >> k) for k in range(8)}, reverse=True)
-    found = [_planned(graph, parts, n, n2, rows, outputs, budget, itemsize) for outputs in candidates]
+    found = [_planned(graph, parts, n, n2, rows, outputs, budget, itemsize, (sketch, copies)) for outputs in candidates]
     return min(found, key=lambda each: each.flops)
 
 
 def _planned(
-    graph: Graph, parts: Sequence[Piece], n: int, n2: int, rows: int, outputs: int, budget: int, itemsize: int
+    graph: Graph,
+    parts: Sequence[Piece],
+    n: int,
+    n2: int,
+    rows: int,
+    outputs: int,
+    budget: int,
+    itemsize: int,
+    sketch: tuple[int, int],
 ) -> Plan:
     outputs = ceil(rows / ceil(rows / outputs))
     samples, most = n + n2, BUFFERS * budget / itemsize
     groups: list[list[Piece]] = [[]]
     filled, flops = 0.0, 0.0
     for part in parts:
-        part = _formed(part, n, n2, outputs, most)
+        part = _formed(part, n, n2, outputs, most, sketch)
         flops += part.flops(n, n2, outputs)
         for some in _split(part, max(1, ceil(samples * part.kept(outputs) / most))):
             size = samples * some.kept(outputs)
@@ -157,18 +193,20 @@ def _planned(
     return Plan(units, outputs, chunk, passes * (flops + len(groups) * samples * along))
 
 
-def _formed(part: Piece, n: int, n2: int, outputs: int, most: float) -> Piece:
-    """The cheaper form of a layer."""
+def _formed(part: Piece, n: int, n2: int, outputs: int, most: float, sketch: tuple[int, int]) -> Piece:
+    """The cheapest form of a layer; with a sketch that one too, where it is smaller than what it stands for."""
     if part.form != "outer" or part.sizes[1] != 1:
         return part
-    ghost = replace(part, form="ghost", first=0, last=1)
-    fits = (n + n2) * ghost.kept(outputs) <= most
-    return ghost if fits and ghost.flops(n, n2, outputs) < part.flops(n, n2, outputs) else part
+    forms = [part, replace(part, form="ghost", first=0, last=1)]
+    if 0 < sketch[0] < min(part.sizes[2], outputs * part.sizes[3]):
+        forms.append(replace(part, form="sketched", first=0, last=1, sketch=sketch[0], copies=sketch[1]))
+    fits = [each for each in forms if each.form != "ghost" or (n + n2) * each.kept(outputs) <= most]
+    return min(fits, key=lambda each: each.flops(n, n2, outputs))
 
 
 def _split(part: Piece, parts: int) -> list[Piece]:
-    """By J's rows; a ghost is one."""
-    if part.form == "ghost" or parts == 1:
+    """By J's rows; what has none is one."""
+    if part.form in ("ghost", "sketched") or parts == 1:
         return [part]
     size = ceil((part.last - part.first) / parts)
     return [replace(part, first=at, last=min(at + size, part.last)) for at in range(part.first, part.last, size)]
