@@ -100,7 +100,7 @@ def plot(result: Result) -> Figure:
             title = f"{resnets.TITLES[method]}, {stage.replace('stage', 'stage ')}"
             own = numbers["hidden"][method]
             if stage == own["stage"]:
-                title += f": off by a factor {own['median_factor']:.2g}"
+                title += f": off by a factor {own['median_factor']:.3g}"
                 for j, (step, colour) in enumerate(zip(own["step_times"], colours, strict=False)):
                     if j > 0 and np.isfinite(step) and np.isfinite(found["step_times"][j]):
                         at = np.interp(step, steps, values[:, j])

@@ -12,7 +12,8 @@ def test_the_readme_shows_code():
     assert BLOCKS
 
 
-def test_the_code_of_the_readme_runs_in_the_order_in_which_it_stands(capsys):
+def test_the_code_of_the_readme_runs_in_the_order_in_which_it_stands(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it keeps its runs there
     names = {}
     for code in BLOCKS:
         exec(compile(code, "README.md", "exec"), names)
