@@ -27,39 +27,15 @@ class Engine:
     def __init__(self, apply: Callable[[Any, Any], Any], tree: Any, leaves: tuple[Any, ...], sample: Any) -> None:
         """Trace it; leaves and the sample are shapes."""
         self.graph = Graph(apply, jax.tree.unflatten(tree, leaves), sample)
-        self.collect = jax.jit(self._collect, static_argnums=(0, 1), donate_argnums=7)
+        self.parts = jax.jit(self._chunk, static_argnums=0)
+        self.put = jax.jit(_put, donate_argnums=0)
+        self.empty = jax.jit(_empty, static_argnums=(0, 1, 2, 3))
         self.product = jax.jit(_product, static_argnums=(0, 1))
 
-    def empty(self, pieces: Sequence[Piece], outputs: int, samples: int, dtype: Any) -> list[Any]:
-        """Room for all samples' parts."""
-        made = []
-        for piece in pieces:
-            if piece.form != "ghost":
-                made.append(jnp.zeros((samples, piece.kept(outputs)), dtype))
-                continue
-            t, _, c, p = piece.sizes
-            tokens = piece.layers[0].kind == "embedding"
-            a = jnp.zeros((samples, t), jnp.int32) if tokens else jnp.zeros((samples, t, c), dtype)
-            made.append((a, jnp.zeros((samples, t, outputs * p), dtype)))
-        return made
-
-    def _collect(
-        self,
-        pieces: tuple[Piece, ...],
-        chunk: int,
-        leaves: list[Any],
-        x: Any,
-        start: Any,
-        V: Any,
-        key: Any,
-        parts: list[Any],
-    ) -> list[Any]:
-        """The parts, with those of `chunk` samples from `start` on filled in."""
-        some = lax.dynamic_slice_in_dim(x, start, chunk)
+    def _chunk(self, pieces: tuple[Piece, ...], leaves: list[Any], some: Any, V: Any, key: Any) -> list[Any]:
+        """The parts of some samples. How many there are of all is not known here, so that it is compiled once."""
         into = {piece.leaf: projections(piece, len(V), key, V.dtype) for piece in pieces if piece.form == "sketched"}
-        found = jax.vmap(lambda sample: self._parts(pieces, leaves, sample, V, into))(some)
-        put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-        return jax.tree.map(lambda whole, new: put(whole, new.astype(whole.dtype)), parts, found)
+        return jax.vmap(lambda sample: self._parts(pieces, leaves, sample, V, into))(some)
 
     def _parts(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any, into: Any) -> list[Any]:
         """Of one sample: forward once, backward from each row of V."""
@@ -114,6 +90,25 @@ class Engine:
         _, pull = jax.vjp(local, leaves[piece.leaf])
         (J,) = jax.vmap(pull)([cotangents[meeting.number] for meeting in piece.meetings])
         return J.reshape(len(J), -1)[:, piece.first : piece.last].reshape(-1)
+
+
+def _empty(pieces: Sequence[Piece], outputs: int, samples: int, dtype: Any) -> list[Any]:
+    """Room for all samples' parts."""
+    made: list[Any] = []
+    for piece in pieces:
+        if piece.form != "ghost":
+            made.append(jnp.zeros((samples, piece.kept(outputs)), dtype))
+            continue
+        t, _, c, p = piece.sizes
+        tokens = piece.layers[0].kind == "embedding"
+        a = jnp.zeros((samples, t), jnp.int32) if tokens else jnp.zeros((samples, t, c), dtype)
+        made.append((a, jnp.zeros((samples, t, outputs * p), dtype)))
+    return made
+
+
+def _put(whole: list[Any], some: list[Any], start: Any) -> list[Any]:
+    put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+    return jax.tree.map(lambda all_of, new: put(all_of, new.astype(all_of.dtype)), whole, some)
 
 
 def projections(piece: Piece, outputs: int, key: Any, dtype: Any) -> tuple[Any, Any]:

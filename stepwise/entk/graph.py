@@ -72,6 +72,7 @@ class Graph:
         self._made = 0
         leaves = jax.tree.leaves(params)
         self.sizes = [int(np.prod(np.shape(leaf))) for leaf in leaves]
+        self.real = [bool(jnp.issubdtype(leaf.dtype, jnp.floating)) for leaf in leaves]
         self.inputs = tuple(self._new() for _ in range(len(leaves) + 1))
         (self.out,) = self._inlined(closed, self.inputs)
         self._resolve()
@@ -101,7 +102,7 @@ class Graph:
     def _resolve(self) -> None:
         """Which values depend on the data, which are made of parameters alone and of which, and where both meet."""
         *leaves, x = self.inputs
-        data, self.made_of = {x}, {leaf: frozenset([i]) for i, leaf in enumerate(leaves)}
+        data, self.made_of = {x}, {leaf: frozenset([i]) for i, leaf in enumerate(leaves) if self.real[i]}
         self.meetings: list[Meeting] = []
         self.maker: dict[int, int] = {}
         for at, node in enumerate(self.nodes):
@@ -116,10 +117,10 @@ class Graph:
             floats = tuple(i for i, var in enumerate(node.eqn.outvars) if jnp.issubdtype(var.aval.dtype, jnp.inexact))
             if of and floats:
                 self.meetings.append(Meeting(len(self.meetings), at, thetas, of, floats))
-        if self.out in self.made_of:  # the same for every sample
-            of, inputs = self.made_of[self.out], (self.out,)
+        if isinstance(self.out, int) and self.out in self.made_of:  # the same for every sample
+            of, alone = self.made_of[self.out], self.out
             self.out = self._new()
-            self.nodes.append(Node(None, inputs, (self.out,)))
+            self.nodes.append(Node(None, (alone,), (self.out,)))
             self.meetings.append(Meeting(len(self.meetings), len(self.nodes) - 1, (0,), of, (0,)))
 
     @cached_property

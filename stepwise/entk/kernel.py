@@ -60,7 +60,7 @@ class Kernel:
         self.x = first if second is None else np.concatenate([first, second])
         self.n, self.symmetric, self.budget = len(first), second is None, int(budget)
         self.devices = list(devices or jax.local_devices())
-        self.at = {device: jax.device_put((self.leaves, self.x), device) for device in self.devices}
+        self.at = {device: (jax.device_put(self.leaves, device), self.x) for device in self.devices}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -114,7 +114,8 @@ class Kernel:
             key = jax.device_put(jax.random.fold_in(work.key, unit.first), device)
             for start in range(0, total, chunk):
                 at = np.int32(min(start, total - chunk))  # the last chunk overlaps: the same samples, the same parts
-                parts = self.engine.collect(unit.pieces, chunk, leaves, x, at, V, key, parts)
+                some = self.engine.parts(unit.pieces, leaves, x[at : at + chunk], V, key)
+                parts = self.engine.put(parts, some, at)
             blocks = []
             for ghost in (False, True):
                 some = [i for i, piece in enumerate(unit.pieces) if (piece.form == "ghost") == ghost]

@@ -215,7 +215,7 @@ def _split(part: Piece, parts: int) -> list[Piece]:
 def _pass(graph: Graph, parts: Sequence[Piece], outputs: int) -> tuple[float, float]:
     """Operations of one sample's forward pass and so many backward, and numbers that it takes while at it."""
     layers = [layer for part in parts for layer in part.layers]
-    along = sum(2.0 * prod(each.sizes) for each in layers) * (1 + outputs)
+    along = 2.0 * sum(prod(each.sizes) for each in layers) * (1 + outputs)
     made = sum(prod(shape.shape) for meeting in graph.meetings for shape in graph.shapes(meeting))
     patches = sum(prod(each.sizes[:3]) for each in layers)
     formed = sum(part.kept(outputs) for part in parts)
