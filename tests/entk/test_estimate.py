@@ -1,0 +1,65 @@
+"""Probes and sketches: without bias, exact where they should be, and as far off as they say."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stepwise import entk, problem, spectra
+
+RNG = np.random.default_rng(0)
+PAIRS, POSITIONS, WIDE, OUTPUTS = 20, 32, 24, 24
+BASE = RNG.normal(size=(PAIRS, POSITIONS, 1)) @ RNG.normal(size=(PAIRS, 1, WIDE)) + RNG.normal(size=(PAIRS, 1, WIDE))
+X = np.concatenate([BASE + 0.1 * RNG.normal(size=BASE.shape) for _ in range(2)])
+PARAMS = {"first": RNG.normal(size=(WIDE, WIDE)) / WIDE**0.5, "last": RNG.normal(size=(WIDE, OUTPUTS)) / WIDE**0.5}
+
+
+def apply(params, x):
+    """A layer over a sequence, its mean, a read-out; of unlike outputs, or else few would say as much as all."""
+    return jnp.tanh(x @ params["first"]).mean(1) @ params["last"] * np.geomspace(3, 0.1, OUTPUTS)
+
+
+def off(K, exact):
+    return np.linalg.norm(K - exact) / np.linalg.norm(exact)
+
+
+def subspace(K, d):
+    return np.asarray(problem.from_gram(K, center="pooled", cutoff=1e-6).predict(d))
+
+
+def test_all_probes_are_exact_and_say_so(x64):
+    found = entk.estimate(apply, PARAMS, X, probes=24)
+    np.testing.assert_allclose(found.K, entk.gram(apply, PARAMS, X), rtol=1e-10)
+    assert found.error == 0 and found.subspace_error(3) == 0
+
+
+@pytest.mark.parametrize("options", [{"probes": 8}, {"probes": 20}, {"sketch": 8}])
+def test_the_stated_error_is_the_error(options, x64):
+    exact = entk.gram(apply, PARAMS, X)
+    estimates = [entk.estimate(apply, PARAMS, X, seed=seed, **options) for seed in range(12)]
+    real = np.sqrt(np.mean([off(each.K, exact) ** 2 for each in estimates]))
+    said = np.sqrt(np.mean([each.error**2 for each in estimates]))
+    assert 0.005 < real < 0.5 and 0.7 < said / real < 1.5
+    mean = np.mean([each.K for each in estimates], axis=0)
+    assert off(mean, exact) < 1.8 * real / np.sqrt(12)  # what is left of the mean shrinks: no bias
+
+
+@pytest.mark.parametrize("options", [{"probes": 20}, {"sketch": 8}])
+def test_the_stated_subspace_error_is_that_of_the_prediction(options, x64):
+    exact = subspace(entk.gram(apply, PARAMS, X), 3)
+    estimates = [entk.estimate(apply, PARAMS, X, seed=seed, **options) for seed in range(12)]
+    real = np.mean([1 - spectra.subspace_alignment(subspace(each.K, 3), exact) for each in estimates])
+    said = np.mean([each.subspace_error(3) for each in estimates])
+    assert 0 < real < 0.2 and 0.4 < said / real < 2.5
+
+
+def test_a_sketch_leaves_alone_what_is_smaller_than_it(x64):
+    found = entk.estimate(apply, PARAMS, X, sketch=24)
+    np.testing.assert_allclose(found.K, entk.gram(apply, PARAMS, X), rtol=1e-10)
+    assert found.error < 1e-12
+
+
+def test_bad_arguments_are_refused_by_name(x64):
+    with pytest.raises(ValueError, match="probes: expected at least 4, one a batch, received 3"):
+        entk.estimate(apply, PARAMS, X, probes=3)
+    with pytest.raises(ValueError, match="sketch: expected a whole number from 0, received -1"):
+        entk.estimate(apply, PARAMS, X, sketch=-1)
