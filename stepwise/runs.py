@@ -99,6 +99,8 @@ class Config:
     """Samples of the curves, on a geometric grid of steps."""
     checkpoint_every: int = 200
     """Steps."""
+    snapshots: int = 0
+    """So many networks on the way are kept, on a geometric grid of steps; with any, the first and last too."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0
@@ -114,7 +116,7 @@ class Config:
             fits = isinstance(value, tuple) and all(isinstance(each, int) and each > 0 for each in value)
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        for name, least in {"n_images": 1, "side": 1, "width": 1, "warmup": 0, "seed": 0}.items():
+        for name, least in {"n_images": 1, "side": 1, "width": 1, "warmup": 0, "snapshots": 0, "seed": 0}.items():
             value = getattr(self, name)
             fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
             _check.require(fits, name, f"a whole number from {least}", repr(value))
@@ -302,7 +304,15 @@ def plan(config: Config) -> Plan:
         probe=config.probe,
         records=config.records,
         checkpoint_every=config.checkpoint_every,
+        snapshot_at=snapshot_steps(config),
     )
+
+
+def snapshot_steps(config: Config) -> tuple[int, ...]:
+    """The steps whose networks are kept (`dynamics.snapshots`)."""
+    if config.snapshots == 0:
+        return ()
+    return tuple(sorted({0, *np.geomspace(1, config.steps, config.snapshots + 1).round().astype(int).tolist()}))
 
 
 def _matrices(params: Any) -> Any:

@@ -28,7 +28,7 @@ models.functional models.ntk models.resnet models.heads
 models
 dynamics.trajectory dynamics.reduction dynamics.stabilised
 checkpoints runlog dynamics.plan
-dynamics.loop dynamics.step
+dynamics.loop dynamics.step dynamics.identity dynamics.snapshots
 dynamics.exact dynamics.ode dynamics.gradient dynamics.dual dynamics.network dynamics.training
 dynamics
 probes

@@ -44,6 +44,7 @@ class Plan:
         seed: of batches and views.
         probe: so many images of the set, spread evenly, with views of a key of their own, are what is measured.
         record_at: steps that are measured; by default 0 and a geometric grid of `records`.
+        snapshot_at: steps at which parameters and batch statistics are kept in the folder (`snapshots.load`).
         dispatch: at most so many steps run between two looks at the clock and at signals.
         checkpoint_every: steps.
         covariance: at most so many eigenvalues of each representation are kept.
@@ -58,6 +59,7 @@ class Plan:
     probe: int = 256
     records: int = 120
     record_at: Sequence[int] | None = None
+    snapshot_at: Sequence[int] = ()
     dispatch: int = 10
     checkpoint_every: int = 200
     covariance: int = 64

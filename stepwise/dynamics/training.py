@@ -1,8 +1,6 @@
 """Training of an encoder on two views of every image: one loop for all losses, returning a Trajectory."""
 
 import contextlib
-import functools
-import hashlib
 import os
 import signal
 import threading
@@ -20,18 +18,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from stepwise import _check, models, spectra
+from stepwise import models, spectra
 from stepwise.checkpoints import Checkpoints
+from stepwise.dynamics import identity, snapshots
 from stepwise.dynamics.plan import Objective, Plan
 from stepwise.dynamics.step import Step
 from stepwise.dynamics.trajectory import DIVERGED, STOPPED, Result, Trajectory
 from stepwise.runlog import RunLog
 from stepwise.types import Numbers
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 MONITORS = (
     "rankme",
@@ -109,18 +103,18 @@ def train(
     with contextlib.ExitStack() as held:
         store = None
         if folder is not None:
-            held.enter_context(_alone(Path(folder)))
-            store = Checkpoints(Path(folder) / "checkpoints", _identity(pixels, objective, plan, log, about))
+            held.enter_context(identity.alone(Path(folder)))
+            store = Checkpoints(Path(folder) / "checkpoints", identity.identity(pixels, objective, plan, log, about))
             held.callback(store.close)
             found = store.restore({"state": state, "log": log.arrays()})
             if found is not None:
                 state = found[1]["state"]
-                _same_start(Path(folder), found[1]["log"], first)
+                identity.require_start(Path(folder), found[1]["log"], first)
                 log.load(found[1]["log"])
         if int(state["step"]) < plan.steps and bool(state["ok"]):
             log.open()
             held.callback(log.close)
-        state, finished = _run(step, state, plan, log, store, progress)
+        state, finished = _run(step, state, plan, log, store, progress, folder)
     last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
     models.restored(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
@@ -130,19 +124,32 @@ def train(
 
 
 def _run(
-    step: Step, state: Any, plan: Plan, log: RunLog, store: Checkpoints | None, progress: bool
+    step: Step,
+    state: Any,
+    plan: Plan,
+    log: RunLog,
+    store: Checkpoints | None,
+    progress: bool,
+    folder: str | os.PathLike[str] | None,
 ) -> tuple[Any, bool]:
     """The state at the end, and whether it is the run's own end."""
     samples, at = set(plan.samples().tolist()), int(state["step"])
+    wanted = set(map(int, plan.snapshot_at)) if folder is not None and jax.process_index() == 0 else set()
+    stops = samples | wanted
+
+    def keep() -> None:
+        if at in wanted:
+            snapshots.write(folder or "", at, state["params"]["encoder"], state["stats"]["encoder"])
 
     def save() -> None:
         if store is not None:
             store.save(at, {"state": state, "log": log.arrays()})
 
     with _stopping() as stopping, tqdm(total=plan.steps, initial=at, unit="step", disable=not progress) as bar:
+        keep()
         while at < plan.steps and bool(state["ok"]):
             ends = (
-                min((s for s in samples if s > at), default=plan.steps),
+                min((s for s in stops if s > at), default=plan.steps),
                 at - at % plan.checkpoint_every + plan.checkpoint_every,
             )
             until = min(*ends, at + plan.dispatch)
@@ -151,6 +158,7 @@ def _run(
             at = int(state["step"])
             if at < until:
                 break  # diverged: the state is that before it
+            keep()
             if at in samples:
                 measured = _measured(step, state, plan)
                 log.add(measured)
@@ -196,49 +204,6 @@ def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
     for name, values in hidden.items():
         measured[f"stages/{name}"] = spectra.covariance_eigenvalues(values)[: plan.covariance]
     return measured
-
-
-def _identity(
-    pixels: Numbers, objective: Objective, plan: Plan, log: RunLog, about: dict[str, Any] | None
-) -> dict[str, Any]:
-    """What a checkpoint has to be of, as far as it can be seen."""
-    images = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
-    what = {"about": about or {}, "images": [*map(int, np.shape(pixels)), images], "samples": log.at.tolist()}
-    what |= {name: getattr(plan, name) for name in ("seed", "batch_size", "probe", "covariance")}
-    what |= {"times": log.times.tolist(), "recipe": repr(plan.recipe), "optimiser": _said(plan.optimiser)}
-    return what | {"objective": [_said(objective.loss), objective.predictor, objective.decay]}
-
-
-def _said(function: Any) -> str:
-    """A function by its name, a partial one with what it was given."""
-    if isinstance(function, functools.partial):
-        return f"{_said(function.func)}{function.args}{sorted(function.keywords.items())}"
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-
-
-def _same_start(folder: Path, log: dict[str, Any], first: dict[str, Any]) -> None:
-    """Refuse a run that began with other numbers, as another network, start or loss does; devices round differently."""
-    for name in ("loss", "covariance_eigenvalues"):
-        there, here = np.asarray(log[name])[0], np.asarray(first[name])
-        near = np.allclose(there, here, rtol=0.05, atol=0.05 * np.abs(here).max(initial=0), equal_nan=True)
-        expected = f"a run that begins with {name.replace('_', ' ')} {np.array2string(here, precision=3)}"
-        _check.require(near, str(folder), expected, f"one with {np.array2string(there, precision=3)}")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; where another process does, say so."""
-    if jax.process_index() != 0 or fcntl is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            expected = "a folder that no other process trains in"
-            raise ValueError(f"{folder}: expected {expected}, received one that another process holds") from None
-        yield
 
 
 @contextmanager

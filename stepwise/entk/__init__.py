@@ -3,5 +3,6 @@
 from stepwise.entk.estimate import Estimate, estimate
 from stepwise.entk.full import full_kernel
 from stepwise.entk.gram import gram
+from stepwise.entk.score import Score, score
 
-__all__ = ["Estimate", "estimate", "full_kernel", "gram"]
+__all__ = ["Estimate", "Score", "estimate", "full_kernel", "gram", "score"]

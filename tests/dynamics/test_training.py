@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from stepwise import dynamics, losses, models, spectra, views
-from stepwise.dynamics import training
+from stepwise.dynamics import identity, snapshots, training
 from stepwise.dynamics.plan import Objective, Plan
 from stepwise.dynamics.step import Step
 
@@ -186,8 +186,21 @@ def test_the_folder_of_another_run_is_refused(options, message, tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
 
 
+def test_snapshots_are_the_network_as_it_was(tmp_path):
+    run = train(encoder(), folder=tmp_path, steps=12, snapshot_at=(0, 5, 12))
+    x = PIXELS[:, :4, :4].astype("float32") / 255
+    np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 0)(x), encoder()(x))
+    np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 12)(x), run.encoder(x))
+    five = train(encoder(), steps=5)
+    np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 5)(x), five.encoder(x))
+    with pytest.raises(ValueError, match=r"step: expected one of the snapshots' \[0, 5, 12\], received 6"):
+        snapshots.load(encoder(), tmp_path, 6)
+    with pytest.raises(ValueError, match=r"step_5.npz: expected a snapshot of"):
+        snapshots.load(encoder(d=2), tmp_path, 5)
+
+
 def test_a_folder_in_which_another_trains_is_refused(tmp_path):
-    with training._alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
+    with identity.alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
         train(encoder(), folder=tmp_path)
     assert train(encoder(), folder=tmp_path).finished
 
