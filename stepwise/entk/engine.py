@@ -30,6 +30,8 @@ class Engine:
         self.parts = jax.jit(self._chunk, static_argnums=0)
         self.put = jax.jit(_put, donate_argnums=0)
         self.empty = jax.jit(_empty, static_argnums=(0, 1, 2, 3))
+        self.onto = jax.jit(_onto, donate_argnums=2)
+        self.along = jax.jit(_along)
         self.product = jax.jit(_product, static_argnums=(0, 1))
 
     def _chunk(self, pieces: tuple[Piece, ...], leaves: list[Any], some: Any, V: Any, key: Any) -> list[Any]:
@@ -109,6 +111,16 @@ def _empty(pieces: Sequence[Piece], outputs: int, samples: int, dtype: Any) -> l
 def _put(whole: list[Any], some: list[Any], start: Any) -> list[Any]:
     put = partial(lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
     return jax.tree.map(lambda all_of, new: put(all_of, new.astype(all_of.dtype)), whole, some)
+
+
+def _onto(parts: list[Any], block: Any, sums: list[Any]) -> list[Any]:
+    """Sums of gradients, J^T v added for some samples."""
+    return [known + jnp.matmul(part.T, block, precision=HIGHEST) for part, known in zip(parts, sums, strict=True)]
+
+
+def _along(parts: list[Any], sums: list[Any]) -> Any:
+    """J u of some samples."""
+    return sum(jnp.matmul(part, known, precision=HIGHEST) for part, known in zip(parts, sums, strict=True))
 
 
 def projections(piece: Piece, outputs: int, key: Any, dtype: Any) -> tuple[Any, Any]:

@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from stepwise import _check, _npz
+from stepwise.entk import reference
 from stepwise.entk.kernel import Apply, Kernel, Only, Work
 from stepwise.types import Numbers, Whole
 
@@ -30,6 +31,7 @@ def gram(
     path: str | os.PathLike[str] | None = None,
     devices: Sequence[Any] | None = None,
     progress: bool = False,
+    backend: Literal["exact", "neural_tangents"] = "exact",
 ) -> np.ndarray:
     """K_ij = (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x'_j)/∂θ⟩ [n, n'], the mean over all O outputs (source, section 6).
 
@@ -55,6 +57,7 @@ def gram(
             its last whole unit of work, to the same bits.
         devices: units of work are shared out over these; by default all of this process.
         progress: show a bar.
+        backend: "neural_tangents" for the reference, by Jacobian contraction; it takes no other option.
 
     Returns:
         K in the network's dtype.
@@ -63,6 +66,10 @@ def gram(
         ValueError: no output, or not one row a sample; samples are coupled; a gradient is not finite (names the
             parameter); no parameter matches; the file holds another kernel.
     """
+    if backend == "neural_tangents":
+        given = [name for name, value in {"probes": probes, "only": only, "path": path}.items() if value is not None]
+        _check.require(not given, "backend", "'exact' with these options", f"{backend!r} and {', '.join(given)}")
+        return reference.gram(apply, params, x, x2)
     kernel = Kernel(apply, params, x, x2, only=only, budget=int(budget), devices=devices)
     work = kernel.work(directions(kernel.outputs, probes, seed))
     done, K, of = 0, np.zeros(kernel.shape), ""

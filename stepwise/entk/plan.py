@@ -144,8 +144,11 @@ def plan(
     devices: int = 1,
     sketch: int = 0,
     copies: int = 1,
+    formed: bool = False,
 ) -> Plan:
     """The cheapest by a count of operations, over how many outputs are taken at once, that fits the budget.
+
+    With `formed`, one in which every gradient is formed.
 
     Raises:
         ValueError: the budget is too small for a reasonable number of passes.
@@ -155,7 +158,10 @@ def plan(
     _check.require(budget > least, "budget", f"more than {least} bytes for {n + n2} samples of this network", budget)
     most = ceil(rows / devices)
     candidates = sorted({max(1, min(most, MOST_OUTPUTS) >> k) for k in range(8)}, reverse=True)
-    found = [_planned(graph, parts, n, n2, rows, outputs, budget, itemsize, (sketch, copies)) for outputs in candidates]
+    found = [
+        _planned(graph, parts, n, n2, rows, outputs, budget, itemsize, (sketch, copies), formed)
+        for outputs in candidates
+    ]
     return min(found, key=lambda each: each.flops)
 
 
@@ -169,13 +175,14 @@ def _planned(
     budget: int,
     itemsize: int,
     sketch: tuple[int, int],
+    formed: bool,
 ) -> Plan:
     outputs = ceil(rows / ceil(rows / outputs))
     samples, most = n + n2, BUFFERS * budget / itemsize
     groups: list[list[Piece]] = [[]]
     filled, flops = 0.0, 0.0
     for part in parts:
-        part = _formed(part, n, n2, outputs, most, sketch)
+        part = part if formed else _formed(part, n, n2, outputs, most, sketch)
         flops += part.flops(n, n2, outputs)
         for some in _split(part, max(1, ceil(samples * part.kept(outputs) / most))):
             size = samples * some.kept(outputs)

@@ -1,7 +1,9 @@
 """The kernelised problem: K_Γ of a kernel matrix, and the modes' dual coefficients."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +95,12 @@ def from_gram(
     _require_symmetric(host, max(64 * np.sqrt(side) * eps, relative))
     if modes is not None:
         require_modes(modes, side)
-        found = _matrix_free(host, center, modes, least) if 10 * (modes + 8) <= side else None
+
+        def product(block: np.ndarray) -> np.ndarray:
+            return np.concatenate([host[rows].astype(np.float64) @ block for rows in _slabs(side)])
+
+        enough = 10 * (modes + 8) <= side
+        found = _matrix_free(product, side, center, modes, least, side <= DENSE) if enough else None
         if found is not None:
             gamma, features, basis, offset, lowest = found
             return assemble(gamma, features, basis, offset, lowest, dtype, center, linear=False)
@@ -105,6 +112,40 @@ def from_gram(
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
     whole = assemble(gamma, features, basis, offset, gamma[-1], dtype, center, linear=False)
     return whole if modes is None else first(whole, modes)
+
+
+def from_products(
+    product: Callable[[np.ndarray], np.ndarray],
+    n_views: Whole,
+    *,
+    modes: Whole,
+    center: Center = "none",
+    cutoff: Real = 1e-6,
+    dtype: Any = np.float32,
+) -> Problem:
+    """The leading modes of a kernel that is known by its products alone, such as `entk.products`; K is never made.
+
+    As `from_gram` finds them with few modes: P K/2n in the inner product uᵀ K v.
+
+    Args:
+        product: block [2n, b] -> K · block, float64, with the views X stacked on X'.
+        n_views: 2n.
+        modes, center, cutoff: as for `from_gram`.
+        dtype: of the result.
+
+    Raises:
+        ValueError: n_views is not even; a mode is not positive or does not stand above the cutoff; K is not positive
+            semi-definite, as far as its products show.
+        eigen.NotConvergedError: the products did not suffice.
+    """
+    even = isinstance(n_views, int | np.integer) and n_views > 0 and n_views % 2 == 0
+    _check.require(even, "n_views", "an even number, X stacked on X'", n_views)
+    require_modes(modes, int(n_views))
+    found = _matrix_free(product, int(n_views), center, modes, float(cutoff), False)
+    _check.require(found is not None, "modes", "as many positive modes", modes)
+    assert found is not None
+    gamma, features, basis, offset, lowest = found
+    return assemble(gamma, features, basis, offset, lowest, np.dtype(dtype), center, linear=False)
 
 
 def _require_symmetric(K: np.ndarray, relative: float) -> None:
@@ -126,17 +167,15 @@ def _slabs(side: int) -> list[slice]:
     return [slice(i, min(i + SLAB, side)) for i in range(0, side, SLAB)]
 
 
-def _matrix_free(K: np.ndarray, center: Center, modes: Whole, cutoff: float) -> tuple[np.ndarray, ...] | None:
+def _matrix_free(
+    product: Callable[[np.ndarray], np.ndarray], side: int, center: Center, modes: Whole, cutoff: float, small: bool
+) -> tuple[np.ndarray, ...] | None:
     """γ, features, dual coefficients, offset and the lowest γ by products with K alone.
 
     None where not all of the modes are positive, or, with K small enough to be decomposed, they were not found or one
     rests on eigenvalues of K below cutoff · the largest.
     """
-    side = len(K)
     n = side // 2
-
-    def product(block: np.ndarray) -> np.ndarray:
-        return np.concatenate([K[rows].astype(np.float64) @ block for rows in _slabs(side)])
 
     def centred(block: np.ndarray) -> np.ndarray:
         return _centred(block, center)
@@ -147,7 +186,7 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole, cutoff: float) -> 
     try:
         found = eigen.top_of_product(swapped, lambda block: centred(product(centred(block))), side, int(modes))
     except (eigen.NotConvergedError, ValueError):
-        if side > DENSE:
+        if not small:
             raise
         return None  # small enough for a decomposition to say what is wrong, or that nothing is
     if found.values[-1] <= 10 * found.residuals.max():
@@ -155,10 +194,11 @@ def _matrix_free(K: np.ndarray, center: Center, modes: Whole, cutoff: float) -> 
     basis = centred(found.vectors)
     # uᵀ K u = 1: what K is along each mode. One that is made of K's rounding can rise above the real ones
     along = 1 / np.sum(basis**2, axis=0)
-    size = max(along.max(), float(K.sum(dtype=np.float64)) / side if center != "none" else 0)
+    ones = product(np.ones((side, 1))) if center != "none" else np.zeros((side, 1))
+    size = max(along.max(), float(ones.sum()) / side)
     if along.min() <= cutoff * size:
         expected = f"modes that stand above the cutoff ({cutoff:.1e} of K's largest eigenvalue, about {size:.2e})"
-        _check.require(side <= DENSE, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}")
+        _check.require(small, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}")
         return None
     images = product(basis)
     offset = images.mean(axis=0) if center != "none" else np.zeros(len(found.values))

@@ -1,0 +1,64 @@
+"""Products with the kernel are those of the kernel, and lead to the same modes."""
+
+import jax
+import numpy as np
+import pytest
+
+from stepwise import entk, problem, spectra
+from tests.entk import networks
+
+
+@pytest.mark.parametrize("name", ["mlp", "shared", "looped"])
+def test_products_are_those_of_the_kernel(name, x64):
+    apply, params, x = networks.ALL[name]()
+    params = networks.cast(params)
+    block = np.random.default_rng(0).normal(size=(len(x), 2))
+    expected = entk.gram(apply, params, x) @ block
+    np.testing.assert_allclose(entk.products(apply, params, x)(block), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_many_samples_in_chunks_and_few_columns_at_a_time(x64):
+    apply, params, _ = networks.mlp()
+    params = networks.cast(params)
+    x = np.random.default_rng(1).normal(size=(70, 6))
+    K = entk.gram(apply, params, x)
+    product = entk.products(apply, params, x, budget=30_000)
+    np.testing.assert_allclose(product(np.eye(70)), K, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(product(np.eye(70)[:, :1]), K[:, :1], rtol=1e-9, atol=1e-9)
+    found = problem.from_products(product, 70, modes=3, center="pooled")
+    whole = problem.from_gram(K, modes=3, center="pooled")
+    np.testing.assert_allclose(found.gamma, whole.gamma, rtol=1e-5)
+    assert spectra.subspace_alignment(found.predict(3), whole.predict(3)) > 1 - 1e-5
+
+
+def test_drift_is_relative_to_the_kernel_before():
+    K = np.diag([3.0, 4.0])
+    assert entk.drift(K, K) == 0
+    np.testing.assert_allclose(entk.drift(K, K + np.array([[0, 5], [0, 0]])), 1)
+    np.testing.assert_allclose(entk.drift(K, 3 * K), 2)
+
+
+def test_bad_arguments_are_refused_by_name():
+    apply, params, x = networks.mlp()
+    x = x.astype(np.float32)
+    with pytest.raises(ValueError, match="block: expected 3 rows, one an input, received float64"):
+        entk.products(apply, params, x)(np.ones((4, 1)))
+    with pytest.raises(ValueError, match="n_views: expected an even number, X stacked on X', received 3"):
+        problem.from_products(lambda block: block, 3, modes=1)
+    with pytest.raises(ValueError, match="before: expected a kernel that is not zero"):
+        entk.drift(np.zeros((2, 2)), np.ones((2, 2)))
+    with pytest.raises(
+        ValueError, match="backend: expected 'exact' with these options, received 'neural_tangents' and"
+    ):
+        entk.gram(apply, params, x, probes=2, backend="neural_tangents")
+
+
+@pytest.mark.filterwarnings("ignore:size requires ndarray:DeprecationWarning")
+def test_the_reference_is_behind_the_same_call(x64):
+    apply, params, _ = networks.mlp()
+    params = jax.tree.map(lambda leaf: leaf.astype("float64"), params)
+    x = np.random.default_rng(1).normal(size=(21, 6))
+    theirs = entk.gram(apply, params, x, backend="neural_tangents")
+    np.testing.assert_allclose(theirs, entk.gram(apply, params, x), rtol=1e-10, atol=1e-10)
+    rows = entk.gram(apply, params, x[:2], x, backend="neural_tangents")
+    np.testing.assert_allclose(rows, theirs[:2], rtol=1e-12, atol=1e-12)
