@@ -1,6 +1,6 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
-.PHONY: help install test test-latest lint types format figures fig1 fig2 fig3 fig4 fig5 fig6 fig7 bench constraints clean
+.PHONY: help install test test-latest lint types format figures fig1 fig2 fig3 fig4 fig5 fig6 fig7 table1 bench constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
 
 # The newest interpreter on the PATH or of pyenv, and the newest JAX that the ranges allow: no constraints.
 LATEST ?= $(shell for p in python3.16 python3.15 python3.14 python3.13 python3.12 $(PYTHON) \
@@ -68,7 +68,7 @@ format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: fig1 fig2 fig3 fig4 fig5 fig6 fig7  ## every figure
+figures: fig1 fig2 fig3 fig4 fig5 fig6 fig7 table1  ## every figure and table
 
 fig1: $(READY)  ## the loss falls in steps, eigenvalues rise one at a time: linear theory, and a ResNet
 	$(FIGURE) fig1 $(FLAGS)
@@ -90,6 +90,9 @@ fig6: $(READY)  ## hidden layers learn step by step too (reads fig3's runs)
 
 fig7: $(READY)  ## width: networks approach the infinite width's kernel as 1/sqrt(N), and their own as 1/N
 	$(FIGURE) fig7 $(FLAGS)
+
+table1: $(READY)  ## what a trained network's empirical NTK predicts of its embedding (reads fig3's runs)
+	$(FIGURE) table1 $(FLAGS)
 
 # PyTorch is a peer of the training benchmark alone, in an environment of its own; without it those rows say so.
 TORCH ?= torch==2.13.0

@@ -173,6 +173,19 @@ def _code() -> str:
     return found.hexdigest()[:16]
 
 
+def settled(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
+    """The encoder with the running batch statistics of these images, in place, in evaluation mode."""
+    forward, params, stats = models.stateful(encoder)
+    settle = jax.jit(lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2])
+    size = min(256, len(pixels))
+    starts = range(0, len(pixels) - size + 1, size)
+    for _ in range(-(-SETTLED // len(starts))):
+        for i in starts:
+            stats = settle(stats, pixels[i : i + size])
+    models.restored(encoder, params, stats)
+    return encoder
+
+
 def knn(
     config: Config, trained: nnx.Module, *, root: str | os.PathLike[str] = "runs", n_test: int = 2000, k: int = 20
 ) -> dict[str, float] | None:
@@ -195,15 +208,7 @@ def knn(
         found: dict[str, float] = json.loads(kept.read_text())
         return found
     test = load(replace(config, split="test", n_images=n_test))
-    untrained = encoder(config, images.pixels.shape[-1])
-    forward, params, stats = models.stateful(untrained)
-    settle = jax.jit(lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2])
-    size = min(256, len(images.pixels))
-    starts = range(0, len(images.pixels) - size + 1, size)
-    for _ in range(-(-SETTLED // len(starts))):
-        for i in starts:
-            stats = settle(stats, images.pixels[i : i + size])
-    models.restored(untrained, params, stats)
+    untrained = settled(encoder(config, images.pixels.shape[-1]), images.pixels)
     seen: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,
         "untrained": lambda pixels: probes.features(untrained, pixels),

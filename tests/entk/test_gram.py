@@ -1,5 +1,6 @@
 """The engine's kernel is the definition's, whatever the network, its size, the budget and the devices."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -36,11 +37,20 @@ def defined(apply, params, x):
     return np.einsum("iop,jop->ij", flat, flat) / flat.shape[1]
 
 
+@functools.cache
+def reference(name):
+    """The definition's kernel of a network, in float64."""
+    with jax.enable_x64(True):
+        apply, params, x = networks.ALL[name]()
+        return defined(apply, networks.cast(params), x)
+
+
 def close(K, reference, relative):
     assert K.shape == reference.shape
     np.testing.assert_allclose(K, reference, atol=relative * np.abs(reference).max(), rtol=0)
 
 
+@pytest.mark.xdist_group("entk")
 @pytest.mark.parametrize("name", networks.ALL)
 def test_the_kernel_is_the_definitions(name, dtype):
     apply, params, x = networks.ALL[name]()
@@ -48,7 +58,7 @@ def test_the_kernel_is_the_definitions(name, dtype):
     x = x.astype(dtype) if x.dtype.kind == "f" else x
     K = entk.gram(apply, params, x)
     assert K.dtype == dtype
-    close(K, defined(apply, params, x), {"float64": 1e-10, "float32": 1e-5}[dtype])
+    close(K, reference(name), {"float64": 1e-10, "float32": 1e-5}[dtype])
     np.testing.assert_array_equal(K, K.T)
 
 
@@ -56,12 +66,11 @@ def test_the_kernel_is_the_definitions(name, dtype):
 def test_rows_columns_and_the_budget_change_nothing(name, x64):
     apply, params, x = networks.ALL[name]()
     params = networks.cast(params)
-    reference = defined(apply, params, x)
-    close(entk.gram(apply, params, x[:1], x[1:]), reference[:1, 1:], 1e-10)
-    close(entk.gram(apply, params, x[:1]), reference[:1, :1], 1e-10)
+    close(entk.gram(apply, params, x[:1], x[1:]), reference(name)[:1, 1:], 1e-10)
+    close(entk.gram(apply, params, x[:1]), reference(name)[:1, :1], 1e-10)
     # a budget that not all layers fit into: more units, the same sum
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
-    close(entk.gram(apply, params, x, budget=3 * numbers * 8 // 2), reference, 1e-10)
+    close(entk.gram(apply, params, x, budget=3 * numbers * 8 // 2), reference(name), 1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:size requires ndarray:DeprecationWarning")

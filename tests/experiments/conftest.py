@@ -5,7 +5,15 @@ from dataclasses import replace
 import jax
 import pytest
 
-from experiments import fig1_linear, fig2_symmetry, fig3_small_start, fig5_mlp, fig6_hidden, fig7_width
+from experiments import (
+    fig1_linear,
+    fig2_symmetry,
+    fig3_small_start,
+    fig5_mlp,
+    fig6_hidden,
+    fig7_width,
+    table1_alignment,
+)
 from experiments.contract import finished
 
 
@@ -47,6 +55,13 @@ def fig5():
 def fig6(fig3, runs_dir):
     """fig3's runs, read."""
     return fig6_hidden.run(replace(fig6_hidden.Config.smoke(), runs_dir=runs_dir))
+
+
+@pytest.fixture(scope="session")
+def table1(fig3, runs_dir):
+    """fig3's runs, read, and their kernels."""
+    with jax.enable_x64(False):
+        return table1_alignment.run(replace(table1_alignment.Config.smoke(), runs_dir=runs_dir))
 
 
 @pytest.fixture(scope="session")

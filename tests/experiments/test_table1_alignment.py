@@ -1,0 +1,42 @@
+"""table1 is a test: a trained network's kernel predicts what it has learned, better than its start or the pixels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import table1_alignment
+from tests.experiments.figures import failed, labelled_panels
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
+
+
+def test_the_smoke_run_is_far_from_chance(table1):
+    names = failed(table1_alignment, table1)
+    assert not [name for name in names if "p-value" in name or "modes learned" in name]
+    found = table1.numbers["methods"]
+    assert set(found) == {"barlow_twins", "simclr", "vicreg"}
+    for scores in found.values():
+        for kernel in table1_alignment.KERNELS:
+            score = scores[kernel]
+            assert 0 < score["interval"][0] <= score["alignment"] <= score["interval"][1] <= 1
+            np.testing.assert_allclose(score["random"], scores["d"] / 63)
+        assert scores["drift"] > 0.1
+    between = table1.arrays["between"]
+    np.testing.assert_allclose(np.diag(between), 1)
+    np.testing.assert_allclose(between, between.T, rtol=1e-6)
+
+
+def test_a_worse_alignment_than_a_null_fails_the_check(table1):
+    found = table1.numbers["methods"]
+    worse = found["simclr"] | {"trained": found["simclr"]["trained"] | {"alignment": 0.01, "p_value": 0.5}}
+    result = dataclasses.replace(table1, numbers=table1.numbers | {"methods": found | {"simclr": worse}})
+    assert {name for name in failed(table1_alignment, result) if name.startswith("SimCLR")} == {
+        "SimCLR: p-value against random subspaces",
+        "SimCLR: alignment, trained eNTK over that at the start",
+        "SimCLR: alignment, trained eNTK over the pixel kernel",
+    }
+
+
+def test_every_panel_is_labelled(table1):
+    assert labelled_panels(table1_alignment, table1) == 1
