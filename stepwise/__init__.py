@@ -8,13 +8,13 @@ The modules, in the order in which data flow through them:
 - `moments`: Γ, Σ and means, streamed over batches and devices.
 - `eigen`: all eigenpairs in float64, or the top k of an operator that is never formed.
 - `neural_tangents`, `kernels`: kernels of images and of infinitely wide networks; their matrices, tile by tile.
-- `problem`: `Problem`, a spectrum γ with mode coordinates; from views, from a kernel, from a Gram matrix.
+- `problem`: `Problem`, a spectrum γ with mode coordinates; from views, from a kernel, from a Gram matrix or its products.
 - `laws`: how one mode grows: closed form, step time, stability limit; what a start is worth.
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their parameters.
 - `dynamics`: closed form, adaptive flow, gradient descent, training of networks → `Trajectory`.
 - `checkpoints`, `runlog`: what a training run leaves behind: all that it needs to go on, and its log.
 - `probes`: kNN and linear read-out; `runs`: training runs by their configuration, shared by all who ask for the same.
-- `entk`: the empirical NTK of a network.
+- `entk`: the empirical NTK of any network: exact, estimated or by its products; what it predicts, scored.
 - `spectra`: eigenvalues, step times, subspace alignment, rank, of theory and experiment alike.
 - `validity`: before running, where the small-start theory will hold and how far it will be off.
 - `compare`: theory against experiment → gaps with numbers.

@@ -81,8 +81,7 @@ def estimate(
 
     Probes: K = (1/R) Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over R rows of a random orthonormal basis of the outputs,
     without bias, exact at R = O. Sketches: of each layer A_iᵀ G_i, over all outputs of a batch, a random projection
-    Pᵀ A_iᵀ G_i Q to `sketch` dimensions each takes its place where that is cheaper; without bias, its products are
-    off by a relative size of about √(2/sketch), more for pairs that are nearly orthogonal.
+    Pᵀ A_iᵀ G_i Q to `sketch` dimensions each takes its place where that is cheaper; without bias.
 
     Args:
         probes: R, at least 4; all outputs by default.
@@ -100,8 +99,10 @@ def estimate(
     V = directions(kernel.outputs, count, seed)
     if sketch and probes is None:  # one pass, in which every layer has four sketches
         works = [kernel.work(V, int(sketch), BATCHES, int(seed))]
+        weights = np.ones(BATCHES)
     else:
         some = np.array_split(V * np.sqrt(count), BATCHES)
+        weights = np.array([len(v) for v in some])
         works = [kernel.work(v / np.sqrt(len(v)), int(sketch), 1, int(seed) + k) for k, v in enumerate(some)]
     found = []
     with tqdm(total=sum(len(work.plan.units) for work in works), desc="eNTK", unit="unit", disable=not progress) as bar:
@@ -112,6 +113,5 @@ def estimate(
                 bar.update()
             found += list(total.reshape(-1, *kernel.shape))
     batches = np.stack([kernel.whole(each) for each in found]).astype(np.float64)
-    weights = np.array([len(work.V) for work in works] if len(works) > 1 else [1.0] * BATCHES)
     mean = np.einsum("b,bij->ij", weights / weights.sum(), batches).astype(kernel.dtype)
     return Estimate(mean, batches, 1.0 if sketch else 1 - count / kernel.outputs)

@@ -33,7 +33,7 @@ def gram(
     progress: bool = False,
     backend: Literal["exact", "neural_tangents"] = "exact",
 ) -> np.ndarray:
-    """K_ij = (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x'_j)/∂θ⟩ [n, n'], the mean over all O outputs (source, section 6).
+    """K_ij = (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x'_j)/∂θ⟩ [n, n'], the mean over all O outputs.
 
     Exact: f is traced at one sample, and every place where a parameter meets data is taken on its own (`entk.graph`);
     one backward pass an output gives every sample's cotangents there. Dense layers, convolutions and embeddings never

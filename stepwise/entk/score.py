@@ -19,7 +19,7 @@ class Score:
     """Agreement of a predicted and a real embedding of the same 2n views.
 
     Attributes:
-        alignment: ‖Q_predᵀ Q_real‖_F²/d of the two d-dimensional subspaces (source, section 6).
+        alignment: ‖Q_predᵀ Q_real‖_F²/d of the two d-dimensional subspaces (source, Table 1).
         leading: the same for the first k of each, k = 1 ... d: predicted modes from the largest γ down, real principal
             directions from the largest variance down.
         captured: share of the first k predicted modes that lies in the whole real subspace, k = 1 ... d.
