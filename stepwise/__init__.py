@@ -8,7 +8,7 @@ The modules, in the order in which data flow through them:
 - `moments`: Γ, Σ and means, streamed over batches and devices.
 - `eigen`: all eigenpairs in float64, or the top k of an operator that is never formed.
 - `neural_tangents`, `kernels`: kernels of images and of infinitely wide networks; their matrices, tile by tile.
-- `problem`: `Problem`, a spectrum γ with mode coordinates; from views, from a kernel, from a Gram matrix or its products.
+- `problem`: `Problem`, a spectrum γ with mode coordinates; from views, a kernel, a Gram matrix or its products.
 - `laws`: how one mode grows: closed form, step time, stability limit; what a start is worth.
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their parameters.
 - `dynamics`: closed form, adaptive flow, gradient descent, training of networks → `Trajectory`.
