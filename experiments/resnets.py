@@ -60,6 +60,8 @@ class Config:
     batch_size: int = 64
     probe: int = 256
     records: int = 150
+    snapshots: int = 8
+    """Networks kept on the way, beside the one at the start."""
     half: bool = False
     """Compute in bfloat16."""
     seed: int = 0
@@ -80,7 +82,7 @@ class Config:
         """Seconds: one stage, tiny images, three modes."""
         small = {"n_images": 64, "side": 16, "blocks": (1, 1), "width": 8, "d": 3, "batch_size": 32, "probe": 64}
         plan: dict[str, Any] = {"steps": (300, 300, 300), "rates": (0.02, 0.018, 0.01), "warmups": (0, 0, 100)}
-        return cls(**small, **plan, records=60)  # type: ignore[arg-type]
+        return cls(**small, **plan, records=60, snapshots=2)  # type: ignore[arg-type]
 
     @classmethod
     def laptop(cls) -> Self:

@@ -100,7 +100,7 @@ class Config:
     checkpoint_every: int = 200
     """Steps."""
     snapshots: int = 0
-    """So many networks on the way are kept, on a geometric grid of steps; with any, the first and last too."""
+    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and the one at step 0."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0
@@ -317,7 +317,8 @@ def snapshot_steps(config: Config) -> tuple[int, ...]:
     """The steps whose networks are kept (`dynamics.snapshots`)."""
     if config.snapshots == 0:
         return ()
-    return tuple(sorted({0, *np.geomspace(1, config.steps, config.snapshots + 1).round().astype(int).tolist()}))
+    first = config.steps if config.snapshots == 1 else max(1, config.steps // 100)
+    return tuple(sorted({0, *np.geomspace(first, config.steps, config.snapshots).round().astype(int).tolist()}))
 
 
 def _matrices(params: Any) -> Any:
