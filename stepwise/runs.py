@@ -100,7 +100,7 @@ class Config:
     checkpoint_every: int = 200
     """Steps."""
     snapshots: int = 0
-    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and the one at step 0."""
+    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and that at step 0."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0
