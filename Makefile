@@ -1,6 +1,6 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
-.PHONY: help install test test-latest lint types format figures fig1 fig2 fig3 fig4 fig5 fig6 fig7 table1 bench constraints clean
+.PHONY: help install test test-latest lint types format figures fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig8 table1 bench bench-entk constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
 
 # The newest interpreter on the PATH or of pyenv, and the newest JAX that the ranges allow: no constraints.
 LATEST ?= $(shell for p in python3.16 python3.15 python3.14 python3.13 python3.12 $(PYTHON) \
@@ -55,7 +55,7 @@ LATEST ?= $(shell for p in python3.16 python3.15 python3.14 python3.13 python3.1
 
 test-latest: .venv-latest/.ready  ## the suite on the newest Python and JAX that are to be had
 	.venv-latest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "JAX", jax.__version__)'
-	.venv-latest/bin/python -m pytest -n 2 --dist loadgroup
+	.venv-latest/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(READY)  ## ruff: style and format
 	$(BIN)/ruff check .
@@ -68,7 +68,7 @@ format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: fig1 fig2 fig3 fig4 fig5 fig6 fig7 table1  ## every figure and table
+figures: fig1 fig2 fig3 fig4 fig5 fig6 fig7 table1 fig8  ## every figure and table
 
 fig1: $(READY)  ## the loss falls in steps, eigenvalues rise one at a time: linear theory, and a ResNet
 	$(FIGURE) fig1 $(FLAGS)
@@ -91,6 +91,9 @@ fig6: $(READY)  ## hidden layers learn step by step too (reads fig3's runs)
 fig7: $(READY)  ## width: networks approach the infinite width's kernel as 1/sqrt(N), and their own as 1/N
 	$(FIGURE) fig7 $(FLAGS)
 
+fig8: $(READY)  ## how the empirical NTK comes to predict what is learned (reads fig3's runs)
+	$(FIGURE) fig8 $(FLAGS)
+
 table1: $(READY)  ## what a trained network's empirical NTK predicts of its embedding (reads fig3's runs)
 	$(FIGURE) table1 $(FLAGS)
 
@@ -104,6 +107,9 @@ TORCH ?= torch==2.13.0
 
 bench: $(READY) .venv-torch/.ready  ## ratios against what one would do instead, measured in one run
 	$(BIN)/python -m benchmarks
+
+bench-entk: $(READY) .venv-torch/.ready  ## the empirical NTK: peers, growth, the largest case, estimates (hours; it reads fig3's runs)
+	$(BIN)/python -m benchmarks entk --output results/bench/entk.json
 
 constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.toml allow
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev --no-header --no-annotate \

@@ -32,6 +32,7 @@ FIGURES = {
     "fig5": "experiments.fig5_mlp",
     "fig6": "experiments.fig6_hidden",
     "fig7": "experiments.fig7_width",
+    "fig8": "experiments.fig8_kernels",
     "table1": "experiments.table1_alignment",
 }
 PACKAGES = ("stepwise", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn", "matplotlib")
@@ -42,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 class Arguments:
     """Compute, check and draw one figure of the paper."""
 
-    name: tyro.conf.Positional[Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "table1"]]
+    name: tyro.conf.Positional[Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1"]]
     """Which figure."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Seconds, minutes, or the source's scale."""

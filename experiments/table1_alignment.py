@@ -13,97 +13,38 @@ mean over all views. d is the number of modes that the run learned: what it did 
 that the embedding is taken on its leading principal directions.
 """
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import asdict
+from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 
-from experiments import images, resnets
+from experiments import alignment, images, resnets
+from experiments.alignment import Config
 from experiments.contract import Check, Progress, Result, silent
 from experiments.resnets import ABOVE, TITLES, digest
-from stepwise import entk, models, plotting, runs, spectra, views
+from stepwise import entk, plotting
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
 KERNELS = {"trained": "eNTK, trained", "start": "eNTK, at the start", "pixels": "pixel kernel"}
 
 
-@dataclass(frozen=True)
-class Config(resnets.Config):
-    """fig3's networks, and the views that they are looked at with."""
-
-    n_pairs: int = 256
-    """Pairs of fresh views."""
-    resamples: int = 200
-    """Halves of the pairs, for the intervals."""
-
-    @classmethod
-    def smoke(cls) -> Self:
-        """Seconds, on the smoke preset's runs."""
-        return replace(super().smoke(), n_pairs=32, resamples=20)
-
-    @classmethod
-    def paper(cls) -> Self:
-        """The source's 1000 pairs."""
-        return replace(super().paper(), n_pairs=1000)
-
-
 def run(config: Config, progress: Progress = silent) -> Result:
-    """Each method's embedding against what three kernels predict of it, and against the other methods'."""
+    """Each method's embedding against what three kernels predict of it."""
     arrays: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {}
-    embeddings: dict[str, np.ndarray] = {}
     for method in config.methods:
-        trained = resnets.trained(config, method, progress)
-        pixels = runs.load(config.training(method)).pixels
-        x = _views(config, pixels)
-        d = max(1, resnets.numbers(trained.trajectory)["crossed"])
-        network = _at_rest(trained.encoder)
-        z = np.asarray(jax.jit(network[0])(network[1], x), np.float64)
-        embeddings[method] = _principal(z, d)
-        progress(f"{TITLES[method]}, eNTK of {len(x)} views after training and before")
-        start = _at_rest(runs.settled(runs.encoder(config.training(method), x.shape[-1]), pixels))
-        flat = np.asarray(x.reshape(len(x), -1), np.float64)
-        kernels = {"trained": _entk(network, x), "start": _entk(start, x), "pixels": flat @ flat.T}
+        of = alignment.subject(config, method, progress)
+        progress(f"{TITLES[method]}, eNTK of {len(of.x)} views after training and before")
+        kernels = {"trained": of.kernel(of.steps[-1]), "start": of.kernel(0), "pixels": of.pixel_kernel}
         scores = {
-            name: entk.score(K, embeddings[method], resamples=config.resamples, seed=config.seed).summary()
+            name: entk.score(K, of.embedding, resamples=config.resamples, seed=config.seed).summary()
             for name, K in kernels.items()
         }
-        found[method] = scores | {"d": d, "drift": entk.drift(kernels["start"], kernels["trained"])}
-        arrays |= {f"{method}_embedding": z}
-        arrays |= {f"{method}_{name}_{kind}": np.asarray(scores[name][kind]) for name in kernels for kind in CURVES}
-    between = [[spectra.subspace_alignment(a, b) for b in embeddings.values()] for a in embeddings.values()]
-    return Result(arrays | {"between": np.asarray(between)}, {"methods": found, "config": asdict(config)})
-
-
-CURVES = ("leading", "captured")
-
-
-def _views(config: Config, pixels: np.ndarray) -> np.ndarray:
-    """The same images for all methods, two views of each, X stacked on X'; a key that no training has."""
-    some = np.unique(np.linspace(0, len(pixels) - 1, min(config.n_pairs, len(pixels))).astype(int))
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    pair = views.positive_pairs(pixels[some], key, config.training(config.methods[0]).recipe)
-    return np.concatenate([np.asarray(view, np.float32) for view in pair])
-
-
-def _at_rest(encoder: nnx.Module) -> tuple[Any, Any]:
-    """(apply, params) in evaluation mode."""
-    forward, params, stats = models.stateful(encoder)
-    return lambda params, x: forward(params, stats, x, False)[0], params
-
-
-def _entk(network: tuple[Any, Any], x: np.ndarray) -> np.ndarray:
-    return np.asarray(entk.gram(*network, x), np.float64)
-
-
-def _principal(z: np.ndarray, d: int) -> np.ndarray:
-    """The embedding, centred, on its d leading principal directions."""
-    z = z - z.mean(axis=0)
-    return z @ np.linalg.svd(z, full_matrices=False)[2][:d].T
+        found[method] = scores | {"d": of.d, "views": len(of.x)}
+        arrays[f"{method}_embedding"] = of.embedding
+    return Result(arrays, {"methods": found, "config": asdict(config)})
 
 
 def check(result: Result) -> list[Check]:
@@ -144,9 +85,6 @@ def plot(result: Result) -> Figure:
     )
     ax.set_title("A trained network's kernel predicts what it learned")
     ax.legend(loc="upper right", ncols=4)
-    fig.suptitle(
-        f"{len(result.arrays[f'{next(iter(methods))}_embedding'])} views of the training set: "
-        f"{images.title(config['data'])}",
-        fontsize=12,
-    )
+    views = next(iter(methods.values()))["views"]
+    fig.suptitle(f"{views} views of the training set: {images.title(config['data'])}", fontsize=12)
     return fig

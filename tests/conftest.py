@@ -22,6 +22,12 @@ settings.load_profile("suite")
 install_import_hook("stepwise", "beartype.beartype")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What takes long begins first, so that no worker ends alone with it."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """The test runs in both precisions; float64 with jax_enable_x64 switched on around it."""

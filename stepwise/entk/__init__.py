@@ -3,7 +3,7 @@
 from stepwise.entk.estimate import Estimate, estimate
 from stepwise.entk.full import full_kernel
 from stepwise.entk.gram import gram
-from stepwise.entk.products import drift, products
-from stepwise.entk.score import Score, score
+from stepwise.entk.products import products
+from stepwise.entk.score import Score, drift, score
 
 __all__ = ["Estimate", "Score", "drift", "estimate", "full_kernel", "gram", "products", "score"]

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from stepwise import _check, problem, spectra
+from stepwise import _check, spectra
 from stepwise.entk.gram import directions
 from stepwise.entk.kernel import Apply, Kernel, Only
+from stepwise.entk.score import predicted
 from stepwise.moments import Center
 from stepwise.types import Numbers, Whole
 
@@ -54,13 +55,9 @@ class Estimate:
         total, count = self.batches.sum(axis=0), len(self.batches)
         apart = []
         for batch in self.batches:
-            ours, others = (_predicted(K, d, center) for K in (batch, (total - batch) / (count - 1)))
+            ours, others = (predicted(K, d, center) for K in (batch, (total - batch) / (count - 1)))
             apart.append(1 - spectra.subspace_alignment(ours, others))
         return float(self.left * np.mean(apart) * (count - 1) / count**2)
-
-
-def _predicted(K: np.ndarray, d: Whole, center: Center) -> np.ndarray:
-    return np.asarray(problem.from_gram(K, center=center, cutoff=1e-6).predict(d))
 
 
 def estimate(

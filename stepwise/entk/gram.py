@@ -57,7 +57,7 @@ def gram(
             its last whole unit of work, to the same bits.
         devices: units of work are shared out over these; by default all of this process.
         progress: show a bar.
-        backend: "neural_tangents" for the reference, by Jacobian contraction; it takes no other option.
+        backend: "neural_tangents" for the reference, by Jacobian contraction; it takes none of the other options.
 
     Returns:
         K in the network's dtype.
@@ -67,7 +67,8 @@ def gram(
             parameter); no parameter matches; the file holds another kernel.
     """
     if backend == "neural_tangents":
-        given = [name for name, value in {"probes": probes, "only": only, "path": path}.items() if value is not None]
+        options = {"probes": probes, "only": only, "path": path, "devices": devices, "progress": progress or None}
+        given = [name for name, value in options.items() if value is not None]
         _check.require(not given, "backend", "'exact' with these options", f"{backend!r} and {', '.join(given)}")
         return reference.gram(apply, params, x, x2)
     kernel = Kernel(apply, params, x, x2, only=only, budget=int(budget), devices=devices)

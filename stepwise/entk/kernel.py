@@ -10,7 +10,7 @@ import numpy as np
 
 from stepwise import _check
 from stepwise.entk.engine import Engine, engine
-from stepwise.entk.plan import Plan, Unit, pieces, plan
+from stepwise.entk.plan import Plan, Unit, formed, pieces, plan
 from stepwise.types import Numbers
 
 Apply = Callable[[Any, Any], Any]
@@ -71,19 +71,23 @@ class Kernel:
     def _offset(self) -> int:
         return 0 if self.symmetric else self.n
 
-    def work(self, V: np.ndarray, sketch: int = 0, copies: int = 1, seed: int = 0) -> Work:
-        """How Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over the rows of V [R, O] is worked out."""
+    def work(self, V: np.ndarray, sketch: int = 0, copies: int = 1, seed: int = 0, columns: int = 0) -> Work:
+        """How Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over the rows of V [R, O] is worked out.
+
+        With columns its products with so many vectors instead, for which every gradient is formed.
+        """
         made = plan(
             self.engine.graph,
-            self.parts,
-            self.n,
-            len(self.x) - self.n,
+            [formed(part) for part in self.parts] if columns else self.parts,
+            columns or self.n,
+            0 if columns else len(self.x) - self.n,
             len(V),
             budget=self.budget,
             itemsize=np.dtype(self.dtype).itemsize,
             devices=len(self.devices),
             sketch=sketch,
             copies=copies,
+            formed=columns > 0,
         )
         padded = max((unit.first + unit.outputs for unit in made.units), default=len(V))
         V = np.concatenate([V, np.zeros((padded - len(V), V.shape[1]))]).astype(self.dtype)
@@ -105,6 +109,12 @@ class Kernel:
             for k in together:
                 yield self._term(work, work.plan.units[k], *started.pop(0))
 
+    def chunks(self, size: int) -> Iterator[tuple[int, int]]:
+        """Where each chunk of so many samples begins, and how many of it the one before it had: the last overlaps."""
+        for start in range(0, len(self.x), size):
+            at = min(start, len(self.x) - size)
+            yield at, start - at
+
     def _started(self, work: Work, k: int, device: Any) -> tuple[list[Any], list[tuple[bool, int, int, Any]]]:
         (leaves, x), unit = self.at[device], work.plan.units[k]
         chunk, total = work.plan.chunk, len(self.x)
@@ -112,10 +122,9 @@ class Kernel:
             parts = self.engine.empty(unit.pieces, unit.outputs, total, self.dtype)
             V = jax.device_put(work.V[unit.first : unit.first + unit.outputs], device)
             key = jax.device_put(jax.random.fold_in(work.key, unit.first), device)
-            for start in range(0, total, chunk):
-                at = np.int32(min(start, total - chunk))  # the last chunk overlaps: the same samples, the same parts
+            for at, _ in self.chunks(chunk):
                 some = self.engine.parts(unit.pieces, leaves, x[at : at + chunk], V, key)
-                parts = self.engine.put(parts, some, at)
+                parts = self.engine.put(parts, some, np.int32(at))
             blocks = []
             for ghost in (False, True):
                 some = [i for i, piece in enumerate(unit.pieces) if (piece.form == "ghost") == ghost]

@@ -115,6 +115,13 @@ def pieces(graph: Graph, only: Callable[[int], bool] = lambda leaf: True) -> lis
     return found
 
 
+def formed(part: Piece) -> Piece:
+    """The same, its gradients formed."""
+    if part.form != "ghost":
+        return part
+    return replace(part, form="direct", layers=(), first=0, last=part.numbers)
+
+
 def _stackable(graph: Graph, layers: Sequence[Layer], wanted: int) -> tuple[Layer, ...]:
     """The layers, if there are as many as wanted and all read the parameter in one way."""
     if len(layers) != wanted:

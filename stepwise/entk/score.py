@@ -73,11 +73,11 @@ def score(
     K = np.asarray(_check.real_array("K", K, ndim=2))
     rows, d = z.shape
     _check.require(K.shape == (rows, rows), "K", f"[{rows}, {rows}], a row and a column for each embedding", K)
-    predicted, real = _bases(K, z, center, cutoff)
+    ours, real = _bases(K, z, center, cutoff)
     left = rows - {"none": 0, "pooled": 1, "per_view": 2}[center]
     _check.require(d <= left, "z", f"at most {left} dimensions on {rows} views", z)
     rng = np.random.default_rng(seed)
-    alignment = _aligned(predicted, real)
+    alignment = _aligned(ours, real)
     drawn = np.array([_random(rng, left, d) for _ in range(draws)])
     resampled = []
     for _ in range(resamples):
@@ -88,7 +88,7 @@ def score(
     if resampled:
         low, high = np.quantile(np.asarray(resampled) - np.mean(resampled), [0.025, 0.975])
         interval = (float(max(0.0, alignment + low)), float(min(1.0, alignment + high)))
-    overlaps = (predicted.T @ real) ** 2
+    overlaps = (ours.T @ real) ** 2
     k = np.arange(1, d + 1)
     return Score(
         alignment,
@@ -100,10 +100,36 @@ def score(
     )
 
 
+def drift(before: Numbers, after: Numbers, *, scaled: bool = False) -> float:
+    """‖K' − K‖_F/‖K‖_F: how far a kernel has moved, between two checkpoints of a run.
+
+    Args:
+        before, after: K and K', kernels of the same inputs.
+        scaled: leave out how much it has grown, min over c of ‖c K' − K‖_F/‖K‖_F: the sine of the angle between them.
+
+    Raises:
+        ValueError: the kernels differ in shape, or one is zero where there has to be a ratio.
+    """
+    a, b = (
+        np.asarray(_check.real_array(name, K, ndim=2), np.float64) for name, K in (("before", before), ("after", after))
+    )
+    _check.require(a.shape == b.shape, "after", f"shape {list(a.shape)} as before", b)
+    sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    _check.require(sizes[0] > 0, "before", "a kernel that is not zero", "zeros")
+    if scaled:
+        _check.require(sizes[1] > 0, "after", "a kernel that is not zero", "zeros")
+        b = b * (np.vdot(a, b) / sizes[1] ** 2)
+    return float(np.linalg.norm(b - a)) / sizes[0]
+
+
+def predicted(K: Numbers, d: Whole, center: Center, cutoff: Real = CUTOFF) -> np.ndarray:
+    """What K predicts of the embeddings it was taken of: its problem's leading d modes [2n, d], largest γ first."""
+    found = problem.from_gram(K, center=center, modes=d, cutoff=cutoff).predict(d)
+    return np.asarray(found, np.float64)
+
+
 def _bases(K: np.ndarray, z: np.ndarray, center: Center, cutoff: Real) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal bases of the predicted and the real subspace, each in its own order."""
-    d = z.shape[1]
-    predicted = np.asarray(problem.from_gram(K, center=center, modes=d, cutoff=cutoff).predict(d), np.float64)
     if center == "pooled":
         z = z - z.mean(axis=0)
     elif center == "per_view":
@@ -111,7 +137,7 @@ def _bases(K: np.ndarray, z: np.ndarray, center: Center, cutoff: Real) -> tuple[
     real, sizes, _ = np.linalg.svd(z, full_matrices=False)
     rank = int(np.sum(sizes > 1e-6 * sizes[0]))
     _check.require(rank == z.shape[1], "z", f"embeddings of {z.shape[1]} dimensions", f"of {rank}")
-    basis, triangle = np.linalg.qr(predicted)
+    basis, triangle = np.linalg.qr(predicted(K, z.shape[1], center, cutoff))
     return basis * np.sign(np.diag(triangle)), real
 
 

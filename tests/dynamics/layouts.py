@@ -1,6 +1,10 @@
-"""One program on one device, on eight, or in two processes: `python -m tests.dynamics.layouts OUT [PORT PROCESS]`."""
+"""One program on one device, on eight, or in two processes: `python -m tests.dynamics.layouts OUT [PORT PROCESS]`.
+
+Where OUT has a run already, it only goes on with that.
+"""
 
 import sys
+from pathlib import Path
 
 import jax
 
@@ -26,7 +30,8 @@ OBJECTIVES = {
 
 def main(out):
     found = {"devices": np.asarray(jax.device_count()), "processes": np.asarray(jax.process_count())}
-    for name, objective in OBJECTIVES.items():
+    there = Path(out, "run").exists()
+    for name, objective in () if there else OBJECTIVES.items():
         predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1), **F64) if objective.predictor else None
         step = Step(small.encoder(**F64), small.PIXELS, objective, small.plan(), predictor, None)
         state = step.start()

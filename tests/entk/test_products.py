@@ -31,13 +31,6 @@ def test_many_samples_in_chunks_and_few_columns_at_a_time(x64):
     assert spectra.subspace_alignment(found.predict(3), whole.predict(3)) > 1 - 1e-5
 
 
-def test_drift_is_relative_to_the_kernel_before():
-    K = np.diag([3.0, 4.0])
-    assert entk.drift(K, K) == 0
-    np.testing.assert_allclose(entk.drift(K, K + np.array([[0, 5], [0, 0]])), 1)
-    np.testing.assert_allclose(entk.drift(K, 3 * K), 2)
-
-
 def test_bad_arguments_are_refused_by_name():
     apply, params, x = networks.mlp()
     x = x.astype(np.float32)
@@ -45,8 +38,6 @@ def test_bad_arguments_are_refused_by_name():
         entk.products(apply, params, x)(np.ones((4, 1)))
     with pytest.raises(ValueError, match="n_views: expected an even number, X stacked on X', received 3"):
         problem.from_products(lambda block: block, 3, modes=1)
-    with pytest.raises(ValueError, match="before: expected a kernel that is not zero"):
-        entk.drift(np.zeros((2, 2)), np.ones((2, 2)))
     with pytest.raises(
         ValueError, match="backend: expected 'exact' with these options, received 'neural_tangents' and"
     ):

@@ -74,3 +74,18 @@ def test_bad_arguments_are_refused_by_name():
         entk.score(K, PREDICTED[:, [0, 0]])
     with pytest.raises(ValueError, match=r"modes: expected a whole number in 1 \.\.\. 8"):
         entk.score(K, RNG.normal(size=(len(X), 40)))
+
+
+def test_drift_is_relative_to_the_kernel_before_and_may_leave_out_its_size():
+    K = np.diag([3.0, 4.0])
+    assert entk.drift(K, K) == 0
+    np.testing.assert_allclose(entk.drift(K, K + np.array([[0, 5], [0, 0]])), 1)
+    np.testing.assert_allclose(entk.drift(K, 3 * K), 2)
+    np.testing.assert_allclose(entk.drift(K, 3 * K, scaled=True), 0, atol=1e-15)
+    np.testing.assert_allclose(entk.drift(K, np.array([[0.0, 1], [1, 0]]), scaled=True), 1)
+    turned = entk.drift(K, 7 * np.diag([4.0, 3.0]), scaled=True)
+    np.testing.assert_allclose(turned, np.sqrt(1 - (24 / 25) ** 2))
+    with pytest.raises(ValueError, match="before: expected a kernel that is not zero"):
+        entk.drift(np.zeros((2, 2)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match="after: expected a kernel that is not zero"):
+        entk.drift(K, np.zeros((2, 2)), scaled=True)

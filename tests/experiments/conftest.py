@@ -12,6 +12,7 @@ from experiments import (
     fig5_mlp,
     fig6_hidden,
     fig7_width,
+    fig8_kernels,
     table1_alignment,
 )
 from experiments.contract import finished
@@ -68,3 +69,10 @@ def table1(fig3, runs_dir):
 def fig7():
     with jax.enable_x64(False):
         return fig7_width.run(fig7_width.Config.smoke())
+
+
+@pytest.fixture(scope="session")
+def fig8(table1, runs_dir):
+    """table1's kernels, read, and those between."""
+    with jax.enable_x64(False):
+        return fig8_kernels.run(replace(fig8_kernels.Config.smoke(), runs_dir=runs_dir))

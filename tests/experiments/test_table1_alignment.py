@@ -21,10 +21,6 @@ def test_the_smoke_run_is_far_from_chance(table1):
             score = scores[kernel]
             assert 0 < score["interval"][0] <= score["alignment"] <= score["interval"][1] <= 1
             np.testing.assert_allclose(score["random"], scores["d"] / 63)
-        assert scores["drift"] > 0.1
-    between = table1.arrays["between"]
-    np.testing.assert_allclose(np.diag(between), 1)
-    np.testing.assert_allclose(between, between.T, rtol=1e-6)
 
 
 def test_a_worse_alignment_than_a_null_fails_the_check(table1):

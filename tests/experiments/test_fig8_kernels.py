@@ -1,0 +1,65 @@
+"""fig8 is a test: a kernel moves towards the one that predicts what its network learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import alignment, fig8_kernels, resnets
+from experiments.contract import silent
+from stepwise import entk
+from tests.experiments.figures import failed, labelled_panels
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
+
+
+def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_best(fig8):
+    names = failed(fig8_kernels, fig8)
+    assert not [name for name in names if "turn" in name or "modes learned" in name or "chance" in name]
+    for method in resnets.METHODS:
+        steps = fig8.arrays[f"{method}_steps"]
+        assert steps.tolist() == [0, 3, 300]
+        for kind in ("drift", "turned"):
+            assert fig8.arrays[f"{method}_{kind}"][0] < 1e-6
+        assert (fig8.arrays[f"{method}_turned"] <= fig8.arrays[f"{method}_drift"] + 1e-12).all()
+
+
+def test_both_ends_are_those_of_table1(fig8, table1):
+    for i, method in enumerate(resnets.METHODS):
+        found, along = table1.numbers["methods"][method], fig8.arrays[f"{method}_alignment"]
+        np.testing.assert_allclose(along[[0, -1]], [found["start"]["alignment"], found["trained"]["alignment"]])
+        np.testing.assert_allclose(fig8.arrays["predicted"][[i, -1], i], [along[-1], found["pixels"]["alignment"]])
+        np.testing.assert_allclose(fig8.arrays["between"][i, i], 1)
+
+
+def test_a_kernel_that_is_there_is_read_and_a_foreign_one_is_made_anew(fig3, runs_dir, monkeypatch):
+    config = dataclasses.replace(fig8_kernels.Config.smoke(), runs_dir=runs_dir, n_pairs=4)
+    of = alignment.subject(config, "simclr", silent)
+    K = of.kernel(300)
+    path = max((of.folder / "entk").glob("step_300_*.npz"), key=lambda path: path.stat().st_mtime)
+    asked = []
+    real = entk.gram
+    monkeypatch.setattr(entk, "gram", lambda *args, **options: asked.append(options) or real(*args, **options))
+    np.testing.assert_array_equal(of.kernel(300), K)
+    assert len(asked) == 1
+    path.write_bytes(b"something else")
+    np.testing.assert_array_equal(of.kernel(300), K)
+    assert len(asked) == 3
+
+
+def test_each_claim_can_fail(fig8):
+    worse = {name: array.copy() for name, array in fig8.arrays.items()}
+    worse["simclr_alignment"] = worse["simclr_alignment"][::-1] * [1, 1, 0.01]
+    worse["simclr_turned"][-1] = 0.01
+    worse["between"][1] = 0.001
+    result = dataclasses.replace(fig8, arrays=worse)
+    assert {
+        "SimCLR: the kernel's turn, from start to end",
+        "SimCLR: alignment, last kernel over the first",
+        "SimCLR: own kernel over the best of the others",
+        "SimCLR: the least like embedding, over chance",
+    } <= failed(fig8_kernels, result)
+
+
+def test_every_panel_is_labelled(fig8):
+    assert labelled_panels(fig8_kernels, fig8) == 5
