@@ -1,5 +1,7 @@
 """Networks whose kernel is checked: name → (apply, params, inputs of three samples), in float64."""
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -20,8 +22,28 @@ class Numbers:
 RNG = Numbers()
 
 
+def once(make):
+    """Made once in each precision: to draw a ResNet's weights compiles for ten seconds."""
+    made = {}
+
+    @functools.wraps(make)
+    def read():
+        key = jax.config.jax_enable_x64
+        if key not in made:
+            made[key] = make()
+        return made[key]
+
+    return read
+
+
 def cast(tree, dtype=jnp.float64):
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+def drawn(shapes):
+    """Weights for shapes, by NumPy: to draw a ResNet's, JAX would compile for ten seconds."""
+    scale = lambda a: np.sqrt(2 / np.prod(a.shape[:-1]))  # noqa: E731
+    return jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape) * scale(a) + (a.ndim == 1), a.dtype), shapes)
 
 
 def shaken(params, seed=1):
@@ -30,18 +52,23 @@ def shaken(params, seed=1):
     return jax.tree.map(lambda a: a + 0.2 * rng.normal(size=a.shape).astype(a.dtype), params)
 
 
+@once
 def mlp():
     apply, params = models.functional(models.MLP(6, [8, 7], 3, b_std=0.3, rngs=nnx.Rngs(0)))
     return apply, params, RNG.normal(size=(3, 6))
 
 
+@once
 def resnet18():
-    backbone = models.ResNet.standard("resnet18", width=2, stem="small", rngs=nnx.Rngs(0))
-    encoder = models.Encoder(backbone, models.Head(backbone.features, [4], rngs=nnx.Rngs(1)))
-    forward, params, stats = models.stateful(encoder)
+    def make():
+        backbone = models.ResNet.standard("resnet18", width=2, stem="small", rngs=nnx.Rngs(0))
+        return models.Encoder(backbone, models.Head(backbone.features, [4], rngs=nnx.Rngs(1)))
+
+    forward, *shapes = models.stateful(nnx.eval_shape(make))
+    params, stats = drawn(shapes)
     # statistics of a trained network are not those of its start
-    stats = jax.tree.map(lambda a: jnp.abs(a + 0.3 * RNG.normal(size=a.shape)) + 0.1, stats)
-    return lambda p, x: forward(p, stats, x, False)[0], shaken(params), RNG.uniform(size=(3, 16, 16, 3))
+    stats = jax.tree.map(lambda a: jnp.abs(a) + 0.1, stats)
+    return lambda p, x: forward(p, stats, x, False)[0], params, RNG.uniform(size=(3, 16, 16, 3))
 
 
 class Attention(nn.Module):
@@ -61,10 +88,11 @@ class Attention(nn.Module):
         return nn.Dense(3)(nn.LayerNorm()(x)[:, 0])
 
 
+@once
 def vit():
     net, x = Attention(), RNG.normal(size=(3, 8, 8, 3))
-    params = shaken(net.init(jax.random.key(0), jnp.asarray(x))["params"])
-    return lambda p, x: net.apply({"params": p}, x), params, x
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(x))["params"]
+    return lambda p, x: net.apply({"params": p}, x), drawn(shapes), x
 
 
 class Depthwise(nnx.Module):
@@ -82,11 +110,13 @@ class Depthwise(nnx.Module):
         return self.out(nnx.max_pool(self.up(x), (2, 2), (2, 2)).mean((1, 2)))
 
 
+@once
 def depthwise():
-    apply, params = models.functional(Depthwise(nnx.Rngs(0)))
-    return apply, shaken(params), RNG.normal(size=(3, 11, 10, 3))
+    apply, shapes = models.functional(nnx.eval_shape(lambda: Depthwise(nnx.Rngs(0))))
+    return apply, drawn(shapes), RNG.normal(size=(3, 11, 10, 3))
 
 
+@once
 def shared():
     """A recurrent net that uses its weights at every step, and a table that is read both ways."""
     params = {
@@ -112,6 +142,7 @@ def shared():
     return apply, jax.tree.map(jnp.asarray, params), RNG.integers(0, 5, (3, 6))
 
 
+@once
 def equinox():
     net = eqx.nn.Sequential(
         [
@@ -126,6 +157,7 @@ def equinox():
     return lambda p, x: jax.vmap(eqx.combine(p, static))(x), shaken(params), RNG.normal(size=(3, 3, 6, 6))
 
 
+@once
 def looped():
     """Layers under a scan, weights that are normalised, squashed, scaled, and a part that sees no data."""
     params = {
