@@ -139,7 +139,7 @@ class Kernel:
 
     def _side(self, positions: int) -> int:
         """Of a block: small enough to save half of a symmetric kernel, and for the products over positions."""
-        return max(1, min(*self.shape, max(-(-self.n // 8), 64), 1024, POSITIONS // positions))
+        return max(1, min(*self.shape, max(-(-self.n // 8), 128), 1024, POSITIONS // positions))
 
     def _blocks(self, side: int) -> list[tuple[int, int]]:
         rows = _starts(0, self.n, side)
