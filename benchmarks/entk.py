@@ -97,7 +97,7 @@ def _estimates(quick: bool) -> Iterator[Row]:
     """On fig3's Barlow Twins run, which is trained if it is not there."""
     preset = alignment.Config.smoke() if quick else alignment.Config.laptop()
     of = alignment.subject(preset, "barlow_twins", silent)
-    network = alignment.at_rest(of.trained.encoder)
+    network = _evaluated(of.trained.encoder)
     K, whole = _timed(lambda: entk.gram(*network, of.x))
     wanted = problem.from_gram(K, modes=of.d).predict(of.d)
     ways: list[dict[str, int]] = [{"probes": r} for r in ([4] if quick else [4, 6, 8])]
@@ -225,4 +225,9 @@ def _network(n: int, width: int, side: int, outputs: int) -> tuple[Any, Any, np.
     jax.config.update("jax_platforms", "cpu")  # as the peers
     backbone = models.ResNet.standard("resnet18", width=width, stem="small", rngs=nnx.Rngs(0))
     encoder = models.Encoder(backbone, models.Head(backbone.features, [outputs], rngs=nnx.Rngs(1)))
-    return *alignment.at_rest(encoder), crops(n, side)[0].reshape(n, side, side, 3)
+    return *_evaluated(encoder), crops(n, side)[0].reshape(n, side, side, 3)
+
+
+def _evaluated(encoder: nnx.Module) -> tuple[Any, Any]:
+    forward, params, stats = models.stateful(encoder)
+    return lambda params, x: forward(params, stats, x, False)[0], params

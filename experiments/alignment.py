@@ -64,10 +64,15 @@ class Subject:
         return max(1, self.numbers["crossed"])
 
     @cached_property
+    def apply(self) -> Any:
+        """The network in evaluation mode, a function of {"params", "stats"} and views: one for all steps."""
+        forward = models.stateful(self.trained.encoder)[0]
+        return lambda tree, x: forward(tree["params"], tree["stats"], x, False)[0]
+
+    @cached_property
     def embedding(self) -> np.ndarray:
         """Of the views, centred, on its d leading principal directions [2 n, d]."""
-        apply, params = at_rest(self.trained.encoder)
-        z = np.asarray(jax.jit(apply)(params, self.x), np.float64)
+        z = np.asarray(jax.jit(self.apply)(_leaves(self.trained.encoder), self.x), np.float64)
         z = z - z.mean(axis=0)
         return z @ np.linalg.svd(z, full_matrices=False)[2][: self.d].T
 
@@ -97,12 +102,12 @@ class Subject:
         which = hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()[:8]
         path = self.folder / "entk" / f"step_{step}_{which}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shown = sys.stderr.isatty()
+        options: Any = {"only": "params", "path": path, "progress": sys.stderr.isatty()}
         try:
-            K = entk.gram(*at_rest(network), self.x, path=path, progress=shown)
+            K = entk.gram(self.apply, _leaves(network), self.x, **options)
         except ValueError:  # of another version, or of so many devices and half done: worth no more than its time
             path.unlink(missing_ok=True)
-            K = entk.gram(*at_rest(network), self.x, path=path, progress=shown)
+            K = entk.gram(self.apply, _leaves(network), self.x, **options)
         return np.asarray(K, np.float64)
 
 
@@ -117,7 +122,6 @@ def subject(config: Config, method: str, progress: Progress) -> Subject:
     return Subject(training, trained, x, images.pixels, runs.folder(training, images, config.runs_dir))
 
 
-def at_rest(encoder: nnx.Module) -> tuple[Any, Any]:
-    """(apply, params) in evaluation mode."""
-    forward, params, stats = models.stateful(encoder)
-    return lambda params, x: forward(params, stats, x, False)[0], params
+def _leaves(encoder: nnx.Module) -> Any:
+    _, params, stats = models.stateful(encoder)
+    return {"params": params, "stats": stats}
