@@ -32,6 +32,14 @@ def test_all_probes_are_exact_and_say_so(x64):
     assert found.error == 0 and found.subspace_error(3) == 0
 
 
+def test_batches_that_fill_no_unit_weigh_by_their_probes(x64):
+    """70 probes are batches of 18, 18, 17 and 17, each in two units of at most 16, filled up with zeros."""
+    params = {"W": RNG.normal(size=(6, 70))}
+    wide = lambda params, x: jnp.tanh(x @ params["W"])  # noqa: E731
+    x = RNG.normal(size=(4, 6))
+    np.testing.assert_allclose(entk.estimate(wide, params, x).K, entk.gram(wide, params, x), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("options", [{"probes": 8}, {"probes": 20}, {"sketch": 8}])
 def test_the_stated_error_is_the_error(options, x64):
     exact = entk.gram(apply, PARAMS, X)
