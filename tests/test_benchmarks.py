@@ -1,6 +1,7 @@
 """`python -m benchmarks --quick` runs: rows appear in the table and in the file. Never a word on how fast."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ from benchmarks import child, report, training
 ROOT = __file__.rsplit("/tests/", 1)[0]
 
 
-def _run(*arguments):
+def _run(*arguments, cwd=ROOT):
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": ROOT})
 
 
 @pytest.mark.slow
@@ -44,6 +45,19 @@ def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
         assert not (Path(ROOT) / training.TORCH).is_file() or "No module named 'torch'" in torch["note"]
     else:
         assert torch["ratio"] > 0 and "44622 parameters (peer 44622); in float64 agree to" in torch["note"]
+
+
+@pytest.mark.slow
+def test_the_kernel_has_its_peers_its_growth_and_its_estimates(tmp_path):
+    output = tmp_path / "entk.json"
+    done = _run("entk", "--quick", "--output", str(output), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    batch, torch, growth, large, sketch = json.loads(output.read_text())["rows"]
+    assert batch["peer"] == "nt.batch, b = 1" and batch["ratio"] > 0 and "kernels agree to" in batch["note"]
+    assert ("no peer: " in torch["note"]) if torch["peer_s"] is None else ("kernels agree to" in torch["note"])
+    assert "GF/s" in growth["note"] and "exact" in large["case"]
+    assert "stated" in sketch["note"] and sketch["ratio"] > 0
+    assert (tmp_path / "results/bench/entk.png").is_file()
 
 
 def test_a_peer_that_computes_something_else_is_found_out():
