@@ -39,9 +39,9 @@ class Engine:
     def _chunk(self, pieces: tuple[Piece, ...], leaves: list[Any], some: Any, V: Any, key: Any) -> list[Any]:
         """The parts of some samples. How many there are of all is not known here, so that it is compiled once."""
         into = {piece.leaf: projections(piece, len(V), key, V.dtype) for piece in pieces if piece.form == "sketched"}
-        return jax.vmap(lambda sample: self._parts(pieces, leaves, sample, V, into))(some)
+        return jax.vmap(lambda sample: self.parts_of(pieces, leaves, sample, V, into))(some)
 
-    def _parts(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any, into: Any) -> list[Any]:
+    def parts_of(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any, into: Any) -> list[Any]:
         """Of one sample: forward once, backward from each row of V."""
         meetings = {meeting.number: meeting for piece in pieces for meeting in piece.meetings}
         zeros = {
@@ -79,17 +79,15 @@ class Engine:
         (layer,) = piece.layers
         J = J.reshape(*J.shape[:2], -1, piece.sizes[3])  # [g, c, R, p]
         value = layer.node.inputs[layer.meeting.thetas[0]]
-        _, pull = jax.vjp(lambda leaf: self.graph.theta({piece.leaf: leaf}, value), leaves[piece.leaf])
-        (J,) = jax.vmap(lambda each: pull(layer.gradient(each)), 2)(J)
+        known = dict(enumerate(leaves))
+        theta, pull = jax.vjp(lambda leaf: self.graph.theta(known | {piece.leaf: leaf}, value), leaves[piece.leaf])
+        (J,) = jax.vmap(lambda each: pull(layer.gradient(each).astype(theta.dtype)), 2)(J)
         return J.reshape(len(J), -1)[:, piece.first : piece.last].reshape(-1)
 
     def _direct(self, piece: Piece, leaves: list[Any], seen: Any, cotangents: Any) -> Any:
         def local(leaf: Any) -> list[Any]:
-            made = []
-            for meeting in piece.meetings:
-                known = {i: leaves[i] for i in meeting.leaves} | {piece.leaf: leaf}
-                made.append(self.graph.local(meeting, known, seen[meeting.number]))
-            return made
+            known = dict(enumerate(leaves)) | {piece.leaf: leaf}
+            return [self.graph.local(meeting, known, seen[meeting.number]) for meeting in piece.meetings]
 
         _, pull = jax.vjp(local, leaves[piece.leaf])
         (J,) = jax.vmap(pull)([cotangents[meeting.number] for meeting in piece.meetings])

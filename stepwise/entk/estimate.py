@@ -88,11 +88,12 @@ def estimate(
     Raises:
         ValueError: fewer than 4 probes or than 4 outputs without a sketch; otherwise as `gram`.
     """
-    kernel = Kernel(apply, params, x, x2, only=only, budget=int(budget), devices=devices)
+    kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     count = kernel.outputs if probes is None else probes
     _check.require(isinstance(sketch, int | np.integer) and sketch >= 0, "sketch", "a whole number from 0", sketch)
     least = 1 if sketch and probes is None else BATCHES
-    _check.require(count >= least, "probes", f"at least {least}, one a batch", count)
+    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+    _check.require(whole and count >= least, "probes", f"at least {least}, one a batch", count)
     V = directions(kernel.outputs, count, seed)
     if sketch and probes is None:  # one pass, in which every layer has four sketches
         works = [kernel.work(V, int(sketch), BATCHES, int(seed))]
@@ -100,7 +101,7 @@ def estimate(
     else:
         some = np.array_split(V * np.sqrt(count), BATCHES)
         weights = np.array([len(v) for v in some])
-        works = [kernel.work(v / np.sqrt(len(v)), int(sketch), 1, int(seed) + k) for k, v in enumerate(some)]
+        works = [kernel.work(v / np.sqrt(len(v)), int(sketch), 1, int(seed), batch=k) for k, v in enumerate(some)]
     found = []
     with tqdm(total=sum(len(work.plan.units) for work in works), desc="eNTK", unit="unit", disable=not progress) as bar:
         for work in works:
@@ -111,4 +112,5 @@ def estimate(
             found += list(total.reshape(-1, *kernel.shape))
     batches = np.stack([kernel.whole(each) for each in found]).astype(np.float64)
     mean = np.einsum("b,bij->ij", weights / weights.sum(), batches).astype(kernel.dtype)
-    return Estimate(mean, batches, 1.0 if sketch else 1 - count / kernel.outputs)
+    sketched = any(piece.form == "sketched" for work in works for unit in work.plan.units for piece in unit.pieces)
+    return Estimate(mean, batches, 1.0 if sketched else 1 - count / kernel.outputs)

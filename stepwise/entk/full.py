@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
@@ -26,7 +27,8 @@ def full_kernel(apply: Callable[[Any, Any], Any], params: Any, x: Numbers) -> Fl
     Raises:
         ValueError: the outputs are not [k, d], or the kernel is not finite.
     """
-    x = jnp.asarray(_check.real_array("x", x))
+    whole = np.dtype(getattr(x, "dtype", float)).kind in "iub"
+    x = jnp.asarray(x if whole else _check.real_array("x", x))
     out = jax.eval_shape(apply, params, x)
     _check.require(out.ndim == 2 and out.shape[0] == len(x), "apply", f"outputs [{len(x)}, d]", f"{list(out.shape)}")
     leaves, tree = jax.tree.flatten(params)

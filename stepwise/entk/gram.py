@@ -4,9 +4,12 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -44,7 +47,8 @@ def gram(
 
     Args:
         apply: pure function (params, inputs [k, ...]) -> outputs [k, ...] whose samples do not see one another (batch
-            norm in evaluation mode). Kept, with what was compiled, for the next call with the same function and shapes.
+            norm in evaluation mode). Kept, with what was compiled and the arrays that it closes over, for the next call
+            with the same function and shapes.
         params: a tree of arrays; those that are not floating count as constants.
         x, x2: inputs [n, ...] and [n', ...]; without x2 K is symmetric. Whole numbers, such as tokens, stay so.
         probes: instead of all O outputs, so many directions of a random orthonormal basis of them; exact at O. See
@@ -53,8 +57,8 @@ def gram(
             kernel is the sum of the parts.
         seed: of the probes.
         budget: bytes for what is kept of all samples and worked on, beside the network, its inputs and K.
-        path: a file that keeps the sum so far, and at the end K. A call that was stopped, however, goes on there after
-            its last whole unit of work, to the same bits.
+        path: a file (.npz) that keeps the sum so far, and at the end "K". A call that was stopped, however, goes on
+            there after its last whole unit of work, to the same bits.
         devices: units of work are shared out over these; by default all of this process.
         progress: show a bar.
         backend: "neural_tangents" for the reference, by Jacobian contraction; it takes none of the other options.
@@ -66,23 +70,29 @@ def gram(
         ValueError: no output, or not one row a sample; samples are coupled; a gradient is not finite (names the
             parameter); no parameter matches; the file holds another kernel.
     """
+    _check.require(backend in ("exact", "neural_tangents"), "backend", "'exact' or 'neural_tangents'", repr(backend))
     if backend == "neural_tangents":
         options = {"probes": probes, "only": only, "path": path, "devices": devices, "progress": progress or None}
+        options |= {"seed": seed or None, "budget": None if budget == 2**31 else budget}
         given = [name for name, value in options.items() if value is not None]
         _check.require(not given, "backend", "'exact' with these options", f"{backend!r} and {', '.join(given)}")
         return reference.gram(apply, params, x, x2)
-    kernel = Kernel(apply, params, x, x2, only=only, budget=int(budget), devices=devices)
+    kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     work = kernel.work(directions(kernel.outputs, probes, seed))
     done, K, of = 0, np.zeros(kernel.shape), ""
     if path is not None:
+        place = Path(path)
+        fits = place.parent.is_dir() and not place.is_dir()
+        _check.require(fits, "path", "a file in a folder that is there", repr(str(path)))
         of = _digest(kernel, work)
-        done, K = _read(Path(path), of, K)
+        done, K = _read(place, of, K, len(work.plan.units))
     with tqdm(total=len(work.plan.units), initial=done, desc="eNTK", unit="unit", disable=not progress) as bar:
         for term in kernel.terms(work, done):
             K, done = K + term, done + 1
             bar.update()
             if path is not None:
-                _npz.write(path, KIND, {"K": K}, {"done": done, "of": of})
+                whole = done == len(work.plan.units)
+                _npz.write(path, KIND, {"K": kernel.whole(K) if whole else K}, {"done": done, "of": of})
     return kernel.whole(K)
 
 
@@ -92,7 +102,8 @@ def directions(outputs: int, probes: Whole | None, seed: Whole) -> np.ndarray:
     Raises:
         ValueError: there are fewer outputs than probes.
     """
-    fits = probes is None or (isinstance(probes, int | np.integer) and 1 <= probes <= outputs)
+    whole = isinstance(probes, int | np.integer) and not isinstance(probes, bool)
+    fits = probes is None or (whole and 1 <= probes <= outputs)
     _check.require(fits, "probes", f"a whole number in 1 ... {outputs}, the outputs", probes)
     if probes is None:
         return np.eye(outputs) / np.sqrt(outputs)
@@ -103,22 +114,31 @@ def directions(outputs: int, probes: Whole | None, seed: Whole) -> np.ndarray:
 def _digest(kernel: Kernel, work: Work) -> str:
     """What a kernel in the making is of: function, numbers, inputs, and its division into units."""
     found = hashlib.sha256()
-    nodes = [re.sub(" at 0x[0-9a-f]+", "", f"{node.inputs} {node.eqn}") for node in kernel.engine.graph.nodes]
+    # traced with its derivatives: a rule of one's own for them is not in the function's own jaxpr
+    traced = [
+        jax.make_jaxpr(partial(kernel.engine.parts_of, pieces))(kernel.leaves, kernel.x[0], work.V[:outputs], {})
+        for pieces, outputs in dict.fromkeys((unit.pieces, unit.outputs) for unit in work.plan.units)
+    ]
+    nodes = [re.sub(" at 0x[0-9a-f]+", "", str(each.jaxpr)) for each in traced]
     units = [
         (unit.first, unit.outputs, [(piece.leaf, piece.form, piece.first, piece.last) for piece in unit.pieces])
         for unit in work.plan.units
     ]
     found.update(repr((nodes, units, kernel.names, kernel.n, kernel.symmetric, str(kernel.dtype))).encode())
-    for array in [*kernel.leaves, kernel.x, work.V, *kernel.engine.graph.consts.values()]:
-        found.update(np.ascontiguousarray(array).tobytes())
+    for array in [*kernel.leaves, kernel.x, work.V, *(const for each in traced for const in each.consts)]:
+        is_key = hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+        found.update(np.ascontiguousarray(jax.random.key_data(array) if is_key else array).tobytes())
     return found.hexdigest()
 
 
-def _read(path: Path, of: str, zeros: np.ndarray) -> tuple[int, np.ndarray]:
+def _read(path: Path, of: str, zeros: np.ndarray, units: int) -> tuple[int, np.ndarray]:
     """How many units are in the file, and their sum."""
     if not path.exists():
         return 0, zeros
     arrays, about = _npz.read(path, KIND, ("K",))
     fits = about.get("of") == of and arrays["K"].shape == zeros.shape
     _check.require(fits, str(path), "this kernel in the making", "another function's, or of other inputs or a budget")
-    return int(about["done"]), arrays["K"]
+    done = about.get("done")
+    fits = isinstance(done, int) and 0 <= done <= units and bool(np.isfinite(arrays["K"]).all())
+    _check.require(fits, str(path), f"a finite kernel and 0 ... {units} units of it", f"{done!r}, or one that is not")
+    return int(done), arrays["K"]  # type: ignore[arg-type]

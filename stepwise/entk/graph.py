@@ -75,6 +75,7 @@ class Graph:
         self.real = [bool(jnp.issubdtype(leaf.dtype, jnp.floating)) for leaf in leaves]
         self.inputs = tuple(self._new() for _ in range(len(leaves) + 1))
         (self.out,) = self._inlined(closed, self.inputs)
+        self.nodes = self._needed()
         self._resolve()
 
     def _new(self) -> int:
@@ -98,6 +99,15 @@ class Graph:
                 self.nodes.append(Node(eqn, tuple(into), tuple(made)))
             number |= dict(zip(eqn.outvars, made, strict=True))
         return [read(atom) for atom in closed.jaxpr.outvars]
+
+    def _needed(self) -> list[Node]:
+        """The nodes that the output depends on: a gradient that nothing passes on may be anything."""
+        wanted, kept = {self.out}, []
+        for node in reversed(self.nodes):
+            if not wanted.isdisjoint(node.outputs):
+                kept.append(node)
+                wanted |= {atom for atom in node.inputs if isinstance(atom, int)}
+        return kept[::-1]
 
     def _resolve(self) -> None:
         """Which values depend on the data, which are made of parameters alone and of which, and where both meet."""

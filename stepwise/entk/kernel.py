@@ -11,10 +11,12 @@ import numpy as np
 from stepwise import _check
 from stepwise.entk.engine import Engine, engine
 from stepwise.entk.plan import Plan, Unit, formed, pieces, plan
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Whole
 
 Apply = Callable[[Any, Any], Any]
 Only = str | Callable[[str], bool] | None
+SEEN, COUPLED = 4, {64: 1e-9, 32: 1e-4, 16: 0.1, 8: 0.5}
+"""Samples together and alone, and how far their outputs may differ, by the bits of the network's numbers."""
 POSITIONS = 4096
 """Rows of a block of A_i A_jᵀ over samples and positions, at most."""
 
@@ -48,15 +50,17 @@ class Kernel:
         x2: Numbers | None = None,
         *,
         only: Only = None,
-        budget: int = 2**31,
+        budget: Whole = 2**31,
         devices: Sequence[Any] | None = None,
     ) -> None:
         """Check everything, and trace the function at one sample."""
+        fits = isinstance(budget, int | float | np.number) and 0 < budget < np.inf
+        _check.require(fits, "budget", "a positive number of bytes", repr(budget))
         self.leaves, self.names, tree, self.dtype = _parameters(params)
         first, second = _inputs(x, x2)
         self.outputs = _outputs(apply, params, first)
         self.engine = _engine(apply, tree, self.leaves, first[:1])
-        self.parts = pieces(self.engine.graph, _chosen(only, self.names))
+        self.parts = pieces(self.engine.graph, _chosen(only, self.names, self.engine.graph.real))
         self.x = first if second is None else np.concatenate([first, second])
         self.n, self.symmetric, self.budget = len(first), second is None, int(budget)
         self.devices = list(devices or jax.local_devices())
@@ -71,7 +75,9 @@ class Kernel:
     def _offset(self) -> int:
         return 0 if self.symmetric else self.n
 
-    def work(self, V: np.ndarray, sketch: int = 0, copies: int = 1, seed: int = 0, columns: int = 0) -> Work:
+    def work(
+        self, V: np.ndarray, sketch: int = 0, copies: int = 1, seed: int = 0, batch: int = 0, columns: int = 0
+    ) -> Work:
         """How Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over the rows of V [R, O] is worked out.
 
         With columns its products with so many vectors instead, for which every gradient is formed.
@@ -91,7 +97,7 @@ class Kernel:
         )
         padded = max((unit.first + unit.outputs for unit in made.units), default=len(V))
         V = np.concatenate([V, np.zeros((padded - len(V), V.shape[1]))]).astype(self.dtype)
-        return Work(made, V, jax.random.key(seed), copies)
+        return Work(made, V, jax.random.fold_in(jax.random.key(seed), batch), copies)
 
     def whole(self, K: np.ndarray) -> np.ndarray:
         """K from the sum of its terms, in the network's dtype."""
@@ -155,15 +161,16 @@ class Kernel:
             kinds[ghost][..., i : i + rows, at : at + columns] = np.asarray(block)
         term = sum(kinds.values(), np.zeros(shape))
         if not np.isfinite(term).all():
-            self._refuse(unit, parts)
+            self.refuse(unit, parts)
+            _check.require(False, "apply", "gradients whose products are finite", "products that overflow")
         return term
 
-    def _refuse(self, unit: Unit, parts: list[Any]) -> None:
+    def refuse(self, unit: Unit, parts: list[Any]) -> None:
+        """Refuse parts of a unit's pieces that are not finite, by the parameter's name."""
         for piece, part in zip(unit.pieces, parts, strict=True):
             bad = sum(int(np.size(each) - np.isfinite(np.asarray(each)).sum()) for each in jax.tree.leaves(part))
             name = self.names[piece.leaf]
             _check.require(bad == 0, name, "finite gradients in this parameter", f"{bad} numbers that are not")
-        _check.require(False, "apply", "gradients whose products are finite", "products that overflow")
 
 
 def _starts(first: int, stop: int, side: int) -> list[int]:
@@ -196,29 +203,55 @@ def _inputs(x: Numbers, x2: Numbers | None) -> tuple[np.ndarray, np.ndarray | No
         return found[0], None
     fits = found[1].shape[1:] == found[0].shape[1:]
     _check.require(fits, "x2", f"inputs {list(found[0].shape[1:])} as x", found[1])
-    return found[0], found[1].astype(found[0].dtype)
+    kinds = [array.dtype.kind in "iub" for array in found]
+    _check.require(kinds[0] == kinds[1], "x2", f"{found[0].dtype}, or what it goes with, as x", found[1])
+    dtype = jax.dtypes.canonicalize_dtype(np.promote_types(found[0].dtype, found[1].dtype))
+    return found[0].astype(dtype), found[1].astype(dtype)
 
 
 def _outputs(apply: Apply, params: Any, x: np.ndarray) -> int:
-    """How many numbers the function gives a sample; refuses one whose samples see one another."""
-    some = x[:2] if len(x) > 1 else np.concatenate([x, x])
-    out = jax.eval_shape(apply, params, some)
-    fits = hasattr(out, "shape") and len(out.shape) > 0 and out.shape[0] == 2 and 0 not in out.shape
-    received = f"{list(out.shape)} of 2 inputs" if hasattr(out, "shape") else f"{type(out).__name__}"
-    _check.require(fits, "apply", "one array of outputs [k, ...] of k inputs", received)
-    other = some[[0, 0]] if len(x) > 1 else np.stack([x[0], x[0][::-1] if x.ndim > 1 else x[0] + 1])
+    """How many numbers the function gives a sample; refuses one whose samples see one another.
+
+    Whether they do is asked at parameters and inputs with noise on them: a head of zeros hides it, equal inputs do, and
+    an output near zero would make rounding look like it.
+    """
+    rng = np.random.default_rng(0)
+    rows = np.stack([_noisy(rng, x[k], j) for j, k in enumerate(np.linspace(0, len(x) - 1, SEEN).astype(int))])
+    for some in (rows[:1], rows):
+        out = jax.eval_shape(apply, params, some)
+        fits = hasattr(out, "shape") and len(out.shape) > 0 and out.shape[0] == len(some) and 0 not in out.shape
+        received = f"{list(out.shape)} of {len(some)} inputs" if hasattr(out, "shape") else f"{type(out).__name__}"
+        _check.require(fits, "apply", "one array of outputs [k, ...] of k inputs", received)
+    _check.require(jnp.issubdtype(out.dtype, jnp.floating), "apply", "outputs that are real numbers", f"{out.dtype}")
+    moved = jax.tree.map(lambda leaf: _shaken(rng, leaf), params)
     ran = jax.jit(apply)
-    alone, first, second = (np.asarray(ran(params, each), np.float64)[0] for each in (x[:1], some, other))
-    size = max(np.abs(alone).max(), 1e-30)
-    moved = float(max(np.abs(first - alone).max(), np.abs(second - alone).max()) / size)
-    far = 1e-3 if out.dtype != np.float64 else 1e-7
+    alone = np.concatenate([np.asarray(ran(moved, row[None]), np.float64) for row in rows])
+    far = np.abs(np.asarray(ran(moved, rows), np.float64) - alone).max() / max(np.abs(alone).max(), 1e-30)
+    real = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    least = min(jnp.finfo(array.dtype).bits for array in (out, *real))
     _check.require(
-        moved <= far or not np.isfinite(moved),
+        not far > COUPLED[least],
         "apply",
         "samples that do not see one another (batch norm in evaluation mode)",
-        f"an output that changes by {moved:.1e} of its size with the other samples of its batch",
+        f"an output that changes by {far:.1e} of its size with the other samples of its batch, and its place there",
     )
     return int(np.prod(out.shape[1:]))
+
+
+def _noisy(rng: np.random.Generator, row: np.ndarray, j: int) -> np.ndarray:
+    """An input unlike the others; whole numbers stay ones that occur in it."""
+    if row.dtype.kind in "iub":
+        return np.roll(row.reshape(-1), j).reshape(row.shape)
+    return (row + 0.1 * (row.std() or 1.0) * rng.normal(size=row.shape)).astype(row.dtype)
+
+
+def _shaken(rng: np.random.Generator, leaf: Any) -> Any:
+    """A parameter moved by a tenth of itself, or away from zero."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    values = np.asarray(leaf, np.float64)
+    noise = 0.1 * rng.normal(size=values.shape)
+    return jnp.asarray(np.where(values == 0, noise, values * (1 + noise)), leaf.dtype)
 
 
 def _engine(apply: Apply, tree: Any, leaves: list[Any], sample: np.ndarray) -> Engine:
@@ -231,11 +264,12 @@ def _engine(apply: Apply, tree: Any, leaves: list[Any], sample: np.ndarray) -> E
     return engine(apply, tree, shapes, of)
 
 
-def _chosen(only: Only, names: list[str]) -> Callable[[int], bool]:
+def _chosen(only: Only, names: list[str], real: list[bool]) -> Callable[[int], bool]:
     if only is None:
         return lambda leaf: True
     prefix = only
     match = only if callable(only) else lambda name: f"{name}.".startswith(f"{prefix}.")
-    kept = {k for k, name in enumerate(names) if match(name)}
-    _check.require(kept, "only", f"parameters, some of {names[:20]}", f"{only!r}, which matches none")
+    kept = {k for k, name in enumerate(names) if match(name) and real[k]}
+    known = [name for name, is_real in zip(names, real, strict=True) if is_real][:20]
+    _check.require(kept, "only", f"parameters, some of {known}", f"{only!r}, which matches none")
     return lambda leaf: leaf in kept

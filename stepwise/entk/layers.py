@@ -44,7 +44,7 @@ class Layer:
             return a.transpose(*free, *contract).reshape(self.sizes[0], 1, self.sizes[2])
         if self.kind == "convolution":
             return _patches(a, self.node.eqn.params, self._kernel().shape).reshape(self.sizes[:3])
-        a, table = a.reshape(self.sizes[0]), self._kernel().shape[0]
+        a, table = a.reshape(self.sizes[0]).astype(jnp.int32), self._kernel().shape[0]  # 256 is not in uint8
         if self.node.eqn.params["mode"] == lax.GatherScatterMode.CLIP:
             a = jnp.clip(a, 0, table - 1)
         return jnp.where((a >= 0) & (a < table), a, -1)
@@ -92,7 +92,7 @@ def layer(graph: Graph, meeting: Meeting) -> Layer | None:
     kind = {"dot_general": "dense", "conv_general_dilated": "convolution", "gather": "embedding"}[node.name]
     (leaf,) = meeting.leaves
     scale = _scale(graph, leaf, node.inputs[meeting.thetas[0]])
-    return Layer(kind, meeting, node, leaf, sizes, scale or 1.0, scale is not None)
+    return Layer(kind, meeting, node, leaf, sizes, 1.0 if scale is None else scale, scale is not None)
 
 
 def _dense(node: Node, theta: int) -> tuple[int, int, int, int] | None:

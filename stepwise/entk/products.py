@@ -9,6 +9,7 @@ import numpy as np
 from stepwise import _check
 from stepwise.entk.gram import directions
 from stepwise.entk.kernel import Apply, Kernel, Only
+from stepwise.entk.plan import Unit
 from stepwise.types import Numbers, Whole
 
 WIDTH = 32
@@ -36,16 +37,21 @@ def products(
     Raises:
         ValueError: as `gram`; the block has not n rows.
     """
-    kernel = Kernel(apply, params, x, only=only, budget=int(budget))
+    kernel = Kernel(apply, params, x, only=only, budget=budget)
     work = kernel.work(directions(kernel.outputs, probes, seed), columns=WIDTH)
     n, chunk = kernel.n, min(work.plan.chunk, kernel.n)
     leaves, inputs = kernel.at[kernel.devices[0]]
+
+    def refuse(unit: Unit, V: np.ndarray) -> None:
+        for at, _ in kernel.chunks(chunk):
+            kernel.refuse(unit, kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, work.key))
+        _check.require(False, "block", "products that are finite", "products that overflow")
 
     def product(block: np.ndarray) -> np.ndarray:
         v = np.asarray(_check.real_array("block", block, ndim=2))
         _check.require(len(v) == n, "block", f"{n} rows, one an input", v)
         out = np.zeros(v.shape)
-        for unit in work.plan.units:
+        for unit in work.plan.units if kernel.parts else ():
             V = work.V[unit.first : unit.first + unit.outputs]
             sums = [jnp.zeros((piece.kept(unit.outputs), v.shape[1]), kernel.dtype) for piece in unit.pieces]
             for at, had in kernel.chunks(chunk):
@@ -54,7 +60,10 @@ def products(
                 sums = kernel.engine.onto(J, own, sums)
             for at, had in kernel.chunks(chunk):
                 J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, work.key)
-                out[at + had : at + chunk] += np.asarray(kernel.engine.along(J, sums))[had:]
+                made = np.asarray(kernel.engine.along(J, sums))
+                if not np.isfinite(made).all():
+                    refuse(unit, V)
+                out[at + had : at + chunk] += made[had:]
         return out
 
     return product

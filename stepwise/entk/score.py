@@ -73,9 +73,14 @@ def score(
     K = np.asarray(_check.real_array("K", K, ndim=2))
     rows, d = z.shape
     _check.require(K.shape == (rows, rows), "K", f"[{rows}, {rows}], a row and a column for each embedding", K)
-    ours, real = _bases(K, z, center, cutoff)
     left = rows - {"none": 0, "pooled": 1, "per_view": 2}[center]
-    _check.require(d <= left, "z", f"at most {left} dimensions on {rows} views", z)
+    _check.require(0 < d <= left, "z", f"1 ... {left} dimensions on {rows} views", z)
+    for name, value in (("resamples", resamples), ("draws", draws)):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        _check.require(whole and value >= 0, name, "a whole number from 0", repr(value))
+    enough = resamples == 0 or d <= 2 * (rows // 4) - (rows - left)
+    _check.require(enough, "resamples", f"0 with {rows} views, half of which have not {d} dimensions", resamples)
+    ours, real = _bases(K, z, center, cutoff)
     rng = np.random.default_rng(seed)
     alignment = _aligned(ours, real)
     drawn = np.array([_random(rng, left, d) for _ in range(draws)])
