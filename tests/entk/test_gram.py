@@ -226,7 +226,7 @@ X = np.random.default_rng(2).normal(size=(4, 6)).astype(np.float32)
         (lambda: entk.gram(lambda p, x: x @ p["W"], W, X[:0]), "x: expected at least one input"),
         (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, probes=4), r"probes: expected a whole number in 1 \.\.\. 3"),
         (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, only="V"), r"only: expected parameters, some of \['W'\]"),
-        (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, budget=0), "budget: expected more than"),
+        (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, budget=1), "budget: expected more than"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_by_name(call, message):
