@@ -81,7 +81,10 @@ def plot(result: Result) -> Figure:
         ax.plot([i - 0.42, i + 0.42], [level] * 2, color=plotting.INK, ls=":", label="random" if i == 0 else None)
     ax.set_xticks(range(len(methods)), [f"{TITLES[name]}, d = {found['d']}" for name, found in methods.items()])
     ax.set(
-        ylim=(0, 1.05), ylabel="alignment of predicted and real subspace", xlabel="method, and modes that it learned"
+        ylim=(0, 1.15),
+        yticks=np.linspace(0, 1, 6),
+        ylabel="alignment of predicted and real subspace",
+        xlabel="method, and modes that it learned",
     )
     ax.set_title("A trained network's kernel predicts what it learned")
     ax.legend(loc="upper right", ncols=4)
