@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments import fig1_linear, images, resnets
 from experiments.contract import Check, Progress, Result, silent
-from stepwise import plotting
+from stepwise import plotting, staircase
 
 METHOD = "barlow_twins"
 
@@ -62,7 +62,7 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
         return linear
     yield linear
     trajectory = resnets.trained(training(config), METHOD, progress).trajectory
-    network = {"network": resnets.numbers(trajectory), "network_d": training(config).d}
+    network = {"network": staircase.numbers(trajectory), "network_d": training(config).d}
     return Result(linear.arrays | resnets.arrays(METHOD, trajectory), linear.numbers | network)
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from experiments import images, resnets
 from experiments.contract import Check, Progress, Result, silent
 from experiments.resnets import digest
-from stepwise import plotting
+from stepwise import plotting, staircase
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -37,7 +37,7 @@ def run(config: resnets.Config, progress: Progress = silent) -> Generator[Result
         trained = resnets.trained(config, method, progress)
         arrays = arrays | resnets.arrays(method, trained.trajectory)
         knn = {"knn": resnets.knn(config, method, trained, progress)}
-        found = found | {method: resnets.numbers(trained.trajectory) | knn}
+        found = found | {method: staircase.numbers(trained.trajectory) | knn}
         result = Result(arrays, {"methods": found, "config": asdict(config)})
         if i + 1 < len(config.methods):
             yield result

@@ -13,6 +13,7 @@ Expected       for each method: the trained kernel's alignment above that at the
 The embedding is the final one throughout, on as many principal directions as the run learned modes.
 """
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -39,15 +40,16 @@ def run(config: Config, progress: Progress = silent) -> Result:
         of = subjects[method] = alignment.subject(config, method, progress)
         along, moved, turned = [], [], []
         start = of.kernel(0)
-        for step in of.steps:
+        steps = _some(of.steps, config.kernels)
+        for step in steps:
             progress(f"{TITLES[method]}, eNTK of {len(of.x)} views after {step} steps")
-            K = of.kernel(step)
+            K = of.kernel(step, progress=sys.stderr.isatty())
             along.append(entk.score(K, of.embedding, draws=99, seed=config.seed))
             moved.append(entk.drift(start, K))
             turned.append(entk.drift(start, K, scaled=True))
         last[method] = K
         arrays |= {
-            f"{method}_steps": np.asarray(of.steps),
+            f"{method}_steps": np.asarray(steps),
             f"{method}_alignment": np.asarray([each.alignment for each in along]),
             f"{method}_leading": along[-1].leading,
             f"{method}_captured": along[-1].captured,
@@ -70,6 +72,12 @@ def run(config: Config, progress: Progress = silent) -> Result:
         [[entk.score(K, z, draws=1).alignment for z in embeddings.values()] for K in kernels.values()]
     )
     return Result(arrays, {"methods": found, "config": asdict(config)})
+
+
+def _some(steps: list[int], count: int) -> list[int]:
+    """The start, and so many of the later steps, evenly along their list to the last."""
+    later = np.asarray(steps[1:])
+    return [steps[0], *later[np.unique(np.linspace(0, len(later) - 1, count).round().astype(int))].tolist()]
 
 
 def check(result: Result) -> list[Check]:

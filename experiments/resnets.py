@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.contract import Check, Progress
-from stepwise import runs, spectra
+from stepwise import runs, staircase
 from stepwise.dynamics import Trajectory
 from stepwise.dynamics.training import Trained
 
@@ -18,8 +18,6 @@ ALONE = 5
 """Modes that have to be learned alone for a method to count as stepwise."""
 ABOVE = float(np.nextafter(1, 2))
 """A ratio that is above 1."""
-LEARNED = 0.05
-"""A mode counts as learned where its final value is above this share of the first one's, as in `spectra`."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Config:
     batch_size: int = 64
     probe: int = 256
     records: int = 150
-    snapshots: int = 8
-    """Networks kept on the way, beside the one at the start."""
+    snapshots: int = 29
+    """Networks kept on the way, beside the one at the start: every fourth is one of fig8's."""
     half: bool = False
     """Compute in bfloat16."""
     seed: int = 0
@@ -82,7 +80,7 @@ class Config:
         """Seconds: one stage, tiny images, three modes."""
         small = {"n_images": 64, "side": 16, "blocks": (1, 1), "width": 8, "d": 3, "batch_size": 32, "probe": 64}
         plan: dict[str, Any] = {"steps": (300, 300, 300), "rates": (0.02, 0.018, 0.01), "warmups": (0, 0, 100)}
-        return cls(**small, **plan, records=60, snapshots=2)  # type: ignore[arg-type]
+        return cls(**small, **plan, records=60, snapshots=8)  # type: ignore[arg-type]
 
     @classmethod
     def laptop(cls) -> Self:
@@ -145,42 +143,8 @@ def knn(config: Config, method: str, found: Trained, progress: Progress) -> dict
 
 
 def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
-    """What a figure keeps of a run, the method's name before each; of one that diverged what is finite."""
-    kept = {
-        "times": run.times,
-        "steps": run.stats["step"],
-        "loss": run.loss,
-        "train_loss": run.stats["train_loss"],
-        "eigenvalues": run.eigenvalues,
-        "covariance": run.covariance_eigenvalues,
-        "rankme": run.stats["rankme"],
-    }
-    kept |= {name.replace("stages/", ""): values for name, values in run.stats.items() if name.startswith("stages/")}
-    finite = _finite(run)
-    return {f"{method}_{name}": np.asarray(values)[finite] for name, values in kept.items()}
-
-
-def _finite(run: Trajectory) -> np.ndarray:
-    """Which samples are finite; the first always is."""
-    return np.isfinite(np.asarray(run.loss)) & np.isfinite(np.asarray(run.eigenvalues)).all(axis=1)
-
-
-def numbers(run: Trajectory) -> dict[str, Any]:
-    """Modes learned, and learned alone, by the eigenvalues of C; their steps, final values and the run's end."""
-    kept, good = _finite(run), not str(run.result).startswith("diverged")
-    values, steps = np.asarray(run.eigenvalues, np.float64)[kept], np.asarray(run.stats["step"], np.float64)[kept]
-    final = values[-3:].mean(axis=0)
-    least = max(LEARNED * final[0], float(np.finfo(float).tiny))  # of a collapsed run nothing counts
-    crossed, alone = spectra.steps_alone(steps, values, learned=least)
-    return {
-        "crossed": crossed if good else 0,
-        "alone": alone if good else 0,
-        "step_times": spectra.step_times(steps, values / np.maximum(final, least)).tolist(),
-        "final": final.tolist(),
-        "start": values[0].tolist(),
-        "rankme": float(np.asarray(run.stats["rankme"])[kept][-1]),
-        "result": str(run.result),
-    }
+    """What a figure keeps of a run (`staircase.curves`), the method's name before each."""
+    return {f"{method}_{name}": values for name, values in staircase.curves(run).items()}
 
 
 def counted(found: dict[str, Any]) -> str:

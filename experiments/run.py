@@ -3,13 +3,8 @@
 Running again with the same configuration, images, code and versions only checks and draws anew, from arrays.npz.
 """
 
-import hashlib
 import importlib
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,12 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
-from experiments import images
+from experiments import images, sources
 from experiments.contract import Check, Result, finished
-from stepwise import _npz, plotting
+from stepwise import _npz, plotting, record
 
 FIGURES = {
     "fig1": "experiments.fig1_steps",
@@ -35,8 +29,6 @@ FIGURES = {
     "fig8": "experiments.fig8_kernels",
     "table1": "experiments.table1_alignment",
 }
-PACKAGES = ("stepwise", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn", "matplotlib")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -60,29 +52,36 @@ class Arguments:
     redraw: bool = False
     """Only draw, from the arrays that are there, even if the code has changed since."""
 
+    def run(self) -> int:
+        """0 when every check passed, 1 when one failed."""
+        return 0 if run(self) else 1
+
 
 def main(argv: list[str]) -> int:
     """0 when every check passed, 1 when one failed, 2 for a bad argument."""
     args = tyro.cli(Arguments, args=argv, prog="python -m experiments")
     try:
-        passed = run(args)
+        return args.run()
     except (ValueError, OSError) as error:
         print(f"{args.name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{args.name}: stopped; call it again: a training run goes on where it was", file=sys.stderr)
         return 130
-    return 0 if passed else 1
 
 
 def run(args: Arguments) -> bool:
     """Do what the arguments say; return whether every check passed."""
-    module = importlib.import_module(FIGURES[args.name])
-    config = configured(module, args)
+    figure = module(args.name)
+    config = configured(figure, args)
     folder = Path(args.out) / args.name / args.preset
-    wanted: dict[str, Any] = {"config": asdict(config), "code": _code(module), "versions": _versions()}
+    wanted: dict[str, Any] = {
+        "config": asdict(config),
+        "code": sources.code(Path(figure.__file__)),
+        "versions": record.versions(),
+    }
     # the same path may hold other images by now; --redraw does not ask
-    digest = getattr(module, "digest", images.digest)
+    digest = getattr(figure, "digest", images.digest)
     wanted |= {} if args.redraw else {"images": digest(config)}
     stored = _stored(folder, wanted, as_it_is=args.redraw)
     if args.redraw and stored is None:
@@ -90,33 +89,38 @@ def run(args: Arguments) -> bool:
     began = time.perf_counter()
 
     def write(result: Result, *, whole: bool) -> list[Check]:
-        about = {"seconds": time.perf_counter() - began} | _circumstances()
+        about = {"seconds": time.perf_counter() - began} | record.circumstances()
         folder.mkdir(parents=True, exist_ok=True)
         header = {"numbers": result.numbers, "about": about, "whole": whole, **wanted}
         _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
-        return _draw(module, folder, result, about, wanted["config"])
+        return _draw(figure, folder, result, about, wanted["config"])
 
     with jax.enable_x64(getattr(config, "x64", False)):
         if stored is not None and not args.again:
             result, about = stored
             print(f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} (--again: anew)")
-            checks = _draw(module, folder, result, about, wanted["config"])
+            checks = _draw(figure, folder, result, about, wanted["config"])
         else:
-            computed = module.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
+            computed = figure.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
             result = finished(computed, lambda part: write(part, whole=False))
             checks = write(result, whole=True)
     _report(checks)
     return all(check.passed for check in checks)
 
 
+def module(name: str) -> Any:
+    """The module of a figure."""
+    return importlib.import_module(FIGURES[name])
+
+
 def _draw(module: Any, folder: Path, result: Result, about: dict[str, Any], config: dict[str, Any]) -> list[Check]:
     """Check and draw; write all but the arrays."""
     checks: list[Check] = module.check(result)
-    _write_json(folder / "config.json", config)
+    record.write_json(folder / "config.json", config)
     with plotting.style():
         plotting.save(module.plot(result), folder)
     summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
-    _write_json(folder / "summary.json", summary)
+    record.write_json(folder / "summary.json", summary)
     print(f"  {about['seconds']:.1f} s to compute, {folder / 'figure.png'}, {folder / 'summary.json'}", flush=True)
     return checks
 
@@ -164,56 +168,3 @@ def _report(checks: list[Check]) -> None:
             f"  {failed} of {len(checks)} checks failed. Bounds are set for the laptop preset's own images; where a "
             "premise fails, the claim was not tried."
         )
-
-
-def _circumstances() -> dict[str, Any]:
-    device = jax.devices()[0]
-    where = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
-    return {"versions": _versions(), **where, "commit": _commit()}
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-
-
-def _commit() -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
-
-
-def _code(module: Any) -> str:
-    digest = hashlib.sha256()
-    own = Path(module.__file__).name.split("_")[0]
-    modules = sorted((ROOT / "experiments").glob("*.py"))
-    needed = [path for path in modules if not path.name.startswith("fig") or path.name.startswith(f"{own}_")]
-    for path in [*sorted((ROOT / "stepwise").rglob("*.py")), *needed]:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    """Only what strict JSON holds: infinities and NaN become null, arrays lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value

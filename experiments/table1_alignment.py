@@ -13,6 +13,7 @@ mean over all views. d is the number of modes that the run learned: what it did 
 that the embedding is taken on its leading principal directions.
 """
 
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -37,7 +38,12 @@ def run(config: Config, progress: Progress = silent) -> Result:
     for method in config.methods:
         of = alignment.subject(config, method, progress)
         progress(f"{TITLES[method]}, eNTK of {len(of.x)} views after training and before")
-        kernels = {"trained": of.kernel(of.steps[-1]), "start": of.kernel(0), "pixels": of.pixel_kernel}
+        bar = sys.stderr.isatty()
+        kernels = {
+            "trained": of.kernel(of.steps[-1], progress=bar),
+            "start": of.kernel(0, progress=bar),
+            "pixels": of.pixel_kernel,
+        }
         scores = {
             name: entk.score(K, of.embedding, resamples=config.resamples, seed=config.seed).summary()
             for name, K in kernels.items()

@@ -3,13 +3,13 @@
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 
 from stepwise.compare import Curves, curves
 from stepwise.types import Numbers, Real
@@ -109,6 +109,13 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
         temporary = Path(folder) / f".{name}.{suffix}"
         fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
         temporary.replace(Path(folder) / f"{name}.{suffix}")
+    plt.close(fig)
+
+
+def vector(fig: Figure, file: BinaryIO) -> None:
+    """Write as SVG, text as outlines, the same bytes for the same figure; close the figure."""
+    with matplotlib.rc_context({"svg.hashsalt": "stepwise", "svg.fonttype": "path"}):
+        fig.savefig(file, format="svg", metadata={"Date": None})
     plt.close(fig)
 
 

@@ -31,12 +31,18 @@ checkpoints runlog dynamics.plan
 dynamics.loop dynamics.step dynamics.identity dynamics.snapshots
 dynamics.exact dynamics.ode dynamics.gradient dynamics.dual dynamics.network dynamics.training
 dynamics
-probes
+probes staircase attributes
 runs
 entk.full
 entk
+subject
 validity compare
 plotting
+record
+cli.images
+cli.figures cli.predict cli.train cli.kernels
+cli
+cli.__main__
 """
 LAYER = {name: depth for depth, line in enumerate(FLOW.split("\n")) for name in line.split()}
 INSTALLED_AS = {

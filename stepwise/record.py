@@ -1,0 +1,95 @@
+"""What a computation leaves behind: numbers, settings, arrays and a drawing, each file written whole or not at all.
+
+Figures and the command line write the same: summary.json (numbers, seconds, versions, device, commit), config.json,
+arrays.npz, and figure.png with figure.pdf.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from stepwise import _npz, plotting
+from stepwise.plotting import Figure
+from stepwise.types import Real
+
+PACKAGES = ("stepwise", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn", "matplotlib")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write(
+    folder: Path,
+    kind: str,
+    *,
+    arrays: dict[str, Any],
+    numbers: dict[str, Any],
+    config: dict[str, Any],
+    seconds: Real,
+    figure: Figure,
+) -> None:
+    """All of it into one folder, made where it is not there; the figure is closed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _npz.write(folder / "arrays.npz", kind, arrays, {})
+    write_json(folder / "config.json", config)
+    plotting.save(figure, folder)
+    write_json(folder / "summary.json", {"seconds": seconds} | circumstances() | {"numbers": numbers})
+
+
+def circumstances() -> dict[str, Any]:
+    """What a number depends on beside its settings: versions, device, cores, and the commit where this is a clone."""
+    device = jax.devices()[0]
+    where = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
+    return {"versions": versions(), **where, "commit": _commit()}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on, and of Python."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Strict JSON under a temporary name that is then renamed: infinities and NaN are null, arrays lists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _commit() -> str | None:
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,170 @@
+"""A training run to be looked at: fresh views, their embedding along training, and kernels that are kept with it."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from stepwise import _check, entk, models, runs, staircase, views
+from stepwise.data import Images
+from stepwise.dynamics import snapshots
+from stepwise.dynamics.training import Trained
+from stepwise.entk.kernel import Apply
+from stepwise.types import Whole
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, and what it is looked at with.
+
+    Attributes:
+        config: of the run.
+        trained: its end.
+        images: all that it was trained on.
+        chosen: which of them the views are of [n].
+        x: two views of each of these, X stacked on X' [2n, h, w, c], float32 in [0, 1].
+        folder: of the run; kernels are kept in its `entk/`.
+    """
+
+    config: runs.Config
+    trained: Trained
+    images: Images
+    chosen: np.ndarray
+    x: np.ndarray
+    folder: Path
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """Of its training (`staircase.numbers`)."""
+        return staircase.numbers(self.trained.trajectory)
+
+    @property
+    def d(self) -> int:
+        """Modes that it learned: what it did not learn has no place to agree in."""
+        return max(1, self.numbers["crossed"])
+
+    @cached_property
+    def apply(self) -> Apply:
+        """The network in evaluation mode, a function of {"params", "stats"} and views: one for all steps."""
+        forward = models.stateful(self.trained.encoder)[0]
+        return lambda tree, x: forward(tree["params"], tree["stats"], x, False)[0]
+
+    @cached_property
+    def embedding(self) -> np.ndarray:
+        """Of the views, centred, on its d leading principal directions [2n, d]."""
+        z = np.asarray(jax.jit(self.apply)(leaves(self.trained.encoder), self.x), np.float64)
+        z = z - z.mean(axis=0)
+        return z @ np.linalg.svd(z, full_matrices=False)[2][: self.d].T
+
+    @cached_property
+    def pixel_kernel(self) -> np.ndarray:
+        """⟨x, x'⟩ [2n, 2n]."""
+        flat = np.asarray(self.x.reshape(len(self.x), -1), np.float64)
+        return flat @ flat.T
+
+    @property
+    def steps(self) -> list[int]:
+        """Those whose networks are there, from 0 to the last."""
+        return sorted({0, self.config.steps, *runs.snapshot_steps(self.config)})
+
+    def network(self, step: Whole, *, settled: bool = True) -> nnx.Module:
+        """The encoder after so many steps, in evaluation mode.
+
+        At the start, where there are no running statistics yet, with those of its images unless `settled` is false.
+
+        Raises:
+            ValueError: the run kept no network of this step.
+        """
+        channels = self.x.shape[-1]
+        if step == self.config.steps:
+            return self.trained.encoder
+        start = runs.encoder(self.config, channels)
+        if step > 0:
+            return snapshots.load(start, self.folder, step)
+        return runs.settled(start, self.images.pixels) if settled else start
+
+    def kernel(self, step: Whole, *, progress: bool = False) -> np.ndarray:
+        """eNTK of the views after so many steps [2n, 2n], in evaluation mode; worked out once.
+
+        Raises:
+            ValueError: the run kept no network of this step.
+        """
+        network = self.network(step)
+        which = hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()[:8]
+        path = self.folder / "entk" / f"step_{step}_{which}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options: Any = {"only": "params", "path": path, "progress": progress}
+        try:
+            K = entk.gram(self.apply, leaves(network), self.x, **options)
+        except ValueError:  # of another version, or of so many devices and half done: worth no more than its time
+            path.unlink(missing_ok=True)
+            K = entk.gram(self.apply, leaves(network), self.x, **options)
+        return np.asarray(K, np.float64)
+
+    def embeddings_along(self) -> np.ndarray:
+        """Of the views at every one of `steps` [S, 2n, d'], all d' outputs, each view's batch normalised by itself.
+
+        That is how the run's curves are measured (`dynamics.training`): running statistics lag behind at a step.
+        """
+        forward = models.stateful(self.trained.encoder)[0]
+        halves = self.x.reshape(2, -1, *self.x.shape[1:])
+        embed = jax.jit(lambda tree, x: forward(tree["params"], tree["stats"], x, True)[0])
+        trees = [leaves(self.network(step, settled=False)) for step in self.steps]
+        return np.stack([np.concatenate([embed(tree, jnp.asarray(half)) for half in halves]) for tree in trees])
+
+
+def of(
+    config: runs.Config,
+    trained: Trained,
+    n_pairs: Whole,
+    *,
+    root: str | os.PathLike[str] = "runs",
+    recipe: str | None = None,
+) -> Subject:
+    """A run and fresh views of n_pairs of its images (of all, where it has fewer), which its training did not draw.
+
+    By the run's own recipe, or another. The same views for every run on the same images with the same seed and recipe.
+
+    Raises:
+        ValueError: n_pairs is not a positive number.
+    """
+    _check.require(n_pairs >= 1, "n_pairs", "a positive number of pairs", n_pairs)
+    images = runs.load(config)
+    chosen = np.unique(np.linspace(0, len(images.pixels) - 1, min(n_pairs, len(images.pixels))).astype(int))
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # the training's are of the key itself
+    pair = views.positive_pairs(images.pixels[chosen], key, recipe or config.recipe)
+    x = np.concatenate([np.asarray(view, np.float32) for view in pair])
+    return Subject(config, trained, images, chosen, x, runs.folder(config, images, root))
+
+
+def configuration(folder: str | os.PathLike[str]) -> runs.Config:
+    """The configuration of the run in a folder that `runs.train` made.
+
+    Raises:
+        ValueError: there is no run, or of another version that had other fields.
+    """
+    path = Path(folder) / "config.json"
+    _check.require(path.is_file(), str(folder), "the folder of a run, with its config.json", "none there")
+    try:
+        found = json.loads(path.read_text())
+        known = {field.name for field in fields(runs.Config)}
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "code"}
+        missing = sorted(known ^ given.keys())
+        _check.require(not missing, str(path), "this version's fields", f"a difference in {', '.join(missing)}")
+        return runs.Config(**given)  # type: ignore[arg-type]
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: expected a run's configuration, received something else ({error})") from error
+
+
+def leaves(encoder: nnx.Module) -> dict[str, Any]:
+    """{"params", "stats"} of a module, as `Subject.apply` takes them."""
+    _, params, stats = models.stateful(encoder)
+    return {"params": params, "stats": stats}
