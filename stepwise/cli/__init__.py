@@ -1,0 +1,52 @@
+"""The command line, for one's own images and networks: `stepwise predict`, `train`, `entk`, `align`, `figure`, `data`.
+
+Every command's flags are the fields of one dataclass. Exit codes: 0 for done, 1 for a figure whose checks failed, 2 for
+a bad argument or file, in one line that says what was expected and what was received, 130 where it was interrupted, to
+go on when it is called again.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+import stepwise
+from stepwise.cli.figures import command as figure
+from stepwise.cli.images import Data
+from stepwise.cli.kernels import Align, Entk
+from stepwise.cli.predict import Predict
+from stepwise.cli.train import Train
+
+ABOUT = "What self-supervised learning will learn of your images, when, and what your network has learned of them."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = sys.argv[1:] if argv is None else argv
+    if given == ["--version"]:
+        print(f"stepwise {stepwise.__version__}")
+        return 0
+    commands: dict[str, Callable[..., Any]] = {
+        "predict": Predict,
+        "train": Train,
+        "entk": Entk,
+        "align": Align,
+        "figure": figure(),
+        "data": Data,
+    }
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            commands, args=given or ["--help"], prog="stepwise", description=ABOUT, config=(tyro.conf.OmitArgPrefixes,)
+        )
+        return int(command.run())
+    except BrokenPipeError:  # `stepwise ... | head`: not for the interpreter to say at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"stepwise {given[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stepwise {given[0]}: stopped; call it again and it goes on where it was", file=sys.stderr)
+        return 130

@@ -1,0 +1,34 @@
+"""`stepwise figure`: the figures of the paper, which come with a clone of the repository."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from stepwise import _check
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Compute, check and draw one figure of the paper (in a clone of the repository; the wheel has none)."""
+
+    name: tyro.conf.Positional[str]
+    """Which figure."""
+
+    def run(self) -> int:
+        """Say where the figures are."""
+        _check.require(False, f"figure {self.name}", "a clone of the repository, with its `experiments`", "none here")
+        return 2
+
+
+def command() -> Callable[..., Any]:
+    """The dataclass of `python -m experiments`, where that is to be had."""
+    try:
+        found: Callable[..., Any] = importlib.import_module("experiments.run").Arguments
+    except ModuleNotFoundError as error:
+        if error.name not in ("experiments", "experiments.run"):
+            raise
+        return Elsewhere
+    return found

@@ -1,0 +1,211 @@
+"""`stepwise entk` and `stepwise align`: a trained network's kernel, and what it predicts of the network's embedding."""
+
+import runpy
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from stepwise import _check, entk, plotting, problem, record, runs, subject, views
+from stepwise.cli.images import Source
+
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class _Network(Source):
+    """Which network, and the views that it is looked at with."""
+
+    run_dir: Path | None = None
+    """The folder of a run of `stepwise train` or of a figure, runs/HASH: its own images and recipe are used; or"""
+    network: str | None = None
+    """FILE.py:NAME of your own, where NAME() -> (apply, params), apply(params, x [n, h, w, c]) -> [n, d]."""
+    n_pairs: int = 256
+    """Images, two fresh views of each."""
+    recipe: str = "small"
+    """Of the views; of a run its own."""
+    step: int | None = None
+    """Of a run: look at the network after so many steps, one of those that it kept; by default the last."""
+    d: int | None = None
+    """Leading principal directions of the embedding; by default the modes that a run learned, and all of your own's."""
+    seed: int = 0
+    """Of your own network's choice of images and of their views."""
+
+    def looked_at(self) -> "Looked":
+        """The network, its views, and where its kernels are kept.
+
+        Raises:
+            ValueError: none or both were named, or what was named is not there.
+        """
+        one = (self.run_dir is None) != (self.network is None)
+        _check.require(one, "--run-dir, --network", "one of them", "both" if self.network else "none")
+        return _of_run(self, self.run_dir) if self.run_dir is not None else _of_file(self, str(self.network))
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A network with views x [2n, ...], its embedding z [2n, d] of them, and its kernels by name."""
+
+    name: str
+    x: np.ndarray
+    z: np.ndarray
+    kernel: Any
+    """A function of nothing: the eNTK asked for."""
+    others: dict[str, Any]
+    """The nulls: functions of nothing, to kernels of the same views."""
+
+
+def _of_run(options: _Network, folder: Path) -> Looked:
+    config = subject.configuration(folder)
+    where = runs.folder(config, runs.load(config), folder.parent)
+    named = where.name == folder.resolve().name
+    _check.require(named, str(folder), "the images that this run was trained on", "others at the same path")
+    _check.require(any((folder / "checkpoints").glob("*")), str(folder), "a run with checkpoints", "none")
+    trained = runs.train(config, root=folder.parent, progress=sys.stderr.isatty())
+    if not trained.finished:
+        raise KeyboardInterrupt
+    of = subject.of(config, trained, options.n_pairs, root=folder.parent)
+    step = config.steps if options.step is None else options.step
+    _check.require(step in of.steps, "--step", f"one of those kept, {of.steps}", step)
+    bar = sys.stderr.isatty()
+    others = {"eNTK, at the start": lambda: of.kernel(0, progress=bar), "pixel kernel": lambda: of.pixel_kernel}
+    name = f"{config.method}, step {step}"
+    z = of.embedding if options.d is None else _leading(_embedded(of), options.d)
+    return Looked(name, of.x, z, lambda: of.kernel(step, progress=bar), others)
+
+
+def _embedded(of: subject.Subject) -> np.ndarray:
+    return np.asarray(jax.jit(of.apply)(subject.leaves(of.trained.encoder), of.x), np.float64)
+
+
+def _of_file(options: _Network, network: str) -> Looked:
+    file, _, name = network.rpartition(":")
+    _check.require(file and Path(file).is_file(), "--network", "FILE.py:NAME of a file that is there", repr(network))
+    made = runpy.run_path(file).get(name)
+    _check.require(callable(made), "--network", f"a function {name} in {file}", "none of that name")
+    found = made()  # type: ignore[misc]
+    fits = isinstance(found, tuple) and len(found) == 2 and callable(found[0])
+    _check.require(fits, network, "a function that returns (apply, params)", repr(type(found).__name__))
+    apply, params = found
+    _check.require(options.step is None, "--step", "none with --network", options.step)
+    images = options.load(options.n_pairs, options.seed)
+    pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
+    x = np.concatenate([np.asarray(view, np.float32) for view in pair])
+    z = np.asarray(apply(params, x), np.float64)
+    fits = z.ndim == 2 and len(z) == len(x) and bool(np.isfinite(z).all())
+    _check.require(fits, network, f"finite embeddings [{len(x)}, d] of as many views", z)
+    place = Path(file).with_suffix(".entk.npz")
+    flat = np.asarray(x.reshape(len(x), -1), np.float64)
+
+    def kernel() -> np.ndarray:
+        return np.asarray(entk.gram(apply, params, x, path=place, progress=sys.stderr.isatty()), np.float64)
+
+    return Looked(network, x, _leading(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T})
+
+
+def _leading(z: np.ndarray, d: int | None) -> np.ndarray:
+    """On d leading principal directions, or on all that it has."""
+    _check.require(d is None or 1 <= d <= z.shape[1], "--d", f"1 ... {z.shape[1]}, the embedding's dimensions", d)
+    z = z - z.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(z, full_matrices=False)
+    rank = int(np.sum(sizes > 1e-6 * sizes[0]))
+    return z @ directions[: min(d or rank, rank)].T
+
+
+@dataclass(frozen=True)
+class Entk(_Network):
+    """Work out the empirical NTK of a trained network on fresh views, and the spectrum that it predicts with.
+
+    K is kept with the run (or beside your file) while it is being made: a call that was killed goes on.
+    """
+
+    out: Path = Path("results/entk")
+    """Folder of summary.json, arrays.npz with K, config.json and the figure."""
+
+    def run(self) -> int:
+        """Print the kernel's leading modes and write its files."""
+        began = time.perf_counter()
+        of = self.looked_at()
+        K = of.kernel()
+        p = problem.from_gram(K, center="pooled", cutoff=1e-6)
+        gamma = np.asarray(p.gamma)
+        arrays = {"K": K, "gamma": gamma, "views": of.x, "embedding": of.z}
+        arrays["predicted"] = np.asarray(p.predict(min(of.z.shape[1], int((gamma > 0).sum()))))
+        print(f"{of.name}: eNTK of {len(of.x)} views, trace {np.trace(K):.6g}, {int((gamma > 0).sum())} positive modes")
+        print(f"γ = {', '.join(f'{value:.4g}' for value in gamma[:SHOWN])}, ...")
+        numbers = {"network": of.name, "views": len(of.x), "trace": float(np.trace(K)), "gamma": gamma}
+        with plotting.style():
+            fig = plotting.figure(11, 4.6)
+            left, right = fig.subplots(1, 2)
+            left.imshow(K, cmap="cividis")
+            left.set(title="A  K: views, then the same images' other views", xlabel="view", ylabel="view")
+            positive = gamma > 0
+            rank = np.arange(1, gamma.size + 1)[positive]
+            right.plot(rank, gamma[positive], "o-", ms=3, color=plotting.BLUE)
+            right.set(xscale="log", yscale="log", xlabel="mode", ylabel="γ", title="B  What it predicts with")
+            fig.suptitle(of.name, fontsize=12)
+            config = asdict(self) | {"command": "entk"}
+            seconds = time.perf_counter() - began
+            record.write(self.out, "eNTK", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=fig)
+        print(f"{self.out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+        return 0
+
+
+@dataclass(frozen=True)
+class Align(_Network):
+    """Say how near a network's embedding is to the subspace that its own kernel predicts.
+
+    Beside it what the kernel at the start (of a run) and the pixels alone predict, and chance.
+    """
+
+    resamples: int = 200
+    """Random halves of the pairs, for the 95% intervals."""
+    out: Path = Path("results/align")
+    """Folder of summary.json, arrays.npz, config.json and the figure."""
+
+    def run(self) -> int:
+        """Print a line a kernel and write the files."""
+        began = time.perf_counter()
+        of = self.looked_at()
+        scores: dict[str, entk.Score] = {}
+        for name, kernel in {"eNTK, trained": of.kernel, **of.others}.items():
+            scores[name] = entk.score(kernel(), of.z, resamples=self.resamples)
+            found = scores[name]
+            low, high = found.interval
+            print(f"{name:<20} {found.alignment:.3f}  [{low:.3f}, {high:.3f}]  p = {found.p_value:.3g}", flush=True)
+        print(f"{'random subspaces':<20} {found.random:.3f}     {len(of.x)} views, d = {of.z.shape[1]}, {of.name}")
+        numbers = {"network": of.name, "views": len(of.x), "d": of.z.shape[1]}
+        numbers |= {"scores": {name: score.summary() for name, score in scores.items()}}
+        arrays = {"embedding": of.z, "views": of.x}
+        with plotting.style():
+            config = asdict(self) | {"command": "align"}
+            figure = _bars(scores, of.name)
+            seconds = time.perf_counter() - began
+            record.write(
+                self.out, "alignment", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure
+            )
+        print(f"{self.out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+        return 0
+
+
+def _bars(scores: dict[str, entk.Score], title: str) -> plotting.Figure:
+    fig = plotting.figure(6.4, 4.4)
+    ax: Any = fig.subplots()
+    for i, (score, colour) in enumerate(
+        zip(scores.values(), (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=False)
+    ):
+        low, high = score.interval
+        off = [[score.alignment - low], [high - score.alignment]]
+        ax.bar(i, score.alignment, 0.6, color=colour)
+        ax.errorbar(i, score.alignment, off, color=plotting.INK, capsize=4)
+    ax.axhline(score.random, color=plotting.INK, ls=":", label="random subspaces")
+    ax.set_xticks(range(len(scores)), list(scores))
+    ax.set(ylim=(0, 1.1), ylabel="alignment of predicted and real subspace", xlabel="kernel that predicts")
+    ax.set_title("What the kernel says of the embedding")
+    ax.legend(loc="upper right")
+    fig.suptitle(title, fontsize=12)
+    return fig

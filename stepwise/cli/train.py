@@ -1,0 +1,67 @@
+"""`stepwise train`: a network on one's own images, kept under runs/ and gone on with after a kill."""
+
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from stepwise import plotting, record, runs, staircase
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an encoder, and count the modes that it learns one at a time.
+
+    The run is kept under RUNS-DIR/HASH-OF-CONFIG with its checkpoints and log: killed at any moment it goes on, to the
+    same bits, when the same command is given again.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[runs.Config] = field(default_factory=runs.Config)
+    runs_dir: Path = Path("runs")
+    """Folder of the training runs."""
+    out: Path = Path("results/train")
+    """Folder in which the run's own one has summary.json, arrays.npz, config.json and the figure."""
+
+    def run(self) -> int:
+        """Train, or go on, or read; then write its files."""
+        began = time.perf_counter()
+        images = runs.load(self.config)
+        folder = runs.folder(self.config, images, self.runs_dir)
+        print(f"{images.source}: {len(images)} images, {self.config.method}, {self.config.steps} steps; {folder}")
+        trained = runs.train(self.config, root=self.runs_dir, progress=sys.stderr.isatty())
+        if not trained.finished:
+            raise KeyboardInterrupt
+        arrays, numbers = staircase.curves(trained.trajectory), staircase.numbers(trained.trajectory)
+        steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
+        print(f"{numbers['crossed']} modes learned, {numbers['alone']} of them alone, at steps {steps or '-'}")
+        if numbers["result"].startswith("diverged"):
+            print(numbers["result"])
+        out = self.out / folder.name
+        with plotting.style():
+            figure = _figure(arrays, numbers, f"{self.config.method}, {images.source}")
+            config = asdict(self.config) | {"command": "train"}
+            seconds = time.perf_counter() - began
+            record.write(out, "training", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure)
+        print(f"{out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+        print(f"next: stepwise align --run-dir {folder}")
+        return 0
+
+
+def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> plotting.Figure:
+    """Loss, eigenvalues of C, and of the embedding's covariance."""
+    fig = plotting.figure(13, 4.4)
+    axes: Any = fig.subplots(1, 3)
+    run = (a["times"], a["eigenvalues"], a["loss"])
+    plotting.loss(axes[0], run, label="loss on the probe")
+    axes[0].set_title("A  Loss")
+    plotting.eigenvalues(axes[1], run)
+    axes[1].set_title(f"B  {numbers['crossed']} modes learned, {numbers['alone']} alone")
+    plotting.eigenvalues(axes[2], (a["times"], a["covariance"], a["loss"]))
+    axes[2].set_ylabel("eigenvalues of the covariance")
+    axes[2].set_title("C  The embedding's covariance")
+    fig.suptitle(title, fontsize=12)
+    return fig

@@ -1,0 +1,228 @@
+"""The command line: help everywhere, one line for what is wrong, the files it says, and the numbers of the library."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from stepwise import data, problem, runs, validity, views
+from stepwise.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = (["predict"], ["train"], ["entk"], ["align"], ["figure"], ["data"], ["data", "show"], ["data", "fetch"])
+FILES = {"summary.json", "arrays.npz", "config.json", "figure.png", "figure.pdf"}
+SMALL = [
+    "--n-images", "48", "--side", "8", "--blocks", "1", "--width", "4", "--head", "2", "--steps", "40",
+    "--batch-size", "16", "--probe", "16", "--lr", "0.02", "--records", "20", "--snapshots", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "mine.npz"
+    np.savez(path, pixels=data.load("photos", limit=80, size=24).pixels)
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory):
+    """A run and the folder of its results."""
+    base = tmp_path_factory.mktemp("train")
+    flags = ["--data", images, "--runs-dir", str(base / "runs"), "--out", str(base / "out"), *SMALL]
+    with jax.enable_x64(False):
+        assert main(["train", *flags]) == 0
+    (run,) = (base / "runs").iterdir()
+    return run, base, flags
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
+def test_help_says_what_a_command_does(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert "usage: stepwise" in said
+    assert "None" not in said.split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--data", "folder:/nowhere"], "/nowhere: expected a folder of images"),
+        (["predict", "--recipe", "crop21"], "recipe: expected one of"),
+        (["predict", "--n-pairs", "1"], "n_pairs: expected a whole number from 2, received 1"),
+        (["train", "--batch-size", "0"], "batch_size"),
+        (["train", "--lr", "-1"], "lr"),
+        (["align"], "--run-dir, --network: expected one of them, received none"),
+        (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
+        (["entk", "--network", "nowhere.py:made"], "--network: expected FILE.py:NAME"),
+        (["figure", "fig2", "--set", "colour=blue"], "expected FIELD=VALUE"),
+        (["data", "show", "cifar11"], "cifar11"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("stepwise ")
+    assert "Traceback" not in said
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_unknown_flag_is_refused_without_a_traceback(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "--colour", "blue"])
+    assert end.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_its_script_is_installed_and_says_its_version():
+    done = subprocess.run([Path(sys.executable).parent / "stepwise", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("stepwise 0.")
+
+
+def test_a_prediction_is_the_librarys(images, tmp_path, capsys):
+    flags = ["--data", images, "--n-pairs", "60", "--side", "24", "--d", "3", "--out", str(tmp_path), "--lr", "0.001"]
+    assert main(["predict", *flags]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    with jax.enable_x64(True):
+        pixels = data.load(images, limit=60, size=24).pixels
+        pair = views.positive_pairs(pixels, jax.random.key(1), "crop20")
+        p = problem.from_views(*(np.asarray(view, np.float64) for view in pair))
+        expected = validity.report(p, 3, start_scale=1e-6, lr=0.001)
+    assert str(expected) in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["numbers"]["validity"] == expected.summary()
+    assert {"seconds", "versions", "device", "commit"} <= summary.keys()
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        np.testing.assert_array_equal(arrays["gamma"], p.gamma)
+        # the closed form that is drawn crosses one half when the report says
+        rises = [np.interp(0.5, arrays["eigenvalues"][:, j], arrays["times"]) for j in range(3)]
+    np.testing.assert_allclose(rises, expected.step_times, rtol=0.02)
+
+
+def test_a_wide_networks_prediction_runs(images, tmp_path):
+    flags = ["--data", images, "--n-pairs", "20", "--d", "2", "--model", "infinite_width", "--out", str(tmp_path)]
+    assert main(["predict", *flags]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.slow
+def test_a_training_is_the_librarys_run_and_is_read_again(trained, capsys):
+    run, base, flags = trained
+    (out,) = (base / "out").iterdir()
+    assert out.name == run.name
+    assert {path.name for path in out.iterdir()} == FILES
+    before = (run / "log.jsonl").read_bytes()
+    with jax.enable_x64(False):
+        assert main(["train", *flags]) == 0
+    assert (run / "log.jsonl").read_bytes() == before
+    assert f"stepwise align --run-dir {run}" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    assert config["steps"] == 40 and config["command"] == "train"
+
+
+@pytest.mark.slow
+def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, capsys, tmp_path):
+    run, _, _ = trained
+    flags = ["--run-dir", str(run), "--n-pairs", "16", "--resamples", "10", "--out", str(tmp_path / "align")]
+    with jax.enable_x64(False):
+        assert main(["align", *flags]) == 0
+        said = capsys.readouterr().out
+        assert all(name in said for name in ("eNTK, trained", "eNTK, at the start", "pixel kernel", "random subspaces"))
+        scores = json.loads((tmp_path / "align" / "summary.json").read_text())["numbers"]["scores"]
+        assert all(0 <= score["alignment"] <= 1 for score in scores.values())
+        assert main(["entk", "--run-dir", str(run), "--n-pairs", "16", "--out", str(tmp_path / "entk")]) == 0
+    with np.load(tmp_path / "entk" / "arrays.npz") as arrays:
+        K = arrays["K"]
+    (kept,) = (run / "entk").glob("step_40_*.npz")
+    with np.load(kept) as arrays:
+        np.testing.assert_array_equal(arrays["K"], K)
+    assert {path.name for path in (tmp_path / "entk").iterdir()} == FILES
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(trained, capsys, tmp_path):
+    run, _, _ = trained
+    with jax.enable_x64(False):
+        assert main(["entk", "--run-dir", str(run), "--step", "3", "--out", str(tmp_path)]) == 2
+        assert "--step: expected one of those kept, [0, 1, 40]" in capsys.readouterr().err
+        path = run.parent.parent / "other" / run.name
+        path.mkdir(parents=True)
+        config = json.loads((run / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(config | {"data": "photos"}))
+        assert main(["align", "--run-dir", str(path), "--out", str(tmp_path)]) == 2
+        assert "expected the images that this run was trained on" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+NETWORK = """
+import jax, jax.numpy as jnp
+def made():
+    params = {"w": jax.random.normal(jax.random.key(0), (108, 3)) / 10, "b": jnp.zeros(3)}
+    return lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["w"] + p["b"]), params
+def wrong():
+    return 3
+def infinite():
+    apply, params = made()
+    return lambda p, x: apply(p, x) / 0.0, params
+"""
+
+
+def test_a_network_of_ones_own(tmp_path, images, capsys):
+    file = tmp_path / "net.py"
+    file.write_text(NETWORK)
+    flags = ["--data", images, "--side", "6", "--n-pairs", "20", "--out", str(tmp_path / "out")]
+    with jax.enable_x64(False):
+        assert main(["align", "--network", f"{file}:made", "--resamples", "5", *flags]) == 0
+        assert "eNTK, trained" in capsys.readouterr().out
+        for name, message in {
+            "wrong": "expected a function that returns (apply, params)",
+            "absent": "expected a function absent",
+            "infinite": "expected finite embeddings",
+        }.items():
+            assert main(["align", "--network", f"{file}:{name}", *flags]) == 2
+            assert message in capsys.readouterr().err
+
+
+def test_images_are_shown(images, capsys):
+    assert main(["data", "show", images]) == 0
+    assert "80 images of 24 x 24 px, 3 channels" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_by_the_same_command(images, tmp_path):
+    flags = ["--data", images, "--runs-dir", "runs", *SMALL, "--steps", "400", "--checkpoint-every", "20"]
+    command = [sys.executable, "-m", "stepwise.cli", "train", *flags]
+    first = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+    limit = time.monotonic() + 300
+    while not list(tmp_path.glob("runs/*/checkpoints/step_*")) and time.monotonic() < limit:
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    (out,) = (tmp_path / "results/train").iterdir()
+    config = runs.Config(
+        data=images, n_images=48, side=8, blocks=(1,), width=4, head=(2,), steps=400, batch_size=16, probe=16, lr=0.02,
+        records=20, snapshots=2, checkpoint_every=20,
+    )  # fmt: skip
+    with jax.enable_x64(False):
+        whole = runs.train(config, root=tmp_path / "whole").trajectory
+    with np.load(out / "arrays.npz") as arrays:
+        np.testing.assert_array_equal(arrays["eigenvalues"], whole.eigenvalues)
+    assert run.name == out.name
