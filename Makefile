@@ -1,6 +1,7 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
-.PHONY: help install test test-latest lint types format figures fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig8 table1 bench bench-entk constraints clean
+.PHONY: help install test test-latest test-browser lint types format figures report tutorial docs \
+	fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 bench bench-entk constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -57,6 +58,22 @@ test-latest: .venv-latest/.ready  ## the suite on the newest Python and JAX that
 	.venv-latest/bin/python -c 'import sys, jax; print("Python", sys.version.split()[0], "JAX", jax.__version__)'
 	.venv-latest/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
+# What a page or the documentation needs beside; Chromium is the system's own.
+$(VENV)/.browser: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[browser]"
+	@touch $@
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+test-browser: $(VENV)/.browser  ## the page in a headless Chromium (of the system: apt-get install chromium)
+	$(BIN)/python -m pytest tests/browser
+
+docs: $(VENV)/.docs  ## docs/build/html: guide, theory, and the API from its docstrings; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/build/html
+	@echo docs/build/html/index.html
+
 lint: $(READY)  ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,7 +85,15 @@ format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: fig1 fig2 fig3 fig4 fig5 fig6 fig7 table1 fig8  ## every figure and table
+figures: $(READY)  ## every figure and table: what is there is only drawn, runs go on where they were
+	$(BIN)/python -m experiments.figures --preset $(PRESET) $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+# of each figure the largest preset that is there, unless PRESET is given
+report: $(READY)  ## results/report/index.html: one page of all figures, claims and trained runs
+	$(BIN)/python -m experiments.report $(if $(filter file,$(origin PRESET)),,--preset $(PRESET))
+
+tutorial: $(READY)  ## docs/tutorial.py in full: own images, prediction, training, eNTK, alignment (DATA=folder:PATH)
+	$(BIN)/python docs/tutorial.py $(DATA)
 
 fig1: $(READY)  ## the loss falls in steps, eigenvalues rise one at a time: linear theory, and a ResNet
 	$(FIGURE) fig1 $(FLAGS)
@@ -112,11 +137,11 @@ bench-entk: $(READY) .venv-torch/.ready  ## the empirical NTK: peers, growth, th
 	$(BIN)/python -m benchmarks entk --output results/bench/entk.json
 
 constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.toml allow
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev --no-header --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --all-extras --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 	@# what pyproject.toml's overrides leave out
 	sed -i.old "/sys_platform == 'never'/d" constraints.txt && rm constraints.txt.old
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) .venv-latest .venv-torch results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-latest .venv-torch results docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

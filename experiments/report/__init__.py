@@ -1,0 +1,1 @@
+"""The page of all figures: `python -m experiments.report`, which `make report` calls."""

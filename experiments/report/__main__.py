@@ -1,0 +1,8 @@
+"""`python -m experiments.report`: see `experiments.report.page`."""
+
+import sys
+
+from experiments.report.page import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

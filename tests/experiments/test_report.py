@@ -1,0 +1,137 @@
+"""Parts of the page: what it says of a figure, the directions of its clouds, its data; and it needs nothing else."""
+
+import base64
+import dataclasses
+import html.parser
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import alignment, run
+from experiments.contract import silent
+from experiments.report import entries, page, replay
+from experiments.report.gallery import gallery
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
+
+
+@pytest.fixture(scope="module")
+def subject(fig3, runs_dir):
+    config = dataclasses.replace(alignment.Config.smoke(), runs_dir=runs_dir)
+    with jax.enable_x64(False):
+        return alignment.subject(config, "barlow_twins", silent)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """fig2 alone: the quickest figure."""
+    out = tmp_path_factory.mktemp("results")
+    assert run.main(["fig2", "--preset", "smoke", "--out", str(out)]) == 0
+    return out
+
+
+def test_every_figure_says_its_claim_its_source_and_its_command():
+    for name in run.FIGURES:
+        title, fields = entries.header(run.module(name).__doc__)
+        assert title.endswith(".")
+        assert {"Claim", "Paper", "Command", "Expected"} <= fields.keys(), name
+        assert len(fields["Claim"]) > 60
+        assert f"make {name}" in fields["Command"]
+
+
+def check(passed=True, premise=False):
+    return {"name": "c", "value": 1.0, "bound": 2.0, "relation": "<=", "passed": passed, "premise": premise}
+
+
+@pytest.mark.parametrize(
+    ("checks", "verdict"),
+    [
+        ([check(), check(premise=True)], "holds"),
+        ([check(False), check(premise=True)], "fails"),
+        ([check(), check(False, premise=True)], "untried"),
+        ([check(False), check(False, premise=True)], "fails"),
+        ([], ""),
+    ],
+)
+def test_a_claim_is_not_said_to_hold_where_its_premise_does_not(checks, verdict):
+    assert entries.Entry("fig", "T", {}, summary={"checks": checks}).verdict == verdict
+
+
+def test_the_page_of_what_there_is_is_whole_and_says_what_is_not_there(made, capsys):
+    out = made / "page.html"
+    assert page.main(["--results", str(made), "--out", str(out)]) == 0
+    assert "not made yet: fig1, fig3" in capsys.readouterr().out
+    text = out.read_text()
+    assert "make fig3" in text
+    found = Addresses(text)
+    assert found.pictures and all(address.startswith("data:") for address in found.pictures)
+    assert all(address.startswith("#") for address in found.links)
+    assert "http" not in text.split("<body>")[0]
+
+
+def test_no_results_is_one_line_and_no_page(tmp_path, capsys):
+    assert page.main(["--results", str(tmp_path), "--out", str(tmp_path / "x.html")]) == 2
+    assert "make figures" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_directions_are_found_in_the_order_in_which_they_were_learned():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    modes = np.linalg.qr(rng.normal(size=(200, 4)))[0]
+    steps, when = np.arange(0, 100, 5), np.array([20.0, 40.0, 60.0, np.inf])
+    sizes = 1 / (1 + np.exp(-(steps[:, None] - when)))  # equal in the end, so that the end alone cannot tell
+    z = np.einsum("sk,nk,dk->snd", sizes, modes, basis)
+    found = replay.learned_directions(z, steps, when)
+    np.testing.assert_allclose(np.abs(found.T @ basis)[:3, :3], np.eye(3), atol=1e-3)
+    np.testing.assert_allclose(found.T @ found, np.eye(4), atol=1e-12)
+
+
+def test_a_networks_cloud_opens_with_its_modes(subject):
+    made = replay.network(subject, "barlow_twins")
+    size = made.cloud.std(axis=1)
+    assert made.cloud.shape == (len(subject.steps), 32, 3)
+    assert (size[0] < 0.05 * size[-1]).all()
+    first = np.searchsorted(made.moments, made.step_times[0])
+    assert size[first, 0] > 3 * size[first, 1:].max() or made.step_times[1] < made.moments[first]
+    # what the cloud says at the end is what the curves say: unnormalised Barlow Twins takes each mode's C to 1
+    assert 0.3 < size[-1, 0] < 3
+
+
+def test_its_data_is_json_that_gives_the_cloud_back(subject):
+    made = replay.network(subject, "barlow_twins")
+    data = json.loads(json.dumps(made.data(), allow_nan=False))
+    back = np.frombuffer(base64.b64decode(data["cloud"]), "<i2").reshape(made.cloud.shape) / replay.SCALE
+    np.testing.assert_allclose(back, made.cloud / np.abs(made.cloud).max(), atol=1e-4)
+    assert len(data["steps"]) == len(data["loss"]) == len(data["eigenvalues"][0])
+
+
+def test_the_gallery_has_the_images_at_both_ends_of_every_learned_mode(subject):
+    found = gallery(subject, "barlow_twins")
+    assert len(found.modes) == sum(np.isfinite(subject.numbers["step_times"]))
+    assert [mode.step for mode in found.modes] == sorted(mode.step for mode in found.modes)
+    for mode in found.modes:
+        assert mode.low != mode.high
+        assert mode.low.startswith("data:image/png;base64,")
+        assert {"brightness", "contrast", "saturation", "hue"} <= mode.correlations.keys()
+        assert mode.strongest in mode.correlations
+
+
+class Addresses(html.parser.HTMLParser):
+    """What a page's images and links point at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.pictures, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag == "img":
+            self.pictures.append(found["src"])
+            assert len(found["alt"]) > 20
+        if tag == "a":
+            self.links.append(found["href"])
+        assert not (tag in ("script", "link") and found.get("src"))
