@@ -60,7 +60,7 @@ def _against_peers(n: int, width: int, side: int, outputs: int, rate: float, fil
         "torch.func, Jacobian contraction": ("torch_entk:contracted", [str(file), 16], {"python": TORCH}),
     }
     for name, (which, arguments, how) in peers.items():
-        note = f"{_speed(ours, rate)}; ms a pair by block {tried}" if "nt" in name else ""
+        note = f"{_speed(ours, rate)}; ms a pair by block {tried}" if "nt.batch" in name else ""
         try:
             theirs = child.run(which, *arguments, **how)
         except (RuntimeError, OSError) as error:
@@ -71,7 +71,7 @@ def _against_peers(n: int, width: int, side: int, outputs: int, rate: float, fil
             if off > AGREE:
                 raise RuntimeError(f"{name}: not the same kernel, off by {off:.1e} of its largest entry")
             note = f"kernels agree to {off:.0e}; {note}".strip("; ")
-        yield _row("entk", case, name, ours, theirs, 40 if "nt" in name else 0, note)
+        yield _row("entk", case, name, ours, theirs, 40 if "nt.batch" in name else 0, note)
 
 
 def _growth(n: int, width: int, side: int, outputs: int, rate: float, quick: bool) -> Iterator[Row]:

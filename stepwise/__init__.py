@@ -13,12 +13,15 @@ The modules, in the order in which data flow through them:
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their parameters.
 - `dynamics`: closed form, adaptive flow, gradient descent, training of networks → `Trajectory`.
 - `checkpoints`, `runlog`: what a training run leaves behind: all that it needs to go on, and its log.
-- `probes`: kNN and linear read-out; `runs`: training runs by their configuration, shared by all who ask for the same.
+- `probes`: kNN and linear read-out; `staircase`: modes learned, alone, and when; `attributes`: what a direction sees.
+- `runs`: training runs by their configuration, shared by all who ask for the same.
 - `entk`: the empirical NTK of any network: exact, estimated or by its products; what it predicts, scored.
+- `subject`: a run to be looked at: fresh views, its embedding along training, its kernels.
 - `spectra`: eigenvalues, step times, subspace alignment, rank, of theory and experiment alike.
 - `validity`: before running, where the small-start theory will hold and how far it will be off.
 - `compare`: theory against experiment → gaps with numbers.
 - `plotting`: drawing trajectories; the only importer of matplotlib.
+- `record`: what a computation leaves behind; `cli`: the command line.
 
 Import modules, not names: `from stepwise import problem, dynamics`.
 """
