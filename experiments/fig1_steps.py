@@ -1,7 +1,7 @@
 """Steps, in theory and in a real network: linear Barlow Twins on its closed form, and a ResNet beside it.
 
-Claim          The linear model learns one eigenvalue of C at a time, when the closed form says (`fig1_linear`); a
-               ResNet trained with the same loss from a small start shows the same staircase.
+Claim          The linear model learns one eigenvalue of C at a time, when the closed form says; a ResNet trained with
+               the same loss from a small start shows the same staircase.
 Paper          Simon et al. 2023, Figure 1: panels A and B linear, C and D a ResNet-50 on STL-10.
 Command        make fig1            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET=network=none: A and B only)
 Time, 2 cores  see the README's table of figures; the linear panels are written first

@@ -1,9 +1,10 @@
 """Drawing trajectories: experiment solid, theory dashed, one colour a mode. The only importer of matplotlib here."""
 
+import io
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -112,11 +113,13 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
     plt.close(fig)
 
 
-def vector(fig: Figure, file: BinaryIO) -> None:
-    """Write as SVG, text as outlines, the same bytes for the same figure; close the figure."""
+def vector(fig: Figure) -> bytes:
+    """The figure as SVG, text as outlines, the same bytes for the same figure; closes it."""
+    file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "stepwise", "svg.fonttype": "path"}):
         fig.savefig(file, format="svg", metadata={"Date": None})
     plt.close(fig)
+    return file.getvalue()
 
 
 def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:

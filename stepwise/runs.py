@@ -116,7 +116,9 @@ class Config:
             fits = isinstance(value, tuple) and all(isinstance(each, int) and each > 0 for each in value)
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        for name, least in {"n_images": 1, "side": 1, "width": 1, "warmup": 0, "snapshots": 0, "seed": 0}.items():
+        from_one, from_zero = ("n_images", "side", "width", "steps"), ("warmup", "snapshots", "seed")
+        for name in (*from_one, *from_zero):
+            least = 1 if name in from_one else 0
             value = getattr(self, name)
             fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
             _check.require(fits, name, f"a whole number from {least}", repr(value))

@@ -2,7 +2,6 @@
 
 import ast
 import base64
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -94,7 +93,7 @@ def header(text: str) -> tuple[str, dict[str, str]]:
             found[name] += " " + line.strip()
         else:
             name = ""
-    return title, found
+    return title, {name: text.replace("`", "") for name, text in found.items()}
 
 
 def _entry(name: str, results: Path, presets: list[str]) -> Entry:
@@ -112,11 +111,10 @@ def _entry(name: str, results: Path, presets: list[str]) -> Entry:
 
 def _picture(module: Any, folder: Path, config: dict[str, Any]) -> str:
     """As a data: address: vectors where they are not too many, the figure's own pixels otherwise."""
-    drawn = io.BytesIO()
     with plotting.style(), jax.enable_x64(config.get("x64", False)):
-        plotting.vector(module.plot(result(folder)), drawn)
-    if len(drawn.getvalue()) <= LARGEST:
-        return embedded("image/svg+xml", drawn.getvalue())
+        drawn = plotting.vector(module.plot(result(folder)))
+    if len(drawn) <= LARGEST:
+        return embedded("image/svg+xml", drawn)
     return embedded("image/png", (folder / "figure.png").read_bytes())
 
 

@@ -58,7 +58,7 @@ def page(found: list[Entry], made: list[Replay], galleries: list[Gallery], missi
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters["short"] = _short
+    environment.filters |= {"short": _short, "sign": {"<=": "≤", ">=": "≥", "==": "="}.get}
     data = json.dumps([each.data() for each in made], allow_nan=False).replace("<", "\\u003c")
     parts: dict[str, Any] = {name: (HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")}
     return environment.get_template("page.html").render(

@@ -107,7 +107,7 @@ def linear(found: Result, config: dict[str, Any]) -> Replay:
     return Replay(
         name="linear",
         title="Linear Barlow Twins",
-        note="gradient descent; dashed: the closed form, whose cloud this is",
+        note="by the closed form",
         steps=steps,
         loss=a["loss"],
         eigenvalues=a["eigenvalues"],

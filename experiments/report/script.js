@@ -58,9 +58,9 @@
     const y = (v) => H - BOTTOM - (H - TOP - BOTTOM) * Math.max(0, v) / top;
     add(svg, "line", { class: "axis", x1: LEFT, x2: W - RIGHT, y1: y(0), y2: y(0) });
     add(svg, "line", { class: "axis", x1: LEFT, x2: LEFT, y1: TOP, y2: y(0) });
-    for (let i = 0; i <= 4; i++) {
-      const v = top * i / 4;
-      add(svg, "text", { x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" }, v.toPrecision(2).replace(/\.0$/, ""));
+    const unit = 10 ** Math.floor(Math.log10(top / 2)), every = [1, 2, 5, 10].map((k) => k * unit).find((s) => top / s <= 5);
+    for (let v = 0; v <= top; v += every) {
+      add(svg, "text", { x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" }, Number(v.toPrecision(3)).toString());
     }
     for (let p = Math.ceil(Math.log10(from)); p <= Math.log10(last); p++) {
       add(svg, "text", { x: x(10 ** p), y: H - 22, "text-anchor": "middle" }, (10 ** p).toLocaleString("en"));
@@ -96,7 +96,7 @@
 
   const cloud = (moment) => {
     const context = canvas.getContext("2d"), n = run.points;
-    const width = canvas.width, height = canvas.height, scale = Math.min(width, height) * 0.3 / 32767;
+    const width = canvas.width, height = canvas.height, scale = Math.min(width, height) * 0.4 / 32767;
     const angle = turn.value * Math.PI / 180, tilt = 0.42;
     const style = getComputedStyle(root);
     const project = (a, b, c) => {
@@ -122,7 +122,7 @@
     context.globalAlpha = 0.8;
     for (const [px, py, , i] of points) {
       context.fillStyle = run.classes.length ? CLASSES[run.colours[i] % CLASSES.length] : ramp(run.colours[i]);
-      context.beginPath(); context.arc(px, py, 5, 0, 7); context.fill();
+      context.beginPath(); context.arc(px, py, 4.5, 0, 7); context.fill();
     }
     context.globalAlpha = 1;
   };
@@ -142,6 +142,9 @@
     slider.setAttribute("aria-valuetext", said);
     const by = run.classes.length ? `coloured by class (${run.classes.join(", ")})` : "coloured by brightness, dark to light";
     byId("caption").textContent = `The embedding: ${run.note}; ${by}`;
+    const lines = run.theory ? "solid: gradient descent, dashed: the closed form" : "measured on the probe";
+    byId("lossCaption").textContent = `Loss; ${lines}`;
+    byId("eigenvaluesCaption").textContent = `Eigenvalues of C, a colour a mode, the first dark; ${lines}`;
   };
   show = () => { charts(); draw(); };
 

@@ -5,6 +5,7 @@ a bad argument or file, in one line that says what was expected and what was rec
 go on when it is called again.
 """
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any
 
 import tyro
 
-import stepwise
 from stepwise.cli.figures import command as figure
 from stepwise.cli.images import Data
 from stepwise.cli.kernels import Align, Entk
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
     if given == ["--version"]:
-        print(f"stepwise {stepwise.__version__}")
+        print(f"stepwise {importlib.metadata.version('stepwise')}")
         return 0
     commands: dict[str, Callable[..., Any]] = {
         "predict": Predict,
