@@ -44,12 +44,12 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address, request):
-    """Opened from disk with no network; every complaint of its console fails the test."""
+    """Opened from disk with no network; every error of its console fails the test."""
     options = {"viewport": {"width": 1280, "height": 900}} | getattr(request, "param", {})
     context = browser.new_context(offline=True, **options)
     opened = context.new_page()
     said, asked = [], []
-    opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("request", lambda each: asked.append(each.url))
     opened.goto(address)
