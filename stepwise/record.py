@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stepwise import _npz, plotting
+from stepwise import _check, _npz, plotting
 from stepwise.plotting import Figure
 from stepwise.types import Real
 
@@ -40,6 +40,17 @@ def write(
     write_json(folder / "config.json", config)
     plotting.save(figure, folder)
     write_json(folder / "summary.json", {"seconds": seconds} | circumstances() | {"numbers": numbers})
+
+
+def require_writable(name: str, folder: Path) -> None:
+    """Refuse a folder for results before anything is computed for it.
+
+    Raises:
+        ValueError: it, or the nearest that is there above it, is no folder or cannot be written to.
+    """
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    fits = there.is_dir() and os.access(there, os.W_OK)
+    _check.require(fits, name, "a folder that can be written to", repr(str(folder)))
 
 
 def circumstances() -> dict[str, Any]:

@@ -43,10 +43,11 @@ def numbers(run: Trajectory) -> dict[str, Any]:
     final = values[-3:].mean(axis=0)
     least = max(LEARNED * final[0], float(np.finfo(float).tiny))  # of a collapsed run nothing counts
     crossed, alone = spectra.steps_alone(steps, values, learned=least)
+    times = np.asarray(spectra.step_times(steps, values / np.maximum(final, least)))
     return {
         "crossed": crossed if good else 0,
         "alone": alone if good else 0,
-        "step_times": spectra.step_times(steps, values / np.maximum(final, least)).tolist(),
+        "step_times": (times if good else np.full_like(final, np.inf)).tolist(),
         "final": final.tolist(),
         "start": values[0].tolist(),
         "rankme": float(np.asarray(run.stats["rankme"])[kept][-1]),

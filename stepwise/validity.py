@@ -82,7 +82,7 @@ class Report:
         if self.stable is False:
             found.append(f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}")
         if self.at_risk.any():
-            names = ", ".join(str(j + 1) for j in np.flatnonzero(self.at_risk))
+            names = _ranges(np.flatnonzero(self.at_risk) + 1)
             found.append(f"step times may be off by more than {self.tolerance:.1%}: mode {names}")
         return found
 
@@ -178,6 +178,13 @@ def report(
         stable=None if lr is None else bool(lr < limit),
         small=bool(largest < 0.01),
     )
+
+
+def _ranges(numbers: np.ndarray) -> str:
+    """1, 2, 3, 7 as "1 to 3, 7"."""
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    listed = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts]
+    return ", ".join(listed)
 
 
 def _side_by_side(gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: np.ndarray | None) -> np.ndarray:

@@ -22,6 +22,16 @@ from stepwise.cli.train import Train
 ABOUT = "What self-supervised learning will learn of your images, when, and what your network has learned of them."
 
 
+def script() -> None:
+    """What `stepwise` on the PATH calls."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 130:  # threads of XLA and orbax that an interrupted run leaves crash the interpreter's own way out
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
@@ -44,7 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `stepwise ... | head`: not for the interpreter to say at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        if error.errno is None:  # one of the package's own: its message is whole
+            print(f"stepwise {given[0]}: {error}", file=sys.stderr)
+        else:
+            print(f"stepwise {given[0]}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:
         print(f"stepwise {given[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

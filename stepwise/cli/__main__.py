@@ -1,8 +1,6 @@
 """`python -m stepwise.cli`: the command line where its script is not on the PATH."""
 
-import sys
-
-from stepwise.cli import main
+from stepwise.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

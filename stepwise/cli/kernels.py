@@ -3,7 +3,8 @@
 import runpy
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ class _Network(Source):
     """Which network, and the views that it is looked at with."""
 
     run_dir: Path | None = None
-    """The folder of a run of `stepwise train` or of a figure, runs/HASH: its own images and recipe are used; or"""
+    """The folder of a run of `stepwise train` or of a figure, runs/HASH: its own images and recipe are used (--data,
+    --data-dir and --split only say where the images lie now, if not where they lay); or"""
     network: str | None = None
     """FILE.py:NAME of your own, where NAME() -> (apply, params), apply(params, x [n, h, w, c]) -> [n, d]."""
     n_pairs: int = 256
-    """Images, two fresh views of each."""
+    """Images, two fresh views of each; all, where there are fewer."""
     recipe: str = "small"
-    """Of the views; of a run its own."""
+    """Of the views of your own network's images, a name in `views.RECIPES`: small, crop20, simclr, byol, ..."""
     step: int | None = None
     """Of a run: look at the network after so many steps, one of those that it kept; by default the last."""
     d: int | None = None
@@ -35,15 +37,18 @@ class _Network(Source):
     seed: int = 0
     """Of your own network's choice of images and of their views."""
 
-    def looked_at(self) -> "Looked":
-        """The network, its views, and where its kernels are kept.
+    def looked_at(self, out: Path) -> "Looked":
+        """The network, its views, and its kernels; out is where that of one's own is kept while it is being made.
 
         Raises:
-            ValueError: none or both were named, or what was named is not there.
+            ValueError: none or both were named, or what was named is not there or not what it should be.
         """
+        record.require_writable("--out", out)
         one = (self.run_dir is None) != (self.network is None)
         _check.require(one, "--run-dir, --network", "one of them", "both" if self.network else "none")
-        return _of_run(self, self.run_dir) if self.run_dir is not None else _of_file(self, str(self.network))
+        _check.require(self.n_pairs >= 1, "--n-pairs", "a positive number of images", self.n_pairs)
+        _check.require(self.recipe in views.RECIPES, "--recipe", f"one of {sorted(views.RECIPES)}", repr(self.recipe))
+        return _of_run(self, self.run_dir) if self.run_dir is not None else _of_file(self, str(self.network), out)
 
 
 @dataclass(frozen=True)
@@ -61,50 +66,74 @@ class Looked:
 
 def _of_run(options: _Network, folder: Path) -> Looked:
     config = subject.configuration(folder)
-    where = runs.folder(config, runs.load(config), folder.parent)
-    named = where.name == folder.resolve().name
-    _check.require(named, str(folder), "the images that this run was trained on", "others at the same path")
-    _check.require(any((folder / "checkpoints").glob("*")), str(folder), "a run with checkpoints", "none")
-    trained = runs.train(config, root=folder.parent, progress=sys.stderr.isatty())
-    if not trained.finished:
-        raise KeyboardInterrupt
-    of = subject.of(config, trained, options.n_pairs, root=folder.parent)
+    for name in ("side", "recipe", "seed"):
+        given, default = getattr(options, name), getattr(_Network, name)
+        _check.require(given == default, f"--{name}", "none with --run-dir, which has its own", given)
+    for name in ("data", "data_dir", "split"):
+        if getattr(options, name) != getattr(_Network, name):
+            config = replace(config, **{name: getattr(options, name)})
+    steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
     step = config.steps if options.step is None else options.step
-    _check.require(step in of.steps, "--step", f"one of those kept, {of.steps}", step)
+    _check.require(step in steps, "--step", f"one of those that the run keeps, {steps}", step)
+    reached = max((int(path.name.removeprefix("step_")) for path in folder.glob("checkpoints/step_*")), default=0)
+    whole = reached == config.steps
+    _check.require(whole, str(folder), f"a finished run of {config.steps} steps", f"one that ended at step {reached}")
+    where = runs.folder(config, runs.load(config), folder.parent)
+    _check.require(
+        where.name == folder.resolve().name,
+        str(folder),
+        f"a folder named {where.name}, after its configuration and the images of {config.data}",
+        "another name: it was renamed, its config.json edited, or the images are others",
+    )
+    of = subject.of(config, runs.train(config, root=folder.parent), options.n_pairs, root=folder.parent)
     bar = sys.stderr.isatty()
     others = {"eNTK, at the start": lambda: of.kernel(0, progress=bar), "pixel kernel": lambda: of.pixel_kernel}
-    name = f"{config.method}, step {step}"
-    z = of.embedding if options.d is None else _leading(_embedded(of), options.d)
-    return Looked(name, of.x, z, lambda: of.kernel(step, progress=bar), others)
+    z = np.asarray(jax.jit(of.apply)(subject.leaves(of.network(step)), of.x), np.float64)
+    learned = sum(time <= step for time in of.numbers["step_times"])
+    d = options.d if options.d is not None else max(1, learned)
+    return Looked(f"{config.method}, step {step}", of.x, _leading(z, d), lambda: of.kernel(step, progress=bar), others)
 
 
-def _embedded(of: subject.Subject) -> np.ndarray:
-    return np.asarray(jax.jit(of.apply)(subject.leaves(of.trained.encoder), of.x), np.float64)
-
-
-def _of_file(options: _Network, network: str) -> Looked:
+def _of_file(options: _Network, network: str, out: Path) -> Looked:
     file, _, name = network.rpartition(":")
-    _check.require(file and Path(file).is_file(), "--network", "FILE.py:NAME of a file that is there", repr(network))
-    made = runpy.run_path(file).get(name)
+    fits = bool(file) and Path(file).is_file()
+    _check.require(fits, "--network", "FILE.py:NAME, the name of a function in a file that is there", repr(network))
+    _check.require(options.step is None, "--step", "none with --network", options.step)
+    made = _asked(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
     _check.require(callable(made), "--network", f"a function {name} in {file}", "none of that name")
-    found = made()  # type: ignore[misc]
+    found = _asked(network, "a function of no arguments", made)
     fits = isinstance(found, tuple) and len(found) == 2 and callable(found[0])
     _check.require(fits, network, "a function that returns (apply, params)", repr(type(found).__name__))
     apply, params = found
-    _check.require(options.step is None, "--step", "none with --network", options.step)
     images = options.load(options.n_pairs, options.seed)
     pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
-    z = np.asarray(apply(params, x), np.float64)
-    fits = z.ndim == 2 and len(z) == len(x) and bool(np.isfinite(z).all())
-    _check.require(fits, network, f"finite embeddings [{len(x)}, d] of as many views", z)
-    place = Path(file).with_suffix(".entk.npz")
+    z = _asked(network, f"apply(params, x {list(x.shape)})", lambda: np.asarray(apply(params, x), np.float64))
+    _check.require(z.ndim == 2 and len(z) == len(x), network, f"embeddings [{len(x)}, d] of as many views", z)
+    bad = int(z.size - np.isfinite(z).sum())
+    _check.require(bad == 0, network, "finite embeddings", f"{bad} of {z.size} numbers that are not")
     flat = np.asarray(x.reshape(len(x), -1), np.float64)
 
     def kernel() -> np.ndarray:
-        return np.asarray(entk.gram(apply, params, x, path=place, progress=sys.stderr.isatty()), np.float64)
+        out.mkdir(parents=True, exist_ok=True)
+        options: Any = {"path": out / "kernel.npz", "progress": sys.stderr.isatty()}
+        try:
+            K = entk.gram(apply, params, x, **options)
+        except ValueError:  # another network's, or of other views: worth no more than its time
+            (out / "kernel.npz").unlink(missing_ok=True)
+            K = entk.gram(apply, params, x, **options)
+        return np.asarray(K, np.float64)
 
     return Looked(network, x, _leading(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T})
+
+
+def _asked(network: str, expected: str, call: Callable[[], Any]) -> Any:
+    """What code of the user's own returns; whatever it raises is said in one line."""
+    try:
+        return call()
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"{network}: expected {expected}, received {type(error).__name__}: {first}") from error
 
 
 def _leading(z: np.ndarray, d: int | None) -> np.ndarray:
@@ -120,7 +149,7 @@ def _leading(z: np.ndarray, d: int | None) -> np.ndarray:
 class Entk(_Network):
     """Work out the empirical NTK of a trained network on fresh views, and the spectrum that it predicts with.
 
-    K is kept with the run (or beside your file) while it is being made: a call that was killed goes on.
+    K is kept with the run (or, of your own network, in OUT) while it is being made: a call that was killed goes on.
     """
 
     out: Path = Path("results/entk")
@@ -129,7 +158,7 @@ class Entk(_Network):
     def run(self) -> int:
         """Print the kernel's leading modes and write its files."""
         began = time.perf_counter()
-        of = self.looked_at()
+        of = self.looked_at(self.out)
         K = of.kernel()
         p = problem.from_gram(K, center="pooled", cutoff=1e-6)
         gamma = np.asarray(p.gamma)
@@ -170,9 +199,9 @@ class Align(_Network):
     def run(self) -> int:
         """Print a line a kernel and write the files."""
         began = time.perf_counter()
-        of = self.looked_at()
+        of = self.looked_at(self.out)
         scores: dict[str, entk.Score] = {}
-        for name, kernel in {"eNTK, trained": of.kernel, **of.others}.items():
+        for name, kernel in {"its eNTK": of.kernel, **of.others}.items():
             scores[name] = entk.score(kernel(), of.z, resamples=self.resamples)
             found = scores[name]
             low, high = found.interval

@@ -46,6 +46,7 @@ class Predict(Source):
     def run(self) -> int:
         """Print the report and write its files."""
         began = time.perf_counter()
+        record.require_writable("--out", self.out)
         for name, least in (("n_pairs", 2), ("d", 1)):
             _check.require(getattr(self, name) >= least, name, f"a whole number from {least}", getattr(self, name))
         _check.require(self.recipe in views.RECIPES, "recipe", f"one of {sorted(views.RECIPES)}", repr(self.recipe))
@@ -57,6 +58,8 @@ class Predict(Source):
             lr = self.lr if self.lr is not None else 0.01 * float(p.max_stable_lr())
             report = validity.report(p, self.d, start_scale=self.start_scale, lr=lr)
             arrays, numbers = self._curves(p, report, lr)
+        if len(images) < self.n_pairs:
+            print(f"only {len(images)} images there, of {self.n_pairs} asked for")
         print(f"{images.source}: {len(x)} pairs ({self.recipe}), {x[0].size} numbers a view; {self.model} model")
         gamma = np.asarray(p.gamma)
         print(f"{int((gamma > 0).sum())} of {gamma.size} modes can be learned; γ = {_row(gamma[:SHOWN])}, ...")

@@ -29,6 +29,8 @@ class Train:
     def run(self) -> int:
         """Train, or go on, or read; then write its files."""
         began = time.perf_counter()
+        record.require_writable("--out", self.out)
+        record.require_writable("--runs-dir", self.runs_dir)
         images = runs.load(self.config)
         folder = runs.folder(self.config, images, self.runs_dir)
         print(f"{images.source}: {len(images)} images, {self.config.method}, {self.config.steps} steps; {folder}")
@@ -38,8 +40,6 @@ class Train:
         arrays, numbers = staircase.curves(trained.trajectory), staircase.numbers(trained.trajectory)
         steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
         print(f"{numbers['crossed']} modes learned, {numbers['alone']} of them alone, at steps {steps or '-'}")
-        if numbers["result"].startswith("diverged"):
-            print(numbers["result"])
         out = self.out / folder.name
         with plotting.style():
             figure = _figure(arrays, numbers, f"{self.config.method}, {images.source}")
@@ -47,6 +47,11 @@ class Train:
             seconds = time.perf_counter() - began
             record.write(out, "training", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure)
         print(f"{out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+        if numbers["result"].startswith("diverged"):
+            print(f"{numbers['result']}; try --lr {self.config.lr / 4:.2g}", file=sys.stderr)
+            return 1
+        kept = runs.snapshot_steps(self.config)
+        print(f"networks kept at steps {', '.join(map(str, kept))}" if kept else "no networks kept (--snapshots)")
         print(f"next: stepwise align --run-dir {folder}")
         return 0
 

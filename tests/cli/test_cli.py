@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, cap
     with jax.enable_x64(False):
         assert main(["align", *flags]) == 0
         said = capsys.readouterr().out
-        assert all(name in said for name in ("eNTK, trained", "eNTK, at the start", "pixel kernel", "random subspaces"))
+        assert all(name in said for name in ("its eNTK", "eNTK, at the start", "pixel kernel", "random subspaces"))
         scores = json.loads((tmp_path / "align" / "summary.json").read_text())["numbers"]["scores"]
         assert all(0 <= score["alignment"] <= 1 for score in scores.values())
         assert main(["entk", "--run-dir", str(run), "--n-pairs", "16", "--out", str(tmp_path / "entk")]) == 0
@@ -156,13 +157,13 @@ def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(
     run, _, _ = trained
     with jax.enable_x64(False):
         assert main(["entk", "--run-dir", str(run), "--step", "3", "--out", str(tmp_path)]) == 2
-        assert "--step: expected one of those kept, [0, 1, 40]" in capsys.readouterr().err
+        assert "--step: expected one of those that the run keeps, [0, 1, 40]" in capsys.readouterr().err
         path = run.parent.parent / "other" / run.name
-        path.mkdir(parents=True)
+        shutil.copytree(run, path)
         config = json.loads((run / "config.json").read_text())
         (path / "config.json").write_text(json.dumps(config | {"data": "photos"}))
         assert main(["align", "--run-dir", str(path), "--out", str(tmp_path)]) == 2
-        assert "expected the images that this run was trained on" in capsys.readouterr().err
+        assert "after its configuration and the images of photos, received another name" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -173,6 +174,11 @@ def made():
     return lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["w"] + p["b"]), params
 def wrong():
     return 3
+def broken():
+    raise RuntimeError("inside")
+def other():
+    apply, params = made()
+    return apply, {"w": 2 * params["w"], "b": params["b"]}
 def infinite():
     apply, params = made()
     return lambda p, x: apply(p, x) / 0.0, params
@@ -185,14 +191,61 @@ def test_a_network_of_ones_own(tmp_path, images, capsys):
     flags = ["--data", images, "--side", "6", "--n-pairs", "20", "--out", str(tmp_path / "out")]
     with jax.enable_x64(False):
         assert main(["align", "--network", f"{file}:made", "--resamples", "5", *flags]) == 0
-        assert "eNTK, trained" in capsys.readouterr().out
+        assert "its eNTK" in capsys.readouterr().out
+        # another network meets the first one's kernel file, and is not stopped by it
+        assert main(["align", "--network", f"{file}:other", "--resamples", "5", *flags]) == 0
+        assert main(["align", "--network", f"{file}:made", *flags, "--side", "7"]) == 2
+        assert "expected apply(params, x [40, 7, 7, 3]), received TypeError" in capsys.readouterr().err
         for name, message in {
+            "broken": "received RuntimeError: inside",
             "wrong": "expected a function that returns (apply, params)",
             "absent": "expected a function absent",
             "infinite": "expected finite embeddings",
         }.items():
             assert main(["align", "--network", f"{file}:{name}", *flags]) == 2
             assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(images, tmp_path, capsys):
+    flags = ["--data", images, "--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *SMALL]
+    with jax.enable_x64(False):
+        assert main(["train", *flags, "--lr", "1e6"]) == 1
+        said = capsys.readouterr()
+        assert "0 modes learned, 0 of them alone, at steps -" in said.out
+        assert "diverged by step" in said.err and "try --lr 2.5e+05" in said.err and "next" not in said.out
+        (run,) = (tmp_path / "runs").iterdir()
+        assert main(["align", "--run-dir", str(run), "--out", str(tmp_path / "align")]) == 2
+        assert "expected a finished run of 40 steps, received one that ended at step" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(images, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["predict", "--data", images, "--out", str(tmp_path / "file" / "x")]) == 2
+    assert "--out: expected a folder that can be written to" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_ends_with_its_exit_code_and_goes_on(images, tmp_path):
+    flags = ["--data", images, *SMALL, "--steps", "4000", "--checkpoint-every", "20"]
+    command = [sys.executable, "-m", "stepwise.cli", "train", *flags]
+    first = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    limit = time.monotonic() + 300
+    while not list(tmp_path.glob("runs/*/checkpoints/step_*")) and time.monotonic() < limit:
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    assert b"stopped; call it again" in said and b"Traceback" not in said
+    reached = max(int(path.name[5:]) for path in tmp_path.glob("runs/*/checkpoints/step_*"))
+    assert 20 <= reached < 4000
 
 
 def test_images_are_shown(images, capsys):
