@@ -36,9 +36,8 @@ class Engine:
         self.along = jax.jit(_along)
         self.product = jax.jit(_product, static_argnums=(0, 1))
 
-    def _chunk(self, pieces: tuple[Piece, ...], leaves: list[Any], some: Any, V: Any, key: Any) -> list[Any]:
+    def _chunk(self, pieces: tuple[Piece, ...], leaves: list[Any], some: Any, V: Any, into: Any) -> list[Any]:
         """The parts of some samples. How many there are of all is not known here, so that it is compiled once."""
-        into = {piece.leaf: projections(piece, len(V), key, V.dtype) for piece in pieces if piece.form == "sketched"}
         return jax.vmap(lambda sample: self.parts_of(pieces, leaves, sample, V, into))(some)
 
     def parts_of(self, pieces: tuple[Piece, ...], leaves: list[Any], sample: Any, V: Any, into: Any) -> list[Any]:
@@ -123,15 +122,23 @@ def _along(parts: list[Any], sums: list[Any]) -> Any:
     return sum(jnp.matmul(part, known, precision=HIGHEST) for part, known in zip(parts, sums, strict=True))
 
 
-def projections(piece: Piece, outputs: int, key: Any, dtype: Any) -> tuple[Any, Any]:
-    """P [copies, c, s] and Q [copies, O p, s], random orthonormal columns scaled so that E P Pᵀ = 1 and E Q Qᵀ = 1."""
-    found = []
-    for k, size in enumerate((piece.sizes[2], outputs * piece.sizes[3])):
-        own = jax.random.fold_in(jax.random.fold_in(key, piece.leaf), k)
-        basis, triangle = jnp.linalg.qr(jax.random.normal(own, (piece.copies, size, piece.sketch), dtype))
-        signs = jnp.sign(jnp.diagonal(triangle, axis1=1, axis2=2))[:, None]
-        found.append(basis * signs * np.sqrt(size / piece.sketch).astype(dtype))
-    return found[0], found[1]
+def projections(pieces: Sequence[Piece], outputs: int, key: Any, dtype: Any) -> dict[int, list[np.ndarray]]:
+    """For every sketched layer P [copies, c, s] and Q [copies, O p, s], by its leaf.
+
+    Random orthonormal columns scaled so that E P Pᵀ = 1 and E Q Qᵀ = 1. On the host and once for all chunks: a QR
+    within the compiled chunk is done anew for each, and has hung XLA's CPU client (jaxlib 0.10.2, 2 cores, s = 8).
+    """
+    found: dict[int, list[np.ndarray]] = {}
+    for piece in pieces:
+        if piece.form != "sketched":
+            continue
+        for k, size in enumerate((piece.sizes[2], outputs * piece.sizes[3])):
+            own = jax.random.fold_in(jax.random.fold_in(key, piece.leaf), k)
+            drawn = np.asarray(jax.random.normal(own, (piece.copies, size, piece.sketch), dtype))
+            basis, triangle = np.linalg.qr(drawn.astype(np.float64))
+            signs = np.sign(np.diagonal(triangle, axis1=1, axis2=2))[:, None]
+            found.setdefault(piece.leaf, []).append((basis * signs * np.sqrt(size / piece.sketch)).astype(dtype))
+    return found
 
 
 def _product(pieces: tuple[tuple[str, int], ...], side: int, parts: list[Any], i: Any, j: Any) -> Any:

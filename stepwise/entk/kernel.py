@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepwise import _check
-from stepwise.entk.engine import Engine, engine
+from stepwise.entk.engine import Engine, engine, projections
 from stepwise.entk.plan import Plan, Unit, formed, pieces, plan
 from stepwise.types import Numbers, Whole
 
@@ -127,9 +127,10 @@ class Kernel:
         with jax.default_device(device):
             parts = self.engine.empty(unit.pieces, unit.outputs, total, self.dtype)
             V = jax.device_put(work.V[unit.first : unit.first + unit.outputs], device)
-            key = jax.device_put(jax.random.fold_in(work.key, unit.first), device)
+            key = jax.random.fold_in(work.key, unit.first)
+            into = jax.device_put(projections(unit.pieces, len(V), key, V.dtype), device)
             for at, _ in self.chunks(chunk):
-                some = self.engine.parts(unit.pieces, leaves, x[at : at + chunk], V, key)
+                some = self.engine.parts(unit.pieces, leaves, x[at : at + chunk], V, into)
                 parts = self.engine.put(parts, some, np.int32(at))
             blocks = []
             for ghost in (False, True):

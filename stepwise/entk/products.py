@@ -44,7 +44,7 @@ def products(
 
     def refuse(unit: Unit, V: np.ndarray) -> None:
         for at, _ in kernel.chunks(chunk):
-            kernel.refuse(unit, kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, work.key))
+            kernel.refuse(unit, kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {}))
         _check.require(False, "block", "products that are finite", "products that overflow")
 
     def product(block: np.ndarray) -> np.ndarray:
@@ -56,10 +56,10 @@ def products(
             sums = [jnp.zeros((piece.kept(unit.outputs), v.shape[1]), kernel.dtype) for piece in unit.pieces]
             for at, had in kernel.chunks(chunk):
                 own = np.where(np.arange(chunk)[:, None] >= had, v[at : at + chunk], 0).astype(kernel.dtype)
-                J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, work.key)
+                J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
                 sums = kernel.engine.onto(J, own, sums)
             for at, had in kernel.chunks(chunk):
-                J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, work.key)
+                J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
                 made = np.asarray(kernel.engine.along(J, sums))
                 if not np.isfinite(made).all():
                     refuse(unit, V)

@@ -1,10 +1,14 @@
 """Probes and sketches: without bias, exact where they should be, and as far off as they say."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from stepwise import entk, problem, spectra
+from stepwise.entk.engine import projections
+from stepwise.entk.gram import directions
+from stepwise.entk.kernel import Kernel
 
 RNG = np.random.default_rng(0)
 PAIRS, POSITIONS, WIDE, OUTPUTS = 20, 32, 24, 24
@@ -71,3 +75,18 @@ def test_bad_arguments_are_refused_by_name(x64):
         entk.estimate(apply, PARAMS, X, probes=3)
     with pytest.raises(ValueError, match="sketch: expected a whole number from 0, received -1"):
         entk.estimate(apply, PARAMS, X, sketch=-1)
+
+
+def test_nothing_that_is_compiled_for_a_chunk_factorises_a_matrix(x64):
+    """A QR in there was done anew for every chunk, and hung XLA's CPU client at 512 samples of a ResNet."""
+    kernel = Kernel(apply, PARAMS, X)
+    work = kernel.work(directions(kernel.outputs, None, 0), sketch=3, copies=4)
+    unit = next(unit for unit in work.plan.units if any(piece.form == "sketched" for piece in unit.pieces))
+    into = projections(unit.pieces, unit.outputs, work.key, work.V.dtype)
+    V = work.V[unit.first : unit.first + unit.outputs]
+    traced = jax.make_jaxpr(kernel.engine._chunk, static_argnums=0)(unit.pieces, kernel.leaves, kernel.x, V, into)
+    assert "qr" not in str(traced) and "householder" not in str(traced)
+    for P, Q in into.values():
+        for each in (P, Q):
+            size, s = each.shape[1:]
+            np.testing.assert_allclose(each.mT @ each, np.broadcast_to(np.eye(s) * size / s, (4, s, s)), atol=1e-5)
