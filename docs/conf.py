@@ -54,7 +54,8 @@ def inline(self: nodes.NodeVisitor, node: nodes.math) -> None:
 
 def block(self: nodes.NodeVisitor, node: nodes.math_block) -> None:
     """An equation of its own."""
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')  # type: ignore[attr-defined]
+    style = "overflow-y: hidden; padding: 0.4rem 0"  # the theme lets wide ones scroll, and would high ones
+    self.body.append(f'<div class="math" style="{style}">{convert(node.astext(), display="block")}</div>')  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 
