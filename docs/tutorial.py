@@ -10,8 +10,8 @@ SOURCE = next((argument for argument in sys.argv[1:] if not argument.startswith(
 # # Tutorial: from your images to what a network learned of them
 #
 # Five questions, in the order in which one meets them: what is in my images; what will be learned of them, and when;
-# is that what happens; what does a real network learn; and could its kernel have told? All of it runs in less than ten
-# minutes on two cores: `make tutorial`, or `make tutorial DATA=folder:PATH` on your own images.
+# is that what happens; what does a real network learn; and could its kernel have told? All of it runs by
+# `make tutorial`, or `make tutorial DATA=folder:PATH` on your own images.
 #
 # ## Your images
 #
@@ -123,7 +123,7 @@ print("the kernel turned by", round(entk.drift(of.kernel(0), of.kernel(config.st
 # Rank by rank: RankMe, an effective number of dimensions, at the kept networks.
 
 # %%
-for step, z in zip(of.steps, of.embeddings_along(), strict=True):
+for step, z in zip(of.steps, of.embeddings_along, strict=True):
     print(f"step {step:>5}: RankMe {float(spectra.rankme(z - z.mean(axis=0))):.2f}")
 
 # %% [markdown]

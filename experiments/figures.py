@@ -19,7 +19,7 @@ SECONDS: dict[str, dict[str, float]] = {
     "smoke": dict(zip(run.FIGURES, (40, 4, 60, 60, 15, 5, 20, 30, 30), strict=True)),
     "laptop": dict(zip(run.FIGURES, (700, 7, 1500, 1500, 130, 5, 460, 900, 120), strict=True)),
 }
-"""What each took on two cores, in this order and with nothing computed before: only for the time left."""
+"""About what each takes on two cores in this order, rounded; in part estimated, and only for the time left."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Arguments:
     """Compute, check and draw every figure and table of the paper."""
 
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
-    """Minutes, an hour and a half, or the source's scale."""
+    """Minutes, the default on a laptop, or the source's scale."""
     data: str | None = None
     """photos, cifar10, stl10, folder:PATH or npz:PATH instead of the preset's."""
     data_dir: str | None = None

@@ -109,6 +109,7 @@ class Subject:
             K = entk.gram(self.apply, leaves(network), self.x, **options)
         return np.asarray(K, np.float64)
 
+    @cached_property
     def embeddings_along(self) -> np.ndarray:
         """Of the views at every one of `steps` [S, 2n, d'], all d' outputs, each view's batch normalised by itself.
 

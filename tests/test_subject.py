@@ -40,7 +40,7 @@ def test_views_are_pairs_of_the_chosen_images_and_the_same_again(of, root):
 
 
 def test_the_embedding_along_training_ends_where_the_curves_end(of):
-    z = of.embeddings_along()
+    z = of.embeddings_along
     z = z - z.mean(axis=1, keepdims=True)
     assert z.shape == (len(of.steps), 24, 2)
     assert of.steps[0] == 0 and of.steps[-1] == 40

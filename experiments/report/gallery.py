@@ -53,7 +53,7 @@ class Gallery:
 
 def gallery(of: Subject, method: str) -> Gallery:
     """All images that the network was trained on, embedded whole, along the directions in their order of learning."""
-    z = of.embeddings_along()[:, : len(of.x) // 2]
+    z = of.embeddings_along[:, : len(of.x) // 2]
     step_times = np.asarray(of.numbers["step_times"], np.float64)
     directions = learned_directions(z - z.mean(axis=1, keepdims=True), np.asarray(of.steps), step_times)
     scores = _embedded(of) @ directions

@@ -123,7 +123,7 @@ def linear(found: Result, config: dict[str, Any]) -> Replay:
 def network(of: Subject, method: str) -> Replay:
     """A network's training; its cloud is of one view of each image, at the networks that its run kept."""
     curves, numbers = of.trained.trajectory, of.numbers
-    z = of.embeddings_along()[:, : len(of.x) // 2]
+    z = of.embeddings_along[:, : len(of.x) // 2]
     z = z - z.mean(axis=1, keepdims=True)
     directions = learned_directions(z, np.asarray(of.steps), np.asarray(numbers["step_times"]))[:, :3]
     labels = of.images.labels

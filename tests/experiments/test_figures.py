@@ -33,7 +33,6 @@ def test_a_figure_that_fails_does_not_stop_the_others_and_is_named_at_the_end(fa
     assert [argv[0] for argv in asked] == list(run.FIGURES)
     said = capsys.readouterr().out
     assert "[1 of 9] fig1: at most about" in said
-    assert "fig4" in said.splitlines()[-9:][0] or "FAIL two" in said
     assert said.count("FAIL two") == 2
     assert said.count("2 of 2 checks passed") == 7
 
