@@ -46,7 +46,7 @@ def run(side: str, *arguments: Any, limit: float = 600.0, python: Path | None = 
 
         before = jax.config.read("jax_enable_x64")
         try:
-            return _side(side)(*arguments)
+            return found(side)(*arguments)
         finally:
             jax.config.update("jax_enable_x64", before)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,8 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform != "darwin" else 1e6)
 
 
-def _side(name: str) -> Callable[..., Outcome]:
+def found(name: str) -> Callable[..., Any]:
+    """A function of this package by "module:function"."""
     module, function = name.split(":")
     return getattr(importlib.import_module(f"benchmarks.{module}"), function)
 
@@ -96,7 +97,7 @@ def _side(name: str) -> Callable[..., Outcome]:
 def main() -> None:
     """The child's own side: run, and leave numbers and arrays in the folder."""
     side, arguments, folder = sys.argv[1:]
-    outcome = _side(side)(*json.loads(arguments))
+    outcome: Outcome = found(side)(*json.loads(arguments))
     numbers = {"seconds": outcome.seconds, "compile": outcome.compile, "megabytes": outcome.megabytes}
     np.savez(Path(folder) / "arrays.npz", **outcome.arrays)  # type: ignore[arg-type]
     (Path(folder) / "numbers.json").write_text(json.dumps(numbers))

@@ -21,8 +21,9 @@ from benchmarks.report import Row
 from benchmarks.training import TORCH
 from experiments import alignment
 from experiments.contract import silent
-from stepwise import entk, models, plotting, problem, spectra
+from stepwise import entk, models, plotting, spectra
 from stepwise.entk.kernel import Kernel
+from stepwise.entk.score import predicted
 
 FOLDER = Path("results/bench")
 AGREE = 1e-4
@@ -100,16 +101,15 @@ def _estimates(quick: bool) -> Iterator[Row]:
     of = alignment.subject(preset, "barlow_twins", silent)
     network = _evaluated(of.trained.encoder)
     K, whole = _timed(lambda: entk.gram(*network, of.x))
-    wanted = problem.from_gram(K, modes=of.d).predict(of.d)
+    wanted = predicted(K, of.d, "pooled")
     ways: list[dict[str, int]] = [{"probes": r} for r in ([] if quick else [4, 6, 8])]
     ways += [{"sketch": s} for s in ([4] if quick else [8, 16, 32, 64])]
-    found: dict[str, list[tuple[float, float, float]]] = {"probes": [], "sketch": []}
+    found: dict[str, list[tuple[float, ...]]] = {"probes": [], "sketch": []}
     for way in ways:
         ((name, value),) = way.items()
         made, spent = _timed(lambda way=way: entk.estimate(*network, of.x, **way))
-        got = problem.from_gram(made.K, modes=of.d).predict(of.d)
-        off, said = 1 - spectra.subspace_alignment(got, wanted), made.subspace_error(of.d)
-        found[name].append((spent, off, said))
+        off, said = 1 - spectra.subspace_alignment(predicted(made.K, of.d, "pooled"), wanted), made.subspace_error(of.d)
+        found[name].append((value, spent, off, said))
         note = f"1 − alignment with the exact prediction {off:.2g}, stated {said:.2g}; K off by {_off(made.K, K):.2g}"
         case = f"{len(of.x)} views, {f'{value} probes of 10' if name == 'probes' else f'sketches of {value}'}"
         yield Row("entk estimate", case, "exact", spent, 0, 0, whole, 0, 0, note=note)
@@ -124,21 +124,23 @@ def _timed(call: Any) -> tuple[Any, float]:
     return made, time.perf_counter() - start
 
 
-def _draw(found: dict[str, list[tuple[float, float, float]]], whole: float, d: int) -> None:
+def _draw(found: dict[str, list[tuple[float, ...]]], whole: float, d: int) -> None:
     with plotting.style():
         fig = plotting.figure(6.4, 4.4)
         ax = fig.subplots()
         for (name, points), colour in zip(found.items(), (plotting.BLUE, plotting.ORANGE), strict=True):
             if not points:
                 continue
-            cost, off, said = np.array(points).T
-            label = {"probes": "orthogonal probes of the outputs", "sketch": "sketches of every layer"}[name]
+            size, cost, off, said = np.array(points).T
+            label = {"probes": "probes, of 10 outputs", "sketch": "sketches of every layer, dimensions"}[name]
             ax.plot(cost, off, "o-", color=colour, label=label)
-            ax.plot(cost, said, "x", color=colour, ls=":", label="error that it states")
-        ax.axvline(whole, color=plotting.INK, ls=(0, (4, 2)), label="exact kernel")
-        ax.set(xscale="log", yscale="log", xlabel="time (s)", ylabel=f"1 − alignment of top-{d} subspaces")
-        ax.set_title("Estimates of a trained ResNet's kernel: predicted subspace against cost")
-        ax.legend()
+            ax.plot(cost, said, "x", color=colour, ls=":", label="error that it states itself")
+            for each, x, y in zip(size, cost, off, strict=True):
+                ax.annotate(f"{each:.0f}", (x, y), (-7, -8), textcoords="offset points", ha="right", color=colour)
+        ax.axvline(whole, color=plotting.INK, ls=(0, (4, 2)), label="exact kernel's time")
+        ax.set(yscale="log", xlabel="time (s)", ylabel=f"1 − alignment of top-{d} subspaces", xlim=(0, None))
+        ax.set_title("Predicted subspace of a trained ResNet: error against cost")
+        ax.legend(loc="upper left")
         FOLDER.mkdir(parents=True, exist_ok=True)
         plotting.save(fig, FOLDER, "entk")
 

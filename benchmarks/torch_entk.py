@@ -5,7 +5,7 @@ import torch  # type: ignore[import-not-found]
 from torch.func import functional_call, jacrev, vmap  # type: ignore[import-not-found]
 
 from benchmarks.child import Outcome, measured
-from benchmarks.torch_side import Encoder, _laid, _name
+from benchmarks.torch_side import encoder
 
 
 def contracted(start: str, chunk: int) -> Outcome:
@@ -13,10 +13,8 @@ def contracted(start: str, chunk: int) -> Outcome:
     with np.load(start) as file:
         given = dict(file)
     torch.set_num_threads(int(given["threads"]))
-    weights = {name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")}
-    outputs = len(weights["head.layers.0.bias"])
-    net = Encoder(weights["backbone.stem.kernel"].shape[-1], outputs).eval()
-    net.load_state_dict({_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers()))
+    net = encoder(given).float().eval()
+    outputs = len(given["weights/head.layers.0.bias"])
     x = torch.from_numpy(np.ascontiguousarray(given["images"])).permute(0, 3, 1, 2).contiguous()
     params, buffers = dict(net.named_parameters()), dict(net.named_buffers())
     for value in net.modules():

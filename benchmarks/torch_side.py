@@ -40,11 +40,7 @@ def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[An
     """A function that takes one step of SGD and returns the loss before it, and the network that it changes."""
     with np.load(start) as file:
         given = dict(file)
-    weights = {name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")}
-    net = Encoder(weights["backbone.stem.kernel"].shape[-1], len(weights["head.layers.0.bias"])).to(dtype=dtype)
-    # running statistics begin as flax's do; every other name must be in the file
-    net.load_state_dict({_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers()))
-    net = net.to(memory_format=torch.channels_last).train()
+    net = encoder(given).to(dtype=dtype, memory_format=torch.channels_last).train()
     views = torch.from_numpy(given["images"][:, :pairs].reshape(-1, *given["images"].shape[2:]))
     images = views.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(net.parameters(), lr=float(given["rate"]), momentum=float(given["momentum"]))
@@ -64,6 +60,17 @@ def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[An
     return take, net
 
 
+def encoder(given: dict[str, np.ndarray]) -> Any:
+    """The network of a file's weights."""
+    weights = {name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")}
+    places = {tuple(map(int, name.split(".")[2:4])) for name in weights if name.startswith("backbone.stages.")}
+    blocks = np.bincount([stage for stage, _ in places]).tolist()
+    net = Encoder(weights["backbone.stem.kernel"].shape[-1], blocks, len(weights["head.layers.0.bias"])).double()
+    # running statistics begin as flax's do; every other name must be in the file
+    net.load_state_dict({_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers()))
+    return net
+
+
 def barlow_twins_unnormalised(z1: Any, z2: Any) -> Any:
     """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n), centred at the mean of all 2n."""
     mean = (z1.mean(0) + z2.mean(0)) / 2
@@ -72,19 +79,21 @@ def barlow_twins_unnormalised(z1: Any, z2: Any) -> Any:
 
 
 class Encoder(nn.Module):
-    """`models.Encoder` of a ResNet-18 with small stem and a linear head; modules are named as there."""
+    """`models.Encoder` of a ResNet of plain blocks with small stem and a linear head; modules are named as there."""
 
-    def __init__(self, width: int, d: int) -> None:
+    def __init__(self, width: int, blocks: list[int], d: int) -> None:
         super().__init__()
         self.backbone = nn.Module()
         self.backbone.stem, self.backbone.norm = _convolution(3, width, 3, 1), nn.BatchNorm2d(width)
-        inputs, stages = [width, width, 2 * width, 4 * width], []
-        for i, c in enumerate(inputs):
+        stages, c = [], width
+        for i, count in enumerate(blocks):
             outputs = width * 2**i
-            stages.append(nn.ModuleList([Block(c, outputs, 1 if i == 0 else 2), Block(outputs, outputs, 1)]))
+            later = [Block(outputs, outputs, 1) for _ in range(count - 1)]
+            stages.append(nn.ModuleList([Block(c, outputs, 1 if i == 0 else 2), *later]))
+            c = outputs
         self.backbone.stages = nn.ModuleList(stages)
         self.head = nn.Module()
-        self.head.layers = nn.ModuleList([nn.Linear(8 * width, d)])
+        self.head.layers = nn.ModuleList([nn.Linear(c, d)])
 
     def forward(self, x: Any) -> Any:
         """Embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""

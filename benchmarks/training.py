@@ -37,9 +37,11 @@ RECIPES: dict[str, Any] = {
 def rows(quick: bool) -> Iterator[Row]:
     """Each width against PyTorch as it comes and compiled, then the recipe "small" against no augmentation."""
     pairs, side, times = (4, 16, 1) if quick else (64, 32, 2)
+    blocks = (1, 1) if quick else (2, 2, 2, 2)
     for width, steps in [(4, 1)] if quick else [(16, 10), (64, 2)]:
-        case = f"ResNet-18, width {width}, {2 * pairs} images of {side} px"
-        sizes = [width, pairs, side, steps]
+        network = "ResNet of 2 blocks" if quick else "ResNet-18"
+        case = f"{network}, width {width}, {2 * pairs} images of {side} px"
+        sizes = [blocks, width, pairs, side, steps]
         with tempfile.TemporaryDirectory() as folder:
             compiled = [False] if quick else [False, True]
             yield from _against_torch(case, sizes, Path(folder) / "start.npz", compiled, times)
@@ -51,10 +53,10 @@ def rows(quick: bool) -> Iterator[Row]:
                   none.seconds / steps, none.megabytes, 0.87, note=note)  # fmt: skip
 
 
-def _against_torch(case: str, sizes: list[int], file: Path, compiled: list[bool], times: int) -> Iterator[Row]:
-    width, pairs, side, steps = sizes
+def _against_torch(case: str, sizes: list[Any], file: Path, compiled: list[bool], times: int) -> Iterator[Row]:
+    blocks, width, pairs, side, steps = sizes
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    start = child.run("training:start", width, pairs, side)
+    start = child.run("training:start", blocks, width, pairs, side)
     np.savez(file, **start.arrays)  # type: ignore[arg-type]
     ours: list[Outcome] = []
     theirs: dict[str, list[Outcome]] = {"PyTorch, torch.compile" if each else "PyTorch": [] for each in compiled}
@@ -108,10 +110,10 @@ def _agreement(ours: Outcome, theirs: Outcome) -> str:
     return note
 
 
-def ours(recipe: str, width: int, pairs: int, side: int, steps: int) -> Outcome:
+def ours(recipe: str, blocks: tuple[int, ...], width: int, pairs: int, side: int, steps: int) -> Outcome:
     """`dynamics.training`'s step, from images on the device to the next weights, in float32."""
     jax.config.update("jax_platforms", "cpu")  # as the peer
-    step = _step(width, _pixels(pairs, side), recipe, np.float32)[0]
+    step = _step(blocks, width, _pixels(pairs, side), recipe, np.float32)[0]
     state = step.start()
 
     def call() -> dict[str, Any]:
@@ -125,12 +127,12 @@ def ours(recipe: str, width: int, pairs: int, side: int, steps: int) -> Outcome:
     return outcome
 
 
-def start(width: int, pairs: int, side: int) -> Outcome:
+def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome:
     """Weights and views that the peer starts from, and in float64 what it should find on the first `CHECKED` pairs."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)  # in float32 a layer's gradient is good to 1e-2 here
     pixels = _pixels(pairs, side)
-    step, encoder = _step(width, pixels[:CHECKED], "mirror", np.float64)
+    step, encoder = _step(blocks, width, pixels[:CHECKED], "mirror", np.float64)
     loss, _, slopes = step.gradient(step.start())
     some = step.advance(step.start(), FIRST)
     x = pixels / np.float32(255)
@@ -148,9 +150,9 @@ def _pixels(pairs: int, side: int) -> np.ndarray:
     return np.rint(255 * crops(pairs, side)[0]).astype(np.uint8).reshape(pairs, side, side, 3)
 
 
-def _step(width: int, pixels: np.ndarray, recipe: str, dtype: Any) -> tuple[Step, nnx.Module]:
+def _step(blocks: tuple[int, ...], width: int, pixels: np.ndarray, recipe: str, dtype: Any) -> tuple[Step, nnx.Module]:
     of = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
-    backbone = models.ResNet.standard("resnet18", width=width, stem="small", **of)
+    backbone = models.ResNet(blocks, width=width, stem="small", **of)
     encoder = models.Encoder(backbone, models.Head(backbone.features, [DIMENSIONS], **of))
     sgd = partial(optax.sgd, momentum=MOMENTUM)
     plan = Plan(10**6, len(pixels), RATE, sgd, RECIPES[recipe], probe=2)

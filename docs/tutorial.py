@@ -45,16 +45,19 @@ d = 3 if SMOKE else 6
 A0 = p.start(jax.random.key(1), d=d, scale=1e-4)
 lr = 0.02 * p.max_stable_lr()
 print(p)
-print(validity.report(p, d=d, A0=A0, lr=lr))
+report = validity.report(p, d=d, A0=A0, lr=lr)
+print(report)
 
 # %% [markdown]
 # ## Is that what happens?
 #
 # Gradient descent is the experiment, the closed form the theory. Both return the same `Trajectory`, and `compare` gives
-# the gap in numbers: relative errors of the step times, and the root mean square error of the eigenvalues.
+# the gap in numbers: relative errors of the step times, and the root mean square error of the eigenvalues. How many
+# steps it takes is what has just been predicted.
 
 # %%
-run = dynamics.descent(p, A0, lr, steps=2_000 if SMOKE else 40_000)
+steps = min(int(1.2 * report.step_times[-1] / lr), 2_000 if SMOKE else 200_000)
+run = dynamics.descent(p, A0, lr, steps=steps)
 theory = dynamics.closed_form(p, A0, run.times)
 print(compare(theory, run))
 

@@ -7,11 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from stepwise import _check
 from stepwise.models import Encoder
@@ -61,6 +56,8 @@ def knn_accuracy(
     """
     train, train_labels, test, test_labels = _sets(train, train_labels, test, test_labels)
     _check.require(1 <= k <= len(train), "k", f"a number in 1 ... {len(train)}, the train rows", k)
+    from sklearn.neighbors import KNeighborsClassifier  # here: it takes seconds, and every `runs` would wait for it
+
     found = KNeighborsClassifier(int(k), metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
     return float(found.fit(train, train_labels).score(test, test_labels))
 
@@ -74,6 +71,11 @@ def linear_accuracy(
         ValueError: rows, labels and widths do not fit.
     """
     train, train_labels, test, test_labels = _sets(train, train_labels, test, test_labels)
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / float(penalty), max_iter=300))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # its accuracy has long settled by then

@@ -101,12 +101,8 @@ class Subject:
         which = hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()[:8]
         path = self.folder / "entk" / f"step_{step}_{which}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        options: Any = {"only": "params", "path": path, "progress": progress}
-        try:
-            K = entk.gram(self.apply, leaves(network), self.x, **options)
-        except ValueError:  # of another version, or of so many devices and half done: worth no more than its time
-            path.unlink(missing_ok=True)
-            K = entk.gram(self.apply, leaves(network), self.x, **options)
+        # anew: one of another version, or half done by another number of devices, is worth no more than its time
+        K = entk.gram(self.apply, leaves(network), self.x, only="params", path=path, anew=True, progress=progress)
         return np.asarray(K, np.float64)
 
     @cached_property

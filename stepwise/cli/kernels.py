@@ -116,12 +116,8 @@ def _of_file(options: _Network, network: str, out: Path) -> Looked:
 
     def kernel() -> np.ndarray:
         out.mkdir(parents=True, exist_ok=True)
-        options: Any = {"path": out / "kernel.npz", "progress": sys.stderr.isatty()}
-        try:
-            K = entk.gram(apply, params, x, **options)
-        except ValueError:  # another network's, or of other views: worth no more than its time
-            (out / "kernel.npz").unlink(missing_ok=True)
-            K = entk.gram(apply, params, x, **options)
+        # anew: another network's, or one of other views, is worth no more than its time
+        K = entk.gram(apply, params, x, path=out / "kernel.npz", anew=True, progress=sys.stderr.isatty())
         return np.asarray(K, np.float64)
 
     return Looked(network, x, _leading(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T})

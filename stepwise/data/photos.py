@@ -1,7 +1,11 @@
 """Two photographs that come with scikit-learn, cut into patches: natural images without a network."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Int, UInt8
+from PIL import Image
 
 from stepwise.data.images import Images, fit, require, require_split
 
@@ -34,11 +38,11 @@ def load(split: str, limit: int | None, size: int | None, seed: int) -> Images:
 
 
 def _photographs(split: str) -> list[UInt8[np.ndarray, "h w 3"]]:
-    # Imported here: it takes a second, which users of other sets should not pay.
-    from sklearn.datasets import load_sample_image
-
+    # As sklearn.datasets.load_sample_image, whose import takes three seconds.
+    (folder,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
     columns = slice(0, SEAM) if split == "train" else slice(SEAM, None)
-    return [load_sample_image(f"{name}.jpg")[:, columns] for name in CLASS_NAMES]
+    paths = [Path(folder) / "datasets" / "images" / f"{name}.jpg" for name in CLASS_NAMES]
+    return [np.asarray(Image.open(path))[:, columns] for path in paths]
 
 
 def _chosen(shapes: list[tuple[int, int]], count: int, seed: int) -> Int[np.ndarray, "patches 4"]:

@@ -32,6 +32,7 @@ def gram(
     seed: Whole = 0,
     budget: Whole = 2**31,
     path: str | os.PathLike[str] | None = None,
+    anew: bool = False,
     devices: Sequence[Any] | None = None,
     progress: bool = False,
     backend: Literal["exact", "neural_tangents"] = "exact",
@@ -59,6 +60,7 @@ def gram(
         budget: bytes for what is kept of all samples and worked on, beside the network, its inputs and K.
         path: a file (.npz) that keeps the sum so far, and at the end "K". A call that was stopped, however, goes on
             there after its last whole unit of work, to the same bits.
+        anew: a file that holds another kernel, or none that can be read, is written over instead of refused.
         devices: units of work are shared out over these; by default all of this process.
         progress: show a bar.
         backend: "neural_tangents" for the reference, by Jacobian contraction; it takes none of the other options.
@@ -68,12 +70,12 @@ def gram(
 
     Raises:
         ValueError: no output, or not one row a sample; samples are coupled; a gradient is not finite (names the
-            parameter); no parameter matches; the file holds another kernel.
+            parameter); no parameter matches; the file holds another kernel (unless `anew`).
     """
     _check.require(backend in ("exact", "neural_tangents"), "backend", "'exact' or 'neural_tangents'", repr(backend))
     if backend == "neural_tangents":
         options = {"probes": probes, "only": only, "path": path, "devices": devices, "progress": progress or None}
-        options |= {"seed": seed or None, "budget": None if budget == 2**31 else budget}
+        options |= {"anew": anew or None, "seed": seed or None, "budget": None if budget == 2**31 else budget}
         given = [name for name, value in options.items() if value is not None]
         _check.require(not given, "backend", "'exact' with these options", f"{backend!r} and {', '.join(given)}")
         return reference.gram(apply, params, x, x2)
@@ -85,7 +87,11 @@ def gram(
         fits = place.parent.is_dir() and not place.is_dir()
         _check.require(fits, "path", "a file in a folder that is there", repr(str(path)))
         of = _digest(kernel, work)
-        done, K = _read(place, of, K, len(work.plan.units))
+        try:
+            done, K = _read(place, of, K, len(work.plan.units))
+        except ValueError:
+            if not anew:
+                raise
     with tqdm(total=len(work.plan.units), initial=done, desc="eNTK", unit="unit", disable=not progress) as bar:
         for term in kernel.terms(work, done):
             K, done = K + term, done + 1

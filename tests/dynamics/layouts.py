@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-if len(sys.argv) > 3:
+if __name__ == "__main__" and len(sys.argv) > 3:
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[3]))
 
 import jax.numpy as jnp

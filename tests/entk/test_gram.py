@@ -164,6 +164,11 @@ def test_a_stopped_call_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     for other in ({"params": jax.tree.map(lambda a: 2 * a, params)}, {"x": x + 1}, {"probes": 2}, {"only": "layers.0"}):
         with pytest.raises(ValueError, match=r"K.npz: expected this kernel in the making, received another"):
             entk.gram(apply, **({"params": params, "x": x, "budget": 20_000, "path": tmp_path / "K.npz"} | other))
+    monkeypatch.undo()
+    doubled = jax.tree.map(lambda a: 2 * a, params)
+    K = entk.gram(apply, doubled, x, budget=20_000, path=tmp_path / "K.npz", anew=True)
+    np.testing.assert_array_equal(K, entk.gram(apply, doubled, x, budget=20_000))
+    np.testing.assert_array_equal(entk.gram(apply, doubled, x, budget=20_000, path=tmp_path / "K.npz"), K)
 
 
 KILLED = """
