@@ -33,13 +33,14 @@ def write(
     config: dict[str, Any],
     seconds: Real,
     figure: Figure,
-) -> None:
-    """All of it into one folder, made where it is not there; the figure is closed."""
+) -> str:
+    """All of it into one folder, made where it is not there, and a line that names it; the figure is closed."""
     folder.mkdir(parents=True, exist_ok=True)
     _npz.write(folder / "arrays.npz", kind, arrays, {})
     write_json(folder / "config.json", config)
     plotting.save(figure, folder)
     write_json(folder / "summary.json", {"seconds": seconds} | circumstances() | {"numbers": numbers})
+    return f"{folder}/summary.json, arrays.npz, config.json, figure.png, figure.pdf"
 
 
 def require_writable(name: str, folder: Path) -> None:

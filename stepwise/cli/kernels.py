@@ -175,8 +175,10 @@ class Entk(_Network):
             fig.suptitle(of.name, fontsize=12)
             config = asdict(self) | {"command": "entk"}
             seconds = time.perf_counter() - began
-            record.write(self.out, "eNTK", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=fig)
-        print(f"{self.out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+            written = record.write(
+                self.out, "eNTK", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=fig
+            )
+        print(written)
         return 0
 
 
@@ -210,10 +212,10 @@ class Align(_Network):
             config = asdict(self) | {"command": "align"}
             figure = _bars(scores, of.name)
             seconds = time.perf_counter() - began
-            record.write(
+            written = record.write(
                 self.out, "alignment", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure
             )
-        print(f"{self.out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+        print(written)
         return 0
 
 

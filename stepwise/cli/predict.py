@@ -71,10 +71,10 @@ class Predict(Source):
             )
             seconds = time.perf_counter() - began
             config = asdict(self) | {"command": "predict"}
-            record.write(
+            written = record.write(
                 self.out, "prediction", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure
             )
-        print(f"{self.out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+        print(written)
         return 0
 
     def _problem(self, x: np.ndarray, x2: np.ndarray) -> Problem:

@@ -45,8 +45,10 @@ class Train:
             figure = _figure(arrays, numbers, f"{self.config.method}, {images.source}")
             config = asdict(self.config) | {"command": "train"}
             seconds = time.perf_counter() - began
-            record.write(out, "training", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure)
-        print(f"{out}/summary.json, arrays.npz, config.json, figure.png, figure.pdf")
+            written = record.write(
+                out, "training", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure
+            )
+        print(written)
         if numbers["result"].startswith("diverged"):
             print(f"{numbers['result']}; try --lr {self.config.lr / 4:.2g}", file=sys.stderr)
             return 1
