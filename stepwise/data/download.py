@@ -104,8 +104,11 @@ def _unpack(packed: Path, archive: Archive, into: Path) -> Path:
             for member in tqdm(tar, f"unpacking {packed.name}", delay=2, unit=" files", leave=False):
                 _require_inside(packed, member)
                 name = str(PurePosixPath(member.name))
-                if name in wanted and member.isreg():
-                    tar.extract(member, into, filter="data")
+                content = tar.extractfile(member) if name in wanted else None  # none of a folder
+                if content is not None:
+                    (into / name).parent.mkdir(parents=True, exist_ok=True)
+                    with content, (into / name).open("wb") as file:
+                        shutil.copyfileobj(content, file)
                     wanted.remove(name)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{packed}: expected a whole .tar.gz archive, found: {error}") from error
