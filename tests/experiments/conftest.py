@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments import (
-    fig1_linear,
+    fig1_steps,
     fig2_symmetry,
     fig3_small_start,
     fig5_mlp,
@@ -19,21 +19,30 @@ from experiments.contract import finished
 
 
 @pytest.fixture(scope="session")
-def fig1():
+def runs_dir(tmp_path_factory):
+    """Where the figures share their training runs."""
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def fig1(runs_dir):
+    """The parts of the result in the order in which they come: the linear panels, then the whole."""
+    parts = []
     with jax.enable_x64(True):
-        return fig1_linear.run(fig1_linear.Config.smoke())
+        parts.append(finished(fig1_steps.run(replace(fig1_steps.Config.smoke(), runs_dir=runs_dir)), parts.append))
+    return parts
+
+
+@pytest.fixture(scope="session")
+def linear(fig1):
+    """The linear panels alone."""
+    return fig1[0]
 
 
 @pytest.fixture(scope="session")
 def fig2():
     with jax.enable_x64(True):
         return fig2_symmetry.run(fig2_symmetry.Config.smoke())
-
-
-@pytest.fixture(scope="session")
-def runs_dir(tmp_path_factory):
-    """Where the figures share their training runs."""
-    return str(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,19 @@ import pytest
 from experiments import fig1_linear
 from stepwise import laws, plotting, problem
 
-pytestmark = pytest.mark.xdist_group("fig1")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 
 def _failed(result):
     return {check.name for check in fig1_linear.check(result) if not check.passed}
 
 
-def test_every_check_of_the_smoke_run_passes(fig1):
-    assert _failed(fig1) == set()
+def test_every_check_of_the_smoke_run_passes(linear):
+    assert _failed(linear) == set()
 
 
-def test_each_claim_and_each_premise_is_checked(fig1):
-    checks = fig1_linear.check(fig1)
+def test_each_claim_and_each_premise_is_checked(linear):
+    checks = fig1_linear.check(linear)
     assert sum(check.premise for check in checks) >= 4
     assert sum(not check.premise for check in checks) >= 8
 
@@ -52,20 +52,20 @@ def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
     assert failed & {"modes within tolerance, median start", "exceptions not predicted"}
 
 
-def test_the_checks_fail_on_numbers_that_are_not_numbers(fig1):
-    broken = dataclasses.replace(fig1, arrays=fig1.arrays | {"delays": fig1.arrays["delays"] * np.nan})
+def test_the_checks_fail_on_numbers_that_are_not_numbers(linear):
+    broken = dataclasses.replace(linear, arrays=linear.arrays | {"delays": linear.arrays["delays"] * np.nan})
     assert len(_failed(broken)) == 2
 
 
-def test_an_exception_that_nobody_predicted_fails_the_check(fig1):
+def test_an_exception_that_nobody_predicted_fails_the_check(linear):
     missed = {"start": 0, "mode": 1, "error": 0.5, "expected": 0.0, "predicted": False}
-    broken = dataclasses.replace(fig1, numbers=fig1.numbers | {"exceptions": [missed]})
+    broken = dataclasses.replace(linear, numbers=linear.numbers | {"exceptions": [missed]})
     assert _failed(broken) == {"exceptions not predicted"}
 
 
-def test_the_figure_shows_both_panels_with_labels(fig1):
+def test_the_figure_shows_both_panels_with_labels(linear):
     with plotting.style():
-        figure = fig1_linear.plot(fig1)
+        figure = fig1_linear.plot(linear)
     axes = figure.get_axes()
     titles = [axis.get_title(loc="left") for axis in axes]
     assert any(title.startswith("A ") for title in titles)

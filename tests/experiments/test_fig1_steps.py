@@ -2,35 +2,23 @@
 
 import dataclasses
 
-import jax
 import pytest
 
 from experiments import fig1_steps, resnets
-from experiments.contract import finished
 from stepwise import plotting
 from tests.experiments.figures import failed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 
-@pytest.fixture(scope="module")
-def parts(runs_dir):
-    """The results in the order in which they come."""
-    config = dataclasses.replace(fig1_steps.Config.smoke(), runs_dir=runs_dir)
-    found = []
-    with jax.enable_x64(True):
-        found.append(finished(fig1_steps.run(config), found.append))
-    return found
-
-
-def test_the_linear_panels_come_first(parts):
-    linear, whole = parts
+def test_the_linear_panels_come_first(fig1):
+    linear, whole = fig1
     assert "network" not in linear.numbers and "network" in whole.numbers
     assert whole.arrays.keys() > linear.arrays.keys()
 
 
-def test_the_network_adds_its_checks_to_the_linear_ones(parts):
-    linear, whole = parts
+def test_the_network_adds_its_checks_to_the_linear_ones(fig1):
+    linear, whole = fig1
     assert failed(fig1_steps, whole) == failed(fig1_steps, linear) == set()
     assert len(fig1_steps.check(whole)) == len(fig1_steps.check(linear)) + 4
     together = whole.numbers | {"network": whole.numbers["network"] | {"alone": 0}}
@@ -38,8 +26,8 @@ def test_the_network_adds_its_checks_to_the_linear_ones(parts):
     assert failed(fig1_steps, wrong) == {"Barlow Twins: of these alone, the next below a tenth"}
 
 
-def test_the_figure_has_panels_a_to_d(parts):
-    for part, panels in zip(parts, ("AB", "ABCD"), strict=True):
+def test_the_figure_has_panels_a_to_d(fig1):
+    for part, panels in zip(fig1, ("AB", "ABCD"), strict=True):
         with plotting.style():
             figure = fig1_steps.plot(part)
         titles = [axis.get_title(loc="left") for axis in figure.get_axes()]
