@@ -8,7 +8,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Compiled once: pytest's workers and the processes that tests start share what XLA made of the same function.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Most of the suite's time is XLA's, and most of that LLVM's optimiser. The smoke figures and `make test-latest` run with it.
+# Most of its time is XLA's, and most of that LLVM's optimiser. The smoke figures and `make test-latest` have it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
