@@ -79,7 +79,7 @@ class Config:
     def smoke(cls) -> Self:
         """Seconds: one stage, tiny images, three modes."""
         small = {"n_images": 64, "side": 16, "blocks": (1, 1), "width": 8, "d": 3, "batch_size": 32, "probe": 64}
-        plan: dict[str, Any] = {"steps": (300, 300, 300), "rates": (0.02, 0.018, 0.01), "warmups": (0, 0, 100)}
+        plan: dict[str, Any] = {"steps": (300, 300, 500), "rates": (0.02, 0.018, 0.01), "warmups": (0, 0, 100)}
         return cls(**small, **plan, records=60, snapshots=8)  # type: ignore[arg-type]
 
     @classmethod
