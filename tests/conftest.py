@@ -1,6 +1,7 @@
 """Strictness for every test: shapes are checked, warnings are errors, and both precisions are asked for by name."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -28,6 +29,17 @@ install_import_hook("stepwise", "beartype.beartype")
 def pytest_collection_modifyitems(items):
     """What takes long begins first, so that no worker ends alone with it."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@contextmanager
+def optimised():
+    """What is compiled within runs long enough for XLA's optimisations to pay."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(params=["float32", "float64"])

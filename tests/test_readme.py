@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.conftest import optimised
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -12,6 +14,7 @@ def test_the_readme_shows_code():
     assert BLOCKS
 
 
+@optimised()
 def test_the_code_of_the_readme_runs_in_the_order_in_which_it_stands(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # it keeps its runs there
     names = {}

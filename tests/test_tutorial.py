@@ -15,7 +15,7 @@ def test_the_tutorial_runs(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", str(ROOT / "docs" / "tutorial.py"), "--smoke"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
         capture_output=True,
         text=True,
     )

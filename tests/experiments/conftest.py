@@ -16,6 +16,7 @@ from experiments import (
     table1_alignment,
 )
 from experiments.contract import finished
+from tests.conftest import optimised
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,7 @@ def runs_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig1(runs_dir):
     """The parts of the result in the order in which they come: the linear panels, then the whole."""
     parts = []
@@ -40,12 +42,14 @@ def linear(fig1):
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig2():
     with jax.enable_x64(True):
         return fig2_symmetry.run(fig2_symmetry.Config.smoke())
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig3(runs_dir):
     """The parts of the result in the order in which they come, the last one whole."""
     parts = []
@@ -56,18 +60,21 @@ def fig3(runs_dir):
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig5():
     with jax.enable_x64(False):
         return fig5_mlp.run(fig5_mlp.Config.smoke())
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig6(fig3, runs_dir):
     """fig3's runs, read."""
     return fig6_hidden.run(replace(fig6_hidden.Config.smoke(), runs_dir=runs_dir))
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def table1(fig3, runs_dir):
     """fig3's runs, read, and their kernels."""
     with jax.enable_x64(False):
@@ -75,12 +82,14 @@ def table1(fig3, runs_dir):
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig7():
     with jax.enable_x64(False):
         return fig7_width.run(fig7_width.Config.smoke())
 
 
 @pytest.fixture(scope="session")
+@optimised()
 def fig8(table1, runs_dir):
     """table1's kernels, read, and those between."""
     with jax.enable_x64(False):
