@@ -17,8 +17,8 @@ Apply = Callable[[Any, Any], Any]
 Only = str | Callable[[str], bool] | None
 SEEN, COUPLED = 4, {64: 1e-9, 32: 1e-4, 16: 0.1, 8: 0.5}
 """Samples together and alone, and how far their outputs may differ, by the bits of the network's numbers."""
-POSITIONS = 4096
-"""Rows of a block of A_i A_jᵀ over samples and positions, at most."""
+LEAST, POSITIONS = 128, (1024, 4096)
+"""Rows of a block at which a product reaches its rate, over samples; over samples and positions these, and at most."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ class Kernel:
 
     def _side(self, positions: int) -> int:
         """Of a block: small enough to save half of a symmetric kernel, and for the products over positions."""
-        return max(1, min(*self.shape, max(-(-self.n // 8), 128), 1024, POSITIONS // positions))
+        enough, most = (rows // positions for rows in POSITIONS)
+        return max(1, min(*self.shape, max(-(-self.n // 8), min(LEAST, enough)), 1024, most))
 
     def _blocks(self, side: int) -> list[tuple[int, int]]:
         rows = _starts(0, self.n, side)
