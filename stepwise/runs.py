@@ -125,7 +125,9 @@ class Config:
         for name, below in {"offset": np.inf, "weight_decay": np.inf, "momentum": 1.0}.items():
             value = getattr(self, name)
             _check.require(0 <= value < below, name, f"a number in [0, {below})", repr(value))
-        _check.require(0 < self.start_scale < np.inf, "start_scale", "a positive number", repr(self.start_scale))
+        for name in ("start_scale", "lr"):
+            value = getattr(self, name)
+            _check.require(0 < value < np.inf, name, "a positive number", repr(value))
         fits = self.temperature is None or self.method == "simclr"
         _check.require(fits, "temperature", "None but for simclr", self.temperature)
 

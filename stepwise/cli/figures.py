@@ -1,13 +1,14 @@
 """`stepwise figure`: the figures of the paper, which come with a clone of the repository."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import tyro
 
-from stepwise import _check
+from stepwise import _check, record
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,8 @@ class Elsewhere:
 
 
 def command() -> Callable[..., Any]:
-    """The dataclass of `python -m experiments`, where that is to be had."""
-    try:
-        found: Callable[..., Any] = importlib.import_module("experiments.run").Arguments
-    except ModuleNotFoundError as error:
-        if error.name not in ("experiments", "experiments.run"):
-            raise
-        return Elsewhere
+    """The dataclass of `python -m experiments`, where that is to be had: another package may have the name too."""
+    spec = importlib.util.find_spec("experiments")
+    ours = spec is not None and spec.origin == str(record.ROOT / "experiments" / "__init__.py")
+    found: Callable[..., Any] = importlib.import_module("experiments.run").Arguments if ours else Elsewhere
     return found

@@ -3,6 +3,7 @@
 import runpy
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,10 +23,11 @@ class _Network(Source):
     """Which network, and the views that it is looked at with."""
 
     run_dir: Path | None = None
-    """The folder of a run of `stepwise train` or of a figure, runs/HASH: its own images and recipe are used (--data,
-    --data-dir and --split only say where the images lie now, if not where they lay); or"""
+    """The folder of a run of `stepwise train` or of a figure, runs/HASH, with its own images and recipe. --data,
+    --data-dir and --split only say where the images lie now, if not where they lay."""
     network: str | None = None
-    """FILE.py:NAME of your own, where NAME() -> (apply, params), apply(params, x [n, h, w, c]) -> [n, d]."""
+    """Instead of a run FILE.py:NAME of your own, where NAME() -> (apply, params), and apply(params, x) -> [n, d] of
+    views x float32 [n, h, w, c] in [0, 1]."""
     n_pairs: int = 256
     """Images, two fresh views of each; all, where there are fewer."""
     recipe: str = "small"
@@ -65,6 +67,7 @@ class Looked:
 
 
 def _of_run(options: _Network, folder: Path) -> Looked:
+    folder = folder.resolve()  # "." has no name, and its parent is itself
     config = subject.configuration(folder)
     for name in ("side", "recipe", "seed"):
         given, default = getattr(options, name), getattr(_Network, name)
@@ -75,12 +78,13 @@ def _of_run(options: _Network, folder: Path) -> Looked:
     steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
     step = config.steps if options.step is None else options.step
     _check.require(step in steps, "--step", f"one of those that the run keeps, {steps}", step)
-    reached = max((int(path.name.removeprefix("step_")) for path in folder.glob("checkpoints/step_*")), default=0)
+    kept = [path.name.removeprefix("step_") for path in folder.glob("checkpoints/step_*")]
+    reached = max((int(name) for name in kept if name.isdecimal()), default=0)  # a kill leaves half of one
     whole = reached == config.steps
     _check.require(whole, str(folder), f"a finished run of {config.steps} steps", f"one that ended at step {reached}")
     where = runs.folder(config, runs.load(config), folder.parent)
     _check.require(
-        where.name == folder.resolve().name,
+        where.name == folder.name,
         str(folder),
         f"a folder named {where.name}, after its configuration and the images of {config.data}",
         "another name: it was renamed, its config.json edited, or the images are others",
@@ -96,40 +100,55 @@ def _of_run(options: _Network, folder: Path) -> Looked:
 
 def _of_file(options: _Network, network: str, out: Path) -> Looked:
     file, _, name = network.rpartition(":")
-    fits = bool(file) and Path(file).is_file()
-    _check.require(fits, "--network", "FILE.py:NAME, the name of a function in a file that is there", repr(network))
+    _check.require(bool(file) and bool(name), "--network", "FILE.py:NAME", repr(network))
+    _check.require(Path(file).is_file(), "--network", "FILE.py:NAME with a file that is there", repr(network))
     _check.require(options.step is None, "--step", "none with --network", options.step)
+    sys.path.insert(0, str(Path(file).resolve().parent))  # as `python FILE.py` does: it may import what lies beside it
     made = _asked(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
-    _check.require(callable(made), "--network", f"a function {name} in {file}", "none of that name")
-    found = _asked(network, "a function of no arguments", made)
-    fits = isinstance(found, tuple) and len(found) == 2 and callable(found[0])
-    _check.require(fits, network, "a function that returns (apply, params)", repr(type(found).__name__))
+    _check.require(callable(made), "--network", f"a function {name} in {file}", "nothing of that name that is one")
+    found = _asked(network, "(apply, params) from a call without arguments", made)
+    two = isinstance(found, tuple) and len(found) == 2
+    _check.require(two, network, "a function that returns (apply, params)", f"{type(found).__name__}")
     apply, params = found
+    _check.require(callable(apply), network, "(apply, params), the first a function", f"{type(apply).__name__} first")
     images = options.load(options.n_pairs, options.seed)
     pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
     z = _asked(network, f"apply(params, x {list(x.shape)})", lambda: np.asarray(apply(params, x), np.float64))
-    _check.require(z.ndim == 2 and len(z) == len(x), network, f"embeddings [{len(x)}, d] of as many views", z)
+    fits = z.ndim == 2 and len(z) == len(x)
+    _check.require(fits, network, f"embeddings [{len(x)}, d] of as many views", f"{list(z.shape)}")
     bad = int(z.size - np.isfinite(z).sum())
     _check.require(bad == 0, network, "finite embeddings", f"{bad} of {z.size} numbers that are not")
     flat = np.asarray(x.reshape(len(x), -1), np.float64)
 
     def kernel() -> np.ndarray:
         out.mkdir(parents=True, exist_ok=True)
+        bar = sys.stderr.isatty()
         # anew: another network's, or one of other views, is worth no more than its time
-        K = entk.gram(apply, params, x, path=out / "kernel.npz", anew=True, progress=sys.stderr.isatty())
+        K = _asked(
+            network,
+            "a pure JAX function apply(params, x) of one view or more",
+            lambda: entk.gram(apply, params, x, path=out / "kernel.npz", anew=True, progress=bar),
+            own=(ValueError, OSError),
+        )
         return np.asarray(K, np.float64)
 
     return Looked(network, x, _leading(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T})
 
 
-def _asked(network: str, expected: str, call: Callable[[], Any]) -> Any:
-    """What code of the user's own returns; whatever it raises is said in one line."""
+def _asked(network: str, expected: str, call: Callable[[], Any], own: tuple[type[Exception], ...] = ()) -> Any:
+    """What code of the user's own returns; whatever it raises is said in one line with its place, but for our own."""
     try:
         return call()
-    except Exception as error:
+    except own:
+        raise
+    except (Exception, SystemExit) as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"{network}: expected {expected}, received {type(error).__name__}: {first}") from error
+        file = str(Path(network.rpartition(":")[0]).resolve())
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if str(Path(frame.filename).resolve()) == file]
+        where = f" (line {lines[-1]})" if lines else ""
+        raise ValueError(f"{network}: expected {expected}, received {type(error).__name__}: {first}{where}") from error
 
 
 def _leading(z: np.ndarray, d: int | None) -> np.ndarray:
@@ -138,6 +157,7 @@ def _leading(z: np.ndarray, d: int | None) -> np.ndarray:
     z = z - z.mean(axis=0)
     _, sizes, directions = np.linalg.svd(z, full_matrices=False)
     rank = int(np.sum(sizes > 1e-6 * sizes[0]))
+    _check.require(rank > 0, "the embedding", "views that differ in it", "one vector for all views: it has collapsed")
     return z @ directions[: min(d or rank, rank)].T
 
 
@@ -172,7 +192,7 @@ class Entk(_Network):
             rank = np.arange(1, gamma.size + 1)[positive]
             right.plot(rank, gamma[positive], "o-", ms=3, color=plotting.BLUE)
             right.set(xscale="log", yscale="log", xlabel="mode", ylabel="γ", title="B  What it predicts with")
-            fig.suptitle(of.name, fontsize=12)
+            fig.suptitle(plotting.plain(of.name), fontsize=12)
             config = asdict(self) | {"command": "entk"}
             seconds = time.perf_counter() - began
             written = record.write(
@@ -197,7 +217,12 @@ class Align(_Network):
     def run(self) -> int:
         """Print a line a kernel and write the files."""
         began = time.perf_counter()
+        _check.require(self.resamples >= 0, "--resamples", "a whole number from 0", self.resamples)
         of = self.looked_at(self.out)
+        rows, d = of.z.shape
+        most = rows - 1 if self.resamples == 0 else 2 * (rows // 4) - 1  # of centred views; of half of them
+        other = "--resamples 0, --d or --n-pairs otherwise"
+        _check.require(d <= most, "--d", f"at most {most} on {rows} views, or {other}", d)
         scores: dict[str, entk.Score] = {}
         for name, kernel in {"its eNTK": of.kernel, **of.others}.items():
             scores[name] = entk.score(kernel(), of.z, resamples=self.resamples)
@@ -234,5 +259,5 @@ def _bars(scores: dict[str, entk.Score], title: str) -> plotting.Figure:
     ax.set(ylim=(0, 1.1), ylabel="alignment of predicted and real subspace", xlabel="kernel that predicts")
     ax.set_title("What the kernel says of the embedding")
     ax.legend(loc="upper right")
-    fig.suptitle(title, fontsize=12)
+    fig.suptitle(plotting.plain(title), fontsize=12)
     return fig

@@ -13,6 +13,14 @@ from stepwise import plotting, record, runs, staircase
 
 
 @dataclass(frozen=True)
+class _Given(runs.Config):
+    """As it was given: `Train.run` makes a runs.Config of it, which says in one line what is wrong."""
+
+    def __post_init__(self) -> None:
+        """Refuse nothing yet."""
+
+
+@dataclass(frozen=True)
 class Train:
     """Train an encoder, and count the modes that it learns one at a time.
 
@@ -20,7 +28,7 @@ class Train:
     same bits, when the same command is given again.
     """
 
-    config: tyro.conf.OmitArgPrefixes[runs.Config] = field(default_factory=runs.Config)
+    given: tyro.conf.OmitArgPrefixes[_Given] = field(default_factory=_Given)
     runs_dir: Path = Path("runs")
     """Folder of the training runs."""
     out: Path = Path("results/train")
@@ -29,33 +37,38 @@ class Train:
     def run(self) -> int:
         """Train, or go on, or read; then write its files."""
         began = time.perf_counter()
+        config = runs.Config(**asdict(self.given))
         record.require_writable("--out", self.out)
         record.require_writable("--runs-dir", self.runs_dir)
-        images = runs.load(self.config)
-        folder = runs.folder(self.config, images, self.runs_dir)
-        print(f"{images.source}: {len(images)} images, {self.config.method}, {self.config.steps} steps; {folder}")
-        trained = runs.train(self.config, root=self.runs_dir, progress=sys.stderr.isatty())
+        images = runs.load(config)
+        folder = runs.folder(config, images, self.runs_dir)
+        print(f"{images.source}: {len(images)} images, {config.method}, {config.steps} steps; {folder}")
+        trained = runs.train(config, root=self.runs_dir, progress=sys.stderr.isatty())
         if not trained.finished:
             raise KeyboardInterrupt
         arrays, numbers = staircase.curves(trained.trajectory), staircase.numbers(trained.trajectory)
         steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
-        print(f"{numbers['crossed']} modes learned, {numbers['alone']} of them alone, at steps {steps or '-'}")
+        print(f"{_counted(numbers)}, {numbers['alone']} of them alone, at steps {steps or '-'}")
         out = self.out / folder.name
         with plotting.style():
-            figure = _figure(arrays, numbers, f"{self.config.method}, {images.source}")
-            config = asdict(self.config) | {"command": "train"}
+            figure = _figure(arrays, numbers, f"{config.method}, {images.source}")
+            settings = asdict(config) | {"command": "train"}
             seconds = time.perf_counter() - began
             written = record.write(
-                out, "training", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure
+                out, "training", arrays=arrays, numbers=numbers, config=settings, seconds=seconds, figure=figure
             )
         print(written)
         if numbers["result"].startswith("diverged"):
-            print(f"{numbers['result']}; try --lr {self.config.lr / 4:.2g}", file=sys.stderr)
+            print(f"{numbers['result']}; try --lr {config.lr / 4:.2g}", file=sys.stderr)
             return 1
-        kept = runs.snapshot_steps(self.config)
+        kept = runs.snapshot_steps(config)
         print(f"networks kept at steps {', '.join(map(str, kept))}" if kept else "no networks kept (--snapshots)")
         print(f"next: stepwise align --run-dir {folder}")
         return 0
+
+
+def _counted(numbers: dict[str, Any]) -> str:
+    return f"{numbers['crossed']} mode{'' if numbers['crossed'] == 1 else 's'} learned"
 
 
 def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> plotting.Figure:
@@ -66,9 +79,9 @@ def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> pl
     plotting.loss(axes[0], run, label="loss on the probe")
     axes[0].set_title("A  Loss")
     plotting.eigenvalues(axes[1], run)
-    axes[1].set_title(f"B  {numbers['crossed']} modes learned, {numbers['alone']} alone")
+    axes[1].set_title(f"B  {_counted(numbers)}, {numbers['alone']} alone")
     plotting.eigenvalues(axes[2], (a["times"], a["covariance"], a["loss"]))
     axes[2].set_ylabel("eigenvalues of the covariance")
     axes[2].set_title("C  The embedding's covariance")
-    fig.suptitle(title, fontsize=12)
+    fig.suptitle(plotting.plain(title), fontsize=12)
     return fig

@@ -59,7 +59,8 @@ def gram(
         seed: of the probes.
         budget: bytes for what is kept of all samples and worked on, beside the network, its inputs and K.
         path: a file (.npz) that keeps the sum so far, and at the end "K". A call that was stopped, however, goes on
-            there after its last whole unit of work, to the same bits.
+            there after its last whole unit of work, to the same bits. It is known by the traced function and all its
+            numbers; what a `jax.pure_callback` calls is not among them.
         anew: a file that holds another kernel, or none that can be read, is written over instead of refused.
         devices: units of work are shared out over these; by default all of this process.
         progress: show a bar.

@@ -60,10 +60,12 @@ def test_help_says_what_a_command_does(command, capsys):
         (["predict", "--recipe", "crop21"], "recipe: expected one of"),
         (["predict", "--n-pairs", "1"], "n_pairs: expected a whole number from 2, received 1"),
         (["train", "--batch-size", "0"], "batch_size"),
-        (["train", "--lr", "-1"], "lr"),
+        (["train", "--lr", "-1"], "lr: expected a positive number, received -1.0"),
+        (["train", "--steps", "-5"], "steps: expected a whole number from 1, received -5"),
         (["align"], "--run-dir, --network: expected one of them, received none"),
         (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
-        (["entk", "--network", "nowhere.py:made"], "--network: expected FILE.py:NAME"),
+        (["entk", "--network", "nowhere.py:made"], "--network: expected FILE.py:NAME with a file that is there"),
+        (["align", "--network", "nowhere.py:made", "--resamples", "-1"], "--resamples: expected a whole number from 0"),
         (["figure", "fig2", "--set", "colour=blue"], "expected FIELD=VALUE"),
         (["data", "show", "cifar11"], "cifar11"),
     ],
@@ -75,7 +77,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(arguments, message, capsys, t
     said = capsys.readouterr().err
     assert message in said
     assert said.startswith("stepwise ")
-    assert "Traceback" not in said
+    assert "Traceback" not in said and said.count("\n") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -153,6 +155,19 @@ def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, cap
 
 
 @pytest.mark.slow
+def test_a_run_is_looked_at_from_within_its_folder_and_is_not_trained_anew(trained, capsys, tmp_path, monkeypatch):
+    run, _, _ = trained
+    monkeypatch.chdir(run)
+    kept = set(run.rglob("log.jsonl"))
+    half = run / "checkpoints" / "step_40.orbax-checkpoint-tmp"  # a kill while it was written; orbax clears it away
+    half.mkdir()
+    with jax.enable_x64(False):
+        flags = ["--n-pairs", "12", "--resamples", "2", "--d", "2"]
+        assert main(["align", "--run-dir", ".", *flags, "--out", str(tmp_path)]) == 0
+    assert set(run.rglob("log.jsonl")) == kept
+    assert "step 40" in capsys.readouterr().out
+
+
 def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(trained, capsys, tmp_path):
     run, _, _ = trained
     with jax.enable_x64(False):
@@ -168,7 +183,9 @@ def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(
 
 
 NETWORK = """
-import jax, jax.numpy as jnp
+import sys
+import jax, jax.numpy as jnp, numpy as np
+import beside
 def made():
     params = {"w": jax.random.normal(jax.random.key(0), (108, 3)) / 10, "b": jnp.zeros(3)}
     return lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["w"] + p["b"]), params
@@ -182,12 +199,25 @@ def other():
 def infinite():
     apply, params = made()
     return lambda p, x: apply(p, x) / 0.0, params
+def alike():
+    apply, params = made()
+    return lambda p, x: apply(p, 0 * x), params
+def leaving():
+    sys.exit(0)
+def swapped():
+    return made()[::-1]
+def not_jax():
+    apply, params = made()
+    return lambda p, x: jnp.asarray(np.asarray(apply(p, x))), params
+number = 3
 """
 
 
-def test_a_network_of_ones_own(tmp_path, images, capsys):
+def test_a_network_of_ones_own(tmp_path, images, capsys, monkeypatch):
     file = tmp_path / "net.py"
     file.write_text(NETWORK)
+    (tmp_path / "beside.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     flags = ["--data", images, "--side", "6", "--n-pairs", "20", "--out", str(tmp_path / "out")]
     with jax.enable_x64(False):
         assert main(["align", "--network", f"{file}:made", "--resamples", "5", *flags]) == 0
@@ -197,7 +227,12 @@ def test_a_network_of_ones_own(tmp_path, images, capsys):
         assert main(["align", "--network", f"{file}:made", *flags, "--side", "7"]) == 2
         assert "expected apply(params, x [40, 7, 7, 3]), received TypeError" in capsys.readouterr().err
         for name, message in {
-            "broken": "received RuntimeError: inside",
+            "broken": "received RuntimeError: inside (line 11)",
+            "leaving": "received SystemExit: 0 (line",
+            "swapped": "expected (apply, params), the first a function, received dict first",
+            "not_jax": "expected a pure JAX function apply(params, x) of one view or more, received Tracer",
+            "alike": "it has collapsed",
+            "number": "expected a function number",
             "wrong": "expected a function that returns (apply, params)",
             "absent": "expected a function absent",
             "infinite": "expected finite embeddings",
@@ -217,6 +252,24 @@ def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(images, tmp_pa
         (run,) = (tmp_path / "runs").iterdir()
         assert main(["align", "--run-dir", str(run), "--out", str(tmp_path / "align")]) == 2
         assert "expected a finished run of 40 steps, received one that ended at step" in capsys.readouterr().err
+
+
+def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").write_text("raise RuntimeError('not to be imported')")
+    command = [sys.executable, "-m", "stepwise.cli", "figure", "fig2"]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "figure fig2: expected a clone of the repository" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a$b$c_x^", r"a$\frac$"])
+def test_a_path_with_dollar_signs_is_drawn_as_it_stands(name, tmp_path):
+    np.savez(tmp_path / f"{name}.npz", pixels=data.load("photos", limit=10, size=24).pixels)
+    flags = ["--data", f"npz:{tmp_path / name}.npz", "--n-pairs", "8", "--d", "2", "--side", "24"]
+    assert main(["predict", *flags, "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(images, tmp_path, capsys):
