@@ -6,7 +6,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from stepwise import data, views
+from stepwise import data, plotting, views
 
 
 class Source(Protocol):
@@ -54,7 +54,7 @@ def load(config: Source) -> np.ndarray:
 
 
 def title(data_name: str) -> str:
-    """What a drawing calls these images."""
+    """What a drawing calls these images, whatever the characters of their path."""
     kind, _, path = data_name.partition(":")
     known = {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}
-    return known.get(kind, f"{kind} {path.rstrip('/').split('/')[-1]}")
+    return known.get(kind, plotting.plain(f"{kind} {path.rstrip('/').split('/')[-1]}"))

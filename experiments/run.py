@@ -93,13 +93,13 @@ def run(args: Arguments) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         header = {"numbers": result.numbers, "about": about, "whole": whole, **wanted}
         _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
-        return _draw(figure, folder, result, about, wanted["config"])
+        return _draw(figure, folder, result, about | {"whole": whole}, wanted["config"])
 
     with jax.enable_x64(getattr(config, "x64", False)):
         if stored is not None and not args.again:
             result, about = stored
             print(f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} (--again: anew)")
-            checks = _draw(figure, folder, result, about, wanted["config"])
+            checks = _draw(figure, folder, result, about | {"whole": True}, wanted["config"])
         else:
             computed = figure.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
             result = finished(computed, lambda part: write(part, whole=False))

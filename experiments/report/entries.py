@@ -18,7 +18,11 @@ PRESETS = ("paper", "laptop", "smoke")
 """Of several that are there the first is shown."""
 LARGEST = 900_000
 """Bytes of a vector drawing beyond which the page has its pixels instead."""
-VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "untried": "– not tried"}
+VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "untried": "– not tried", "unfinished": "… unfinished"}
+
+
+UNUSABLE = (OSError, ValueError, KeyError, TypeError, IndexError)
+"""What reading results raises that another version left, or whose images or runs are gone."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,14 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """holds: all checks passed; untried: a premise failed, and no claim that is tried; fails; "" where not made."""
+        """holds: all checks passed; untried: a premise failed, and no claim that is tried; fails; "" where not made.
+
+        unfinished: it was stopped before its last part, and what it left says nothing yet.
+        """
         if not self.checks:
             return ""
+        if not (self.summary or {}).get("whole", True):
+            return "unfinished"
         claims = [check for check in self.checks if not check["premise"]]
         if all(check["passed"] for check in self.checks):
             return "holds"
@@ -76,8 +85,13 @@ def entries(results: Path, preset: str | None) -> list[Entry]:
 
 def result(folder: Path) -> Result:
     """A figure's arrays and numbers as they were stored."""
+    return stored(folder)[0]
+
+
+def stored(folder: Path) -> tuple[Result, str]:
+    """The same, and the digest of the images that it was made from ("" where it was not noted)."""
     arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
-    return Result(arrays, header["numbers"])
+    return Result(arrays, header["numbers"]), header.get("images", "")
 
 
 def header(text: str) -> tuple[str, dict[str, str]]:
@@ -110,11 +124,17 @@ def _entry(name: str, results: Path, presets: list[str]) -> Entry:
 
 
 def _picture(module: Any, folder: Path, config: dict[str, Any]) -> str:
-    """As a data: address: vectors where they are not too many, the figure's own pixels otherwise."""
-    with plotting.style(), jax.enable_x64(config.get("x64", False)):
-        drawn = plotting.vector(module.plot(result(folder)))
-    if len(drawn) <= LARGEST:
-        return embedded("image/svg+xml", drawn)
+    """As a data: address: vectors where they are not too many, the figure's own pixels otherwise.
+
+    And where arrays of another version cannot be drawn by this one.
+    """
+    try:
+        with plotting.style(), jax.enable_x64(config.get("x64", False)):
+            drawn = plotting.vector(module.plot(result(folder)))
+        if len(drawn) <= LARGEST:
+            return embedded("image/svg+xml", drawn)
+    except UNUSABLE:
+        pass
     return embedded("image/png", (folder / "figure.png").read_bytes())
 
 

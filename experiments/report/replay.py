@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import alignment, fig1_steps, images, resnets
 from experiments.contract import Result, silent
-from experiments.report.entries import Entry, result
+from experiments.report.entries import UNUSABLE, Entry, stored
 from stepwise import problem, runs, subject
 from stepwise.subject import Subject
 
@@ -77,27 +77,36 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
     subjects: list[Subject] = []
     missing: list[str] = []
     if "fig1" in by_name:
-        made.append(linear(result(_folder(by_name["fig1"])), by_name["fig1"].config or {}))
+        try:
+            made.append(linear(*stored(_folder(by_name["fig1"])), by_name["fig1"].config or {}))
+        except UNUSABLE as error:
+            missing.append(f"the linear model's training: {error}")
     if "fig3" in by_name:
         entry = by_name["fig3"]
         known = {field.name for field in fields(alignment.Config)}
         given = {name: _tuples(value) for name, value in (entry.config or {}).items() if name in known}
         config = alignment.Config(**given)
         for method in config.methods:
-            of = _kept(config, method)
-            if of is None:
-                missing.append(f"{resnets.TITLES[method]}: its run is no longer under {config.runs_dir}/ (make fig3)")
-                continue
-            subjects.append(of)
-            made.append(network(of, method))
+            try:
+                of = _kept(config, method)
+                made.append(network(of, method))
+                subjects.append(of)
+            except UNUSABLE as error:
+                missing.append(f"{resnets.TITLES[method]}'s training: {error}")
     return made, subjects, missing
 
 
-def linear(found: Result, config: dict[str, Any]) -> Replay:
-    """The linear model's descent and closed form; its cloud is the closed form's, √λ_j(t) on mode j of the optimum."""
+def linear(found: Result, digest: str, config: dict[str, Any]) -> Replay:
+    """The linear model's descent and closed form; its cloud is the closed form's, √λ_j(t) on mode j of the optimum.
+
+    Raises:
+        ValueError: the images are others by now than those of this digest.
+    """
     a, numbers = found.arrays, found.numbers
     known = {field.name for field in fields(fig1_steps.Config)}
     settings = fig1_steps.Config(**{name: _tuples(value) for name, value in config.items() if name in known})
+    if fig1_steps.digest(settings) != digest:
+        raise ValueError(f"the images of {settings.data} are others than those that fig1 was made from (make fig1)")
     with jax.enable_x64(settings.x64):
         p = problem.from_views(*images.crops(settings), center=settings.center)
         final = np.asarray(p.predict(3))[: p.n_pairs]
@@ -167,13 +176,17 @@ def learned_directions(z: np.ndarray, steps: np.ndarray, step_times: np.ndarray)
     return chosen
 
 
-def _kept(config: alignment.Config, method: str) -> Subject | None:
-    """A finished run with all its networks; nothing is trained for a page."""
+def _kept(config: alignment.Config, method: str) -> Subject:
+    """A finished run with all its networks; nothing is trained for a page.
+
+    Raises:
+        ValueError: it is not there.
+    """
     training = config.training(method)
     folder = runs.folder(training, runs.load(training), config.runs_dir)
     last = max(runs.snapshot_steps(training), default=0)
     if not (folder / "snapshots" / f"step_{last}.npz").is_file():
-        return None
+        raise ValueError(f"no finished run of these images under {config.runs_dir}/ (make fig3)")
     trained = resnets.trained(config, method, silent)
     return subject.of(training, trained, config.n_pairs, root=config.runs_dir)
 

@@ -4,15 +4,17 @@ import base64
 import dataclasses
 import html.parser
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import alignment, run
+from experiments import alignment, fig1_steps, run
 from experiments.contract import silent
 from experiments.report import entries, page, replay
 from experiments.report.gallery import gallery
+from stepwise import _npz
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
@@ -57,6 +59,38 @@ def check(passed=True, premise=False):
 )
 def test_a_claim_is_not_said_to_hold_where_its_premise_does_not(checks, verdict):
     assert entries.Entry("fig", "T", {}, summary={"checks": checks}).verdict == verdict
+
+
+def test_a_figure_that_was_stopped_half_way_does_not_hold():
+    assert entries.Entry("fig", "T", {}, summary={"checks": [check()], "whole": False}).verdict == "unfinished"
+
+
+def test_a_training_whose_images_are_others_or_gone_is_said_to_be_missing(linear, tmp_path):
+    config = dataclasses.replace(fig1_steps.Config.smoke(), network="none")
+    with jax.enable_x64(True):
+        digest = fig1_steps.digest(config)
+    for name, settings, images, said in (
+        ("same", config, digest, []),
+        ("others", config, "0", ["the linear model's training: the images of photos are others than those"]),
+        ("gone", dataclasses.replace(config, data=f"npz:{tmp_path}/a.npz"), digest, ["the linear model's training: "]),
+    ):
+        folder = tmp_path / "fig1" / name
+        folder.mkdir(parents=True)
+        header = {"numbers": json.loads(json.dumps(linear.numbers)), "images": images}
+        _npz.write(folder / "arrays.npz", "figure fig1", linear.arrays, header)
+        entry = entries.Entry("fig1", "T", {}, folder=folder, config=dataclasses.asdict(settings))
+        made, _, missing = replay.replays([entry])
+        assert len(made) == (not said) and len(missing) == len(said)
+        assert all(found.startswith(each) for found, each in zip(missing, said, strict=True))
+
+
+def test_arrays_of_another_version_are_shown_as_they_were_drawn(made, tmp_path):
+    folder = tmp_path / "fig2" / "smoke"
+    shutil.copytree(made / "fig2" / "smoke", folder)
+    _, header = _npz.read(folder / "arrays.npz", "figure fig2", ())
+    _npz.write(folder / "arrays.npz", "figure fig2", {"other": np.zeros(1)}, header)
+    (entry,) = (each for each in entries.entries(tmp_path, "smoke") if each.folder)
+    assert entry.picture == entries.embedded("image/png", (folder / "figure.png").read_bytes())
 
 
 def test_the_page_of_what_there_is_is_whole_and_says_what_is_not_there(made, capsys):
