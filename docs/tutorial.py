@@ -56,7 +56,8 @@ print(report)
 # steps it takes is what has just been predicted.
 
 # %%
-steps = min(int(1.2 * report.step_times[-1] / lr), 2_000 if SMOKE else 200_000)
+last = max(time for time in report.step_times if np.isfinite(time))
+steps = min(int(1.2 * last / lr) + 1, 2_000 if SMOKE else 200_000)
 run = dynamics.descent(p, A0, lr, steps=steps)
 theory = dynamics.closed_form(p, A0, run.times)
 print(compare(theory, run))

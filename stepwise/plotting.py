@@ -2,6 +2,7 @@
 
 import io
 import os
+import uuid
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure
 
@@ -44,6 +46,11 @@ def style() -> AbstractContextManager[None]:
 def figure(width: Real = 10.0, height: Real = 6.0) -> Figure:
     """An empty figure, size in inches; `save` closes it."""
     return plt.figure(figsize=(width, height))
+
+
+def plain(text: str) -> str:
+    """Text that is drawn as it stands: a dollar sign of a user's file name begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def mode_colours(d: int) -> np.ndarray:
@@ -107,9 +114,12 @@ def pictures(axes: list[Axes], images: Numbers, titles: list[str], colours: np.n
 def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> None:
     """Write folder/name.png and folder/name.pdf, each under a temporary name that is then renamed; close the figure."""
     for suffix in ("png", "pdf"):
-        temporary = Path(folder) / f".{name}.{suffix}"
-        fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
-        temporary.replace(Path(folder) / f"{name}.{suffix}")
+        temporary = Path(folder) / f".{name}.{uuid.uuid4().hex}"
+        try:
+            fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            temporary.replace(Path(folder) / f"{name}.{suffix}")
+        finally:
+            temporary.unlink(missing_ok=True)
     plt.close(fig)
 
 
@@ -128,6 +138,10 @@ def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:
     ax.set(xscale="log", xlabel="time t = learning rate × step")
     if first.size and first[0] < t[-1]:
         ax.set_xlim(first[0], t[-1])
+        if t[-1] < 100 * first[0]:  # else the ticks between powers of ten are all labelled, one over the other
+            ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _step_lines(ax: Axes, steps: Numbers | None) -> None:

@@ -58,9 +58,9 @@ class Report:
     small: bool
 
     def __str__(self) -> str:
-        """A table, a line for each mode, and a sentence for each thing that is wrong."""
+        """A table, a line for each mode that can be learned, and a sentence for each thing that is wrong."""
         lines = [f"{'mode':>4} {'step time':>11} {'spread':>8} {'gap':>7} {'error':>9} {'delay':>8}"]
-        for j in range(self.d):
+        for j in range(min(self.d, self.n_positive)):
             mark = "  at risk" if self.at_risk[j] else ""
             delay = "-" if self.lr is None else f"{self.delay[j]:.2%}"
             lines.append(
@@ -83,7 +83,8 @@ class Report:
             found.append(f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}")
         if self.at_risk.any():
             names = _ranges(np.flatnonzero(self.at_risk) + 1)
-            found.append(f"step times may be off by more than {self.tolerance:.1%}: mode {names}")
+            often = "the error above is typical, not the worst"
+            found.append(f"step times may be off by more than {self.tolerance:.1%}: mode {names} ({often})")
         return found
 
     def summary(self) -> dict[str, Any]:

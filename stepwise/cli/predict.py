@@ -1,5 +1,6 @@
 """`stepwise predict`: from images alone, before any training, which modes will be learned, when, and how surely."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ class Predict(Source):
         gamma = np.asarray(p.gamma)
         print(f"{int((gamma > 0).sum())} of {gamma.size} modes can be learned; γ = {_row(gamma[:SHOWN])}, ...")
         print(report)
-        print(f"in steps of gradient descent with lr = {lr:.4g}: {_row(np.ceil(report.step_times[:SHOWN] / lr))}, ...")
+        if report.stable:
+            steps = [f"{math.ceil(time / lr):,}" for time in report.step_times[:SHOWN] if np.isfinite(time)]
+            print(f"in steps of gradient descent with lr = {lr:.4g}: {'; '.join(steps)}, ...")
         with plotting.style():
             figure = _figure(
                 arrays, f"{images.source}: {len(x)} pairs, {self.model.replace('_', ' ')} model, d = {self.d}"
@@ -131,5 +134,5 @@ def _figure(a: dict[str, np.ndarray], title: str) -> plotting.Figure:
     axes[2].set(xscale="log", yscale="log", xlabel="mode", ylabel="γ")
     axes[2].set_title("C  The spectrum of Γ")
     axes[2].legend(loc="lower left")
-    fig.suptitle(title, fontsize=12)
+    fig.suptitle(plotting.plain(title), fontsize=12)
     return fig
