@@ -28,6 +28,10 @@ help:  ## this list
 	@echo "  DATA=photos|cifar10|stl10|folder:PATH|npz:PATH   DATA_DIR=where cifar10 and stl10 lie"
 	@echo "  SET='lr_gamma=0.01 starts=4'   any other field of the figure's Config"
 
+# The package with an extra. uv is fast; behind a proxy with certificates of its own, where it can fail, pip still works.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[$(1)]" \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(1)]"
+
 install: $(READY)  ## make .venv and install the package into it
 
 $(READY): pyproject.toml constraints.txt
@@ -35,9 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
-	@# uv is fast; behind a proxy with certificates of its own, where it can fail, pip still works
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]" \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(call INSTALL,dev)
 	@touch $(READY)
 
 test: $(READY)  ## the whole test suite
@@ -60,11 +62,11 @@ test-latest: .venv-latest/.ready  ## the suite on the newest Python and JAX that
 
 # What a page or the documentation needs beside; Chromium is the system's own.
 $(VENV)/.browser: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[browser]"
+	$(call INSTALL,browser)
 	@touch $@
 
 $(VENV)/.docs: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
+	$(call INSTALL,docs)
 	@touch $@
 
 test-browser: $(VENV)/.browser  ## the page in a headless Chromium (of the system: apt-get install chromium)
