@@ -66,7 +66,7 @@ def plot(result: Result) -> Figure:
         form = {"small": "theory's form", "standard": "official"}[config["start"]]
         top.set_title(resnets.TITLES[method] + (f", {form}" if method == "barlow_twins" else ""))
         plotting.eigenvalues(middle, run)
-        middle.set_title(resnets.counted(found))
+        middle.set_title(staircase.counted(found))
         plotting.eigenvalues(bottom, (times, a[f"{method}_covariance"], a[f"{method}_loss"]))
         bottom.set_ylabel("eigenvalues of the covariance")
         for ax in (top, middle):

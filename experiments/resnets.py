@@ -147,11 +147,6 @@ def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
     return {f"{method}_{name}": values for name, values in staircase.curves(run).items()}
 
 
-def counted(found: dict[str, Any]) -> str:
-    """How many modes were learned, in words."""
-    return f"{found['crossed']} mode{'' if found['crossed'] == 1 else 's'} learned, {found['alone']} of them alone"
-
-
 def checks(method: str, found: dict[str, Any], d: int, *, small: bool) -> list[Check]:
     """That a run did not diverge, began small if it should, learned its modes one at a time, and something of use."""
     name, gained, wanted = TITLES[method], found.get("knn"), max(1, min(ALONE, d - 1))

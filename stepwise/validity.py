@@ -83,7 +83,7 @@ class Report:
             found.append(f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}")
         if self.at_risk.any():
             names = _ranges(np.flatnonzero(self.at_risk) + 1)
-            often = "the error above is typical, not the worst"
+            often = "errors given are typical, not the worst"
             found.append(f"step times may be off by more than {self.tolerance:.1%}: mode {names} ({often})")
         return found
 

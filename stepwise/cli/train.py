@@ -48,7 +48,7 @@ class Train:
             raise KeyboardInterrupt
         arrays, numbers = staircase.curves(trained.trajectory), staircase.numbers(trained.trajectory)
         steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
-        print(f"{_counted(numbers)}, {numbers['alone']} of them alone, at steps {steps or '-'}")
+        print(f"{staircase.counted(numbers)}, at steps {steps or '-'}")
         out = self.out / folder.name
         with plotting.style():
             figure = _figure(arrays, numbers, f"{config.method}, {images.source}")
@@ -67,10 +67,6 @@ class Train:
         return 0
 
 
-def _counted(numbers: dict[str, Any]) -> str:
-    return f"{numbers['crossed']} mode{'' if numbers['crossed'] == 1 else 's'} learned"
-
-
 def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> plotting.Figure:
     """Loss, eigenvalues of C, and of the embedding's covariance."""
     fig = plotting.figure(13, 4.4)
@@ -79,7 +75,7 @@ def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> pl
     plotting.loss(axes[0], run, label="loss on the probe")
     axes[0].set_title("A  Loss")
     plotting.eigenvalues(axes[1], run)
-    axes[1].set_title(f"B  {_counted(numbers)}, {numbers['alone']} alone")
+    axes[1].set_title(f"B  {staircase.counted(numbers)}")
     plotting.eigenvalues(axes[2], (a["times"], a["covariance"], a["loss"]))
     axes[2].set_ylabel("eigenvalues of the covariance")
     axes[2].set_title("C  The embedding's covariance")

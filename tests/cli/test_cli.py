@@ -264,8 +264,8 @@ def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
     assert "figure fig2: expected a clone of the repository" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["a$b$c_x^", r"a$\frac$"])
-def test_a_path_with_dollar_signs_is_drawn_as_it_stands(name, tmp_path):
+def test_a_path_that_would_be_a_wrong_formula_is_drawn(tmp_path):
+    name = r"a$\frac$"
     np.savez(tmp_path / f"{name}.npz", pixels=data.load("photos", limit=10, size=24).pixels)
     flags = ["--data", f"npz:{tmp_path / name}.npz", "--n-pairs", "8", "--d", "2", "--side", "24"]
     assert main(["predict", *flags, "--out", str(tmp_path / "out")]) == 0
