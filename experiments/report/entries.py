@@ -12,22 +12,22 @@ import jax
 
 from experiments import run
 from experiments.contract import Result
-from stepwise import _npz, plotting
+from stepwise import _check, _npz, plotting
 
 PRESETS = ("paper", "laptop", "smoke")
 """Of several that are there the first is shown."""
 LARGEST = 900_000
 """Bytes of a vector drawing beyond which the page has its pixels instead."""
 VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "untried": "– not tried", "unfinished": "… unfinished"}
-
-
+CIRCUMSTANCES = ("checks", "seconds", "device", "cores", "commit", "versions")
+"""What the page reads of a summary.json."""
 UNUSABLE = (OSError, ValueError, KeyError, TypeError, IndexError)
 """What reading results raises that another version left, or whose images or runs are gone."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure as the page shows it; `folder` is None where it was not made."""
+    """One figure as the page shows it; `folder` is None where it was not made, or left what cannot be read: `why`."""
 
     name: str
     title: str
@@ -37,6 +37,8 @@ class Entry:
     summary: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     picture: str = ""
+    """Empty where it was neither kept nor can be drawn anew."""
+    why: str = ""
 
     @property
     def checks(self) -> list[dict[str, Any]]:
@@ -117,9 +119,15 @@ def _entry(name: str, results: Path, presets: list[str]) -> Entry:
         folder = results / name / preset
         if not (folder / "summary.json").is_file():
             continue
-        summary = json.loads((folder / "summary.json").read_text())
-        config = json.loads((folder / "config.json").read_text())
-        return Entry(name, title, fields, preset, folder, summary, config, _picture(module, folder, config))
+        try:
+            summary, config = (json.loads((folder / f"{part}.json").read_text()) for part in ("summary", "config"))
+            fits = isinstance(summary, dict) and isinstance(config, dict)
+            _check.require(fits, f"{folder}", "summary.json and config.json of a figure", "something else")
+            absent = [part for part in CIRCUMSTANCES if part not in summary]
+            _check.require(not absent, f"{folder}/summary.json", "a figure's", f"one without {', '.join(absent)}")
+            return Entry(name, title, fields, preset, folder, summary, config, _picture(module, folder, config))
+        except UNUSABLE as error:
+            return Entry(name, title, fields, why=f"not to be read: {explained(error)}")
     return Entry(name, title, fields)
 
 
@@ -135,7 +143,13 @@ def _picture(module: Any, folder: Path, config: dict[str, Any]) -> str:
             return embedded("image/svg+xml", drawn)
     except UNUSABLE:
         pass
-    return embedded("image/png", (folder / "figure.png").read_bytes())
+    kept = folder / "figure.png"
+    return embedded("image/png", kept.read_bytes()) if kept.is_file() else ""
+
+
+def explained(error: Exception) -> str:
+    """What is wrong, in words: a KeyError's own are the bare key."""
+    return f"no {error.args[0]!r} in it" if isinstance(error, KeyError) and error.args else str(error)
 
 
 def embedded(kind: str, content: bytes) -> str:

@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
     temporary = args.out.with_name(f".{args.out.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(args.out)
-    absent = [entry.name for entry in found if entry.folder is None]
+    missing += [f"{entry.name}: {entry.why}" for entry in found if entry.why]
+    absent = [entry.name for entry in found if entry.folder is None and not entry.why]
     print(f"{args.out}: {len(text) / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s")
     for what in [*missing, *([f"not made yet: {', '.join(absent)}"] if absent else [])]:
         print(f"  {what}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import alignment, fig1_steps, images, resnets
 from experiments.contract import Result, silent
-from experiments.report.entries import UNUSABLE, Entry, stored
+from experiments.report.entries import UNUSABLE, Entry, explained, stored
 from stepwise import problem, runs, subject
 from stepwise.subject import Subject
 
@@ -80,7 +80,7 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
         try:
             made.append(linear(*stored(_folder(by_name["fig1"])), by_name["fig1"].config or {}))
         except UNUSABLE as error:
-            missing.append(f"the linear model's training: {error}")
+            missing.append(f"the linear model's training: {explained(error)}")
     if "fig3" in by_name:
         entry = by_name["fig3"]
         known = {field.name for field in fields(alignment.Config)}
@@ -92,7 +92,7 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
                 made.append(network(of, method))
                 subjects.append(of)
             except UNUSABLE as error:
-                missing.append(f"{resnets.TITLES[method]}'s training: {error}")
+                missing.append(f"{resnets.TITLES[method]}'s training: {explained(error)}")
     return made, subjects, missing
 
 

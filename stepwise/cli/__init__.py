@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import tyro
@@ -20,6 +21,8 @@ from stepwise.cli.predict import Predict
 from stepwise.cli.train import Train
 
 ABOUT = "What self-supervised learning will learn of your images, when, and what your network has learned of them."
+FLAGS = {"size": ("side",), "limit": ("n_pairs", "n_images"), "name": ("data",)}
+"""What the library calls otherwise than the command line."""
 
 
 def script() -> None:
@@ -46,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         "figure": figure(),
         "data": Data,
     }
+    command: Any = None
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             commands, args=given or ["--help"], prog="stepwise", description=ABOUT, config=(tyro.conf.OmitArgPrefixes,)
@@ -61,8 +65,20 @@ def main(argv: list[str] | None = None) -> int:
             print(f"stepwise {given[0]}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except ValueError as error:
-        print(f"stepwise {given[0]}: {error}", file=sys.stderr)
+        print(f"stepwise {given[0]}: {_in_flags(str(error), command)}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"stepwise {given[0]}: out of memory, with fewer or smaller images it may fit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stepwise {given[0]}: stopped; call it again and it goes on where it was", file=sys.stderr)
         return 130
+
+
+def _in_flags(message: str, command: Any) -> str:
+    """A refusal that begins with the name of an argument, with that of its flag: `n_pairs: ...` is `--n-pairs: ...`."""
+    name, _, rest = message.partition(":")
+    holders = [each for each in (command, getattr(command, "given", None)) if each is not None]
+    known = {field.name for each in holders for field in fields(each)}
+    flag = next((each for each in (*FLAGS.get(name, ()), name) if each in known), None)
+    return message if flag is None else f"--{flag.replace('_', '-')}:{rest}"

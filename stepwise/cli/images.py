@@ -23,8 +23,16 @@ class Source:
     """Images are brought to this side, in px, before views are made of them."""
 
     def load(self, n: int, seed: int) -> Images:
-        """So many of them, or all where there are fewer."""
-        return data.load(self.data, split=self.split, root=self.data_dir, limit=n, size=self.side, seed=seed)
+        """So many of them, or all where there are fewer, which is said."""
+        images = data.load(self.data, split=self.split, root=self.data_dir, limit=n, size=self.side, seed=seed)
+        say_if_fewer(len(images), n)
+        return images
+
+
+def say_if_fewer(there: int, asked: int) -> None:
+    """A line where there are not as many images as were asked for."""
+    if there < asked:
+        print(f"only {there} images there, of {asked} asked for")
 
 
 @dataclass(frozen=True)

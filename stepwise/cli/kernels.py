@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from stepwise import _check, entk, plotting, problem, record, runs, subject, views
-from stepwise.cli.images import Source
+from stepwise.cli.images import Source, say_if_fewer
 
 SHOWN = 8
 
@@ -90,6 +90,7 @@ def _of_run(options: _Network, folder: Path) -> Looked:
         "another name: it was renamed, its config.json edited, or the images are others",
     )
     of = subject.of(config, runs.train(config, root=folder.parent), options.n_pairs, root=folder.parent)
+    say_if_fewer(len(of.images), options.n_pairs)
     bar = sys.stderr.isatty()
     others = {"eNTK, at the start": lambda: of.kernel(0, progress=bar), "pixel kernel": lambda: of.pixel_kernel}
     z = np.asarray(jax.jit(of.apply)(subject.leaves(of.network(step)), of.x), np.float64)
@@ -169,7 +170,7 @@ class Entk(_Network):
     """
 
     out: Path = Path("results/entk")
-    """Folder of summary.json, arrays.npz with K, config.json and the figure."""
+    """Folder of summary.json, arrays.npz with K, config.json and the figure; the next call writes over them."""
 
     def run(self) -> int:
         """Print the kernel's leading modes and write its files."""
@@ -186,7 +187,7 @@ class Entk(_Network):
         with plotting.style():
             fig = plotting.figure(11, 4.6)
             left, right = fig.subplots(1, 2)
-            left.imshow(K, cmap="cividis")
+            fig.colorbar(left.imshow(K, cmap="cividis"), ax=left, label="K(x, x'), mean over outputs")
             left.set(title="A  K: views, then the same images' other views", xlabel="view", ylabel="view")
             positive = gamma > 0
             rank = np.arange(1, gamma.size + 1)[positive]
@@ -212,7 +213,7 @@ class Align(_Network):
     resamples: int = 200
     """Random halves of the pairs, for the 95% intervals."""
     out: Path = Path("results/align")
-    """Folder of summary.json, arrays.npz, config.json and the figure."""
+    """Folder of summary.json, arrays.npz, config.json and the figure; the next call writes over them."""
 
     def run(self) -> int:
         """Print a line a kernel and write the files."""

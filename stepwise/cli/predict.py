@@ -42,7 +42,7 @@ class Predict(Source):
     seed: int = 0
     """Of the choice of images and of their views."""
     out: Path = Path("results/predict")
-    """Folder of summary.json, arrays.npz, config.json and the figure."""
+    """Folder of summary.json, arrays.npz, config.json and the figure; the next call writes over them."""
 
     def run(self) -> int:
         """Print the report and write its files."""
@@ -59,8 +59,6 @@ class Predict(Source):
             lr = self.lr if self.lr is not None else 0.01 * float(p.max_stable_lr())
             report = validity.report(p, self.d, start_scale=self.start_scale, lr=lr)
             arrays, numbers = self._curves(p, report, lr)
-        if len(images) < self.n_pairs:
-            print(f"only {len(images)} images there, of {self.n_pairs} asked for")
         print(f"{images.source}: {len(x)} pairs ({self.recipe}), {x[0].size} numbers a view; {self.model} model")
         gamma = np.asarray(p.gamma)
         print(f"{int((gamma > 0).sum())} of {gamma.size} modes can be learned; γ = {_row(gamma[:SHOWN])}, ...")

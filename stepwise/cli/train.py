@@ -51,7 +51,8 @@ class Train:
         print(f"{staircase.counted(numbers)}, at steps {steps or '-'}")
         out = self.out / folder.name
         with plotting.style():
-            figure = _figure(arrays, numbers, f"{config.method}, {images.source}")
+            end = f": {numbers['result']}" if numbers["result"].startswith("diverged") else ""
+            figure = _figure(arrays, numbers, f"{config.method}, {images.source}{end}")
             settings = asdict(config) | {"command": "train"}
             seconds = time.perf_counter() - began
             written = record.write(

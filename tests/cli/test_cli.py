@@ -57,17 +57,23 @@ def test_help_says_what_a_command_does(command, capsys):
     ("arguments", "message"),
     [
         (["predict", "--data", "folder:/nowhere"], "/nowhere: expected a folder of images"),
-        (["predict", "--recipe", "crop21"], "recipe: expected one of"),
-        (["predict", "--n-pairs", "1"], "n_pairs: expected a whole number from 2, received 1"),
-        (["train", "--batch-size", "0"], "batch_size"),
-        (["train", "--lr", "-1"], "lr: expected a positive number, received -1.0"),
-        (["train", "--steps", "-5"], "steps: expected a whole number from 1, received -5"),
+        (["predict", "--recipe", "crop21"], "--recipe: expected one of"),
+        (["predict", "--n-pairs", "1"], "--n-pairs: expected a whole number from 2, received 1"),
+        (["predict", "--side", "0"], "--side: expected a positive integer or None, found 0"),
+        (["predict", "--n-pairs", "99999999"], "--n-pairs: expected 39316 photo patches at the most"),
+        (["predict", "--data", "photo"], "--data: expected 'photos', "),
+        (["predict", "--start-scale", "-1"], "--start-scale: expected a positive number, received -1.0"),
+        (["train", "--batch-size", "0"], "--batch-size"),
+        (["train", "--n-images", "99999999"], "--n-images: expected 39316 photo patches at the most"),
+        (["train", "--lr", "-1"], "--lr: expected a positive number, received -1.0"),
+        (["train", "--steps", "-5"], "--steps: expected a whole number from 1, received -5"),
         (["align"], "--run-dir, --network: expected one of them, received none"),
         (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
         (["entk", "--network", "nowhere.py:made"], "--network: expected FILE.py:NAME with a file that is there"),
         (["align", "--network", "nowhere.py:made", "--resamples", "-1"], "--resamples: expected a whole number from 0"),
         (["figure", "fig2", "--set", "colour=blue"], "expected FIELD=VALUE"),
-        (["data", "show", "cifar11"], "cifar11"),
+        (["figure", "fig1", "--data", "photo"], "--data: expected 'photos', "),
+        (["data", "show", "cifar11"], "name: expected 'photos', "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -79,6 +85,17 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(arguments, message, capsys, t
     assert said.startswith("stepwise ")
     assert "Traceback" not in said and said.count("\n") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_images_that_memory_does_not_hold_are_one_line(monkeypatch, capsys):
+    def load(*args, **kwargs):
+        raise MemoryError("Unable to allocate 34.9 GiB")
+
+    monkeypatch.setattr(data, "load", load)
+    assert main(["predict"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("stepwise predict: out of memory, with fewer or smaller images it may fit: Unable to")
+    assert said.count("\n") == 1
 
 
 def test_an_unknown_flag_is_refused_without_a_traceback(capsys):
@@ -264,11 +281,12 @@ def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
     assert "figure fig2: expected a clone of the repository" in done.stderr
 
 
-def test_a_path_that_would_be_a_wrong_formula_is_drawn(tmp_path):
+def test_a_path_that_would_be_a_wrong_formula_is_drawn_and_too_few_images_are_counted(tmp_path, capsys):
     name = r"a$\frac$"
     np.savez(tmp_path / f"{name}.npz", pixels=data.load("photos", limit=10, size=24).pixels)
-    flags = ["--data", f"npz:{tmp_path / name}.npz", "--n-pairs", "8", "--d", "2", "--side", "24"]
+    flags = ["--data", f"npz:{tmp_path / name}.npz", "--n-pairs", "20", "--d", "2", "--side", "24"]
     assert main(["predict", *flags, "--out", str(tmp_path / "out")]) == 0
+    assert "only 10 images there, of 20 asked for" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 

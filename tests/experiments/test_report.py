@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import html
 import html.parser
 import json
 import shutil
@@ -91,6 +92,35 @@ def test_arrays_of_another_version_are_shown_as_they_were_drawn(made, tmp_path):
     _npz.write(folder / "arrays.npz", "figure fig2", {"other": np.zeros(1)}, header)
     (entry,) = (each for each in entries.entries(tmp_path, "smoke") if each.folder)
     assert entry.picture == entries.embedded("image/png", (folder / "figure.png").read_bytes())
+    (folder / "figure.png").unlink()
+    assert page.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "Its drawing is not there" in text and not Addresses(text).pictures
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("summary.json", "{", "not to be read: Expecting property name"),
+        ("summary.json", '{"checks": []}', "expected a figure's, received one without seconds, device, cores"),
+        ("config.json", "[]", "expected summary.json and config.json of a figure, received something else"),
+        ("config.json", None, "not to be read: [Errno 2] No such file or directory"),
+    ],
+)
+def test_one_figure_that_cannot_be_read_does_not_cost_the_others(made, tmp_path, capsys, file, content, said):
+    shutil.copytree(made / "fig2" / "smoke", tmp_path / "fig2" / "smoke")
+    shutil.copytree(made / "fig2" / "smoke", tmp_path / "fig5" / "smoke")
+    path = tmp_path / "fig5" / "smoke" / file
+    path.unlink() if content is None else path.write_text(content)
+    assert page.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    assert said in capsys.readouterr().out
+    text = html.unescape((tmp_path / "page.html").read_text())
+    assert said in text and 'id="fig2"' in text and 'id="fig5"' not in text
+
+
+def test_a_missing_key_is_said_in_words():
+    assert entries.explained(KeyError("theory_loss")) == "no 'theory_loss' in it"
+    assert entries.explained(ValueError("a: expected b")) == "a: expected b"
 
 
 def test_the_page_of_what_there_is_is_whole_and_says_what_is_not_there(made, capsys):
