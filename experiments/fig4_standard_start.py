@@ -25,4 +25,4 @@ class Config(resnets.Config):
     """Barlow Twins' official loss is blind to scale: a head that grows slows itself down, so that a larger rate makes
     the first modes larger and further apart (at 0.05 two of them overlap), and the later ones no sooner."""
     warmups: tuple[int, ...] = (100, 100, 1000)
-    steps: tuple[int, ...] = (2500, 1000, 3000)
+    steps: tuple[int, ...] = (3600, 1000, 3000)
