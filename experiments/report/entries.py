@@ -122,7 +122,7 @@ def _entry(name: str, results: Path, presets: list[str]) -> Entry:
         try:
             summary, config = (json.loads((folder / f"{part}.json").read_text()) for part in ("summary", "config"))
             fits = isinstance(summary, dict) and isinstance(config, dict)
-            _check.require(fits, f"{folder}", "summary.json and config.json of a figure", "something else")
+            _check.require(fits, str(folder), "summary.json and config.json of a figure", "something else")
             absent = [part for part in CIRCUMSTANCES if part not in summary]
             _check.require(not absent, f"{folder}/summary.json", "a figure's", f"one without {', '.join(absent)}")
             return Entry(name, title, fields, preset, folder, summary, config, _picture(module, folder, config))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stepwise import data, problem, runs, validity, views
-from stepwise.cli import main
+from stepwise.cli import main, train
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (["predict"], ["train"], ["entk"], ["align"], ["figure"], ["data"], ["data", "show"], ["data", "fetch"])
@@ -179,12 +179,14 @@ def test_a_run_is_looked_at_from_within_its_folder_and_is_not_trained_anew(train
     half = run / "checkpoints" / "step_40.orbax-checkpoint-tmp"  # a kill while it was written; orbax clears it away
     half.mkdir()
     with jax.enable_x64(False):
-        flags = ["--n-pairs", "12", "--resamples", "2", "--d", "2"]
+        flags = ["--n-pairs", "60", "--resamples", "2", "--d", "2"]
         assert main(["align", "--run-dir", ".", *flags, "--out", str(tmp_path)]) == 0
     assert set(run.rglob("log.jsonl")) == kept
-    assert "step 40" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "step 40" in said and "only 48 images there, of 60 asked for" in said
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(trained, capsys, tmp_path):
     run, _, _ = trained
     with jax.enable_x64(False):
@@ -259,12 +261,15 @@ def test_a_network_of_ones_own(tmp_path, images, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(images, tmp_path, capsys):
+def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(images, tmp_path, capsys, monkeypatch):
+    titles, draw = [], train._figure
+    monkeypatch.setattr(train, "_figure", lambda *given: titles.append(given[-1]) or draw(*given))
     flags = ["--data", images, "--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *SMALL]
     with jax.enable_x64(False):
         assert main(["train", *flags, "--lr", "1e6"]) == 1
         said = capsys.readouterr()
         assert "0 modes learned, 0 of them alone, at steps -" in said.out
+        assert "diverged by step" in titles[0]
         assert "diverged by step" in said.err and "try --lr 2.5e+05" in said.err and "next" not in said.out
         (run,) = (tmp_path / "runs").iterdir()
         assert main(["align", "--run-dir", str(run), "--out", str(tmp_path / "align")]) == 2
