@@ -1,4 +1,6 @@
-"""`python -m benchmarks [setup|kernels|ensemble|closed_form|flow|training|entk ...] [--quick]`: a table, and a file."""
+"""`python -m benchmarks [setup|kernels|ensemble|closed_form|flow|training|entk ...] [--quick]`: a
+table, and a file.
+"""
 
 import argparse
 import time
@@ -21,9 +23,16 @@ PAIRS = {
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(PAIRS)}; all but entk by default")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny cases, seconds each: shows that it runs, says nothing"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"any of {', '.join(PAIRS)}; all but entk by default",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny cases, seconds each: shows that it runs, says nothing",
     )
     parser.add_argument("--output", type=Path, default=Path("results/bench/bench.json"))
     options = parser.parse_args()
@@ -33,7 +42,9 @@ def main() -> None:
     child.INLINE = options.quick
     start, rows = time.perf_counter(), []
     print(report.head(), flush=True)
-    for name in options.names or [name for name in PAIRS if name != "entk"]:  # hours: it has a target of its own
+    for name in options.names or [
+        name for name in PAIRS if name != "entk"
+    ]:  # hours: it has a target of its own
         for row in child.found(PAIRS[name])(options.quick):
             rows.append(row)
             print(report.line(row), flush=True)

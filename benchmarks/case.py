@@ -1,4 +1,6 @@
-"""What is measured on: overlapping crops of two photographs, their spectrum, and flows until d modes are learned."""
+"""What is measured on: overlapping crops of two photographs, their spectrum, and flows until d
+modes are learned.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ SPECTRA = Path("results/bench/spectra")
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of one flow: the r = 2n − 1 modes of n pairs (fewer if some coincide), α the scale; γ_1 = 1."""
+    """Arguments of one flow: the r = 2n − 1 modes of n pairs (fewer if some coincide), α the scale;
+    γ_1 = 1.
+    """
 
     d: int
     n: int
@@ -25,12 +29,16 @@ class Case:
 
     @property
     def gamma(self) -> np.ndarray:
-        """The photographs' spectrum, negative modes and all, divided by its largest; kept once it was computed."""
+        """The photographs' spectrum, negative modes and all, divided by its largest; kept once it
+        was computed.
+        """
         path = SPECTRA / f"photos_n{self.n}.npy"
         if not path.is_file():
             side = 6 * int(np.ceil(np.sqrt(2 * self.n / 3) / 6))  # so that m = 3 side² ≥ 2n
             x, x2 = crops(self.n, side)
-            found = np.asarray(problem.from_views(x.astype(np.float64), x2.astype(np.float64)).gamma, np.float64)
+            found = np.asarray(
+                problem.from_views(x.astype(np.float64), x2.astype(np.float64)).gamma, np.float64
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, found / found[0])
         return np.load(path)
@@ -64,6 +72,9 @@ def crops(n: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     views = []
     for _ in range(2):
         down, right = y + rng.integers(shift, size=n), x + rng.integers(shift, size=n)
-        pixels = [photos[i][a : a + side, b : b + side] for i, a, b in zip(which, down, right, strict=True)]
+        pixels = [
+            photos[i][a : a + side, b : b + side]
+            for i, a, b in zip(which, down, right, strict=True)
+        ]
         views.append((np.stack(pixels) / np.float32(255)).reshape(n, -1).astype(np.float32))
     return views[0], views[1]

@@ -12,9 +12,19 @@ def rows(quick: bool) -> Iterator[Row]:
     """Closed form and gradient descent on a problem of few modes."""
     seeds, n, d, r = (5, 30, 3, 20) if quick else (100, 500, 10, 30)
     for solver in ("closed_form", "descent"):
-        together, alone = (child.run("ours:ensemble", solver, both, seeds, n, d, r) for both in (True, False))
+        together, alone = (
+            child.run("ours:ensemble", solver, both, seeds, n, d, r) for both in (True, False)
+        )
         gap = np.abs(together.arrays["eigenvalues"] - alone.arrays["eigenvalues"]).max()
         yield Row(
-            "ensemble", f"{solver}, {seeds} seeds, d={d}, r={r}", "loop over the jitted function", together.seconds,
-            together.compile, together.megabytes, alone.seconds, alone.megabytes, 0, note=f"curves agree to {gap:.0e}",
-        )  # fmt: skip
+            "ensemble",
+            f"{solver}, {seeds} seeds, d={d}, r={r}",
+            "loop over the jitted function",
+            together.seconds,
+            together.compile,
+            together.megabytes,
+            alone.seconds,
+            alone.megabytes,
+            0,
+            note=f"curves agree to {gap:.0e}",
+        )

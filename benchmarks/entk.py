@@ -1,4 +1,6 @@
-"""The empirical NTK of a ResNet-18: against `nt.batch` and torch.func, growth, the largest case, and estimates."""
+"""The empirical NTK of a ResNet-18: against `nt.batch` and torch.func, growth, the largest case,
+and estimates.
+"""
 
 import os
 import sys
@@ -27,50 +29,66 @@ from stepwise.entk.score import predicted
 
 FOLDER = Path("results/bench")
 AGREE = 1e-4
-"""Largest difference of float32 kernels, relative to the largest entry: a peer beyond it gets no ratio."""
+"""Largest difference of float32 kernels, relative to the largest entry: a peer beyond it gets no
+ratio.
+"""
 BUDGET = 2**31
 LARGE = 2**33
 """Budget of the largest case."""
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Peers at one size; N and O alone; N = 2000, O = 50; and the subspaces that estimates predict."""
+    """Peers at one size; N and O alone; N = 2000, O = 50; and the subspaces that estimates
+    predict."""
     n, width, side, outputs = (4, 2, 16, 3) if quick else (256, 16, 32, 10)
     rate = float(child.run("entk:multiplied", 512 if quick else 4096).arrays["rate"])
     with tempfile.TemporaryDirectory() as folder:
-        yield from _against_peers(n, width, side, outputs, rate, Path(folder) / "network.npz", quick)
+        yield from _against_peers(
+            n, width, side, outputs, rate, Path(folder) / "network.npz", quick
+        )
     yield from _growth(n, width, side, outputs, rate, quick)
     yield from _largest(width, side, rate, quick)
     yield from _estimates(quick)
 
 
-def _against_peers(n: int, width: int, side: int, outputs: int, rate: float, file: Path, quick: bool) -> Iterator[Row]:
+def _against_peers(
+    n: int, width: int, side: int, outputs: int, rate: float, file: Path, quick: bool
+) -> Iterator[Row]:
     of = [n, width, side, outputs]
     case = _case(*of)
     ours = child.run("entk:ours", *of)
     start = child.run("entk:network", *of)
     np.savez(file, **start.arrays)  # type: ignore[arg-type]
     blocks = {
-        block: child.run("entk:reference", 4 * block, width, side, outputs, block).seconds / (4 * block) ** 2
+        block: child.run("entk:reference", 4 * block, width, side, outputs, block).seconds
+        / (4 * block) ** 2
         for block in ([1] if quick else [8, 16, 32])
     }
     best = min(blocks, key=lambda block: blocks[block])
     tried = ", ".join(f"{block}: {1e3 * each:.3g}" for block, each in blocks.items())
     peers: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
         f"nt.batch, b = {best}": ("entk:reference", [*of, best], {"limit": 1800}),
-        "torch.func, Jacobian contraction": ("torch_entk:contracted", [str(file), 16], {"python": TORCH}),
+        "torch.func, Jacobian contraction": (
+            "torch_entk:contracted",
+            [str(file), 16],
+            {"python": TORCH},
+        ),
     }
     for name, (which, arguments, how) in peers.items():
         note = f"{_speed(ours, rate)}; ms a pair by block {tried}" if "nt.batch" in name else ""
         try:
             theirs = child.run(which, *arguments, **how)
         except (RuntimeError, OSError) as error:
-            yield _row("entk", case, name, ours, None, 0, f"no peer: {str(error).strip().splitlines()[-1]}")
+            yield _row(
+                "entk", case, name, ours, None, 0, f"no peer: {str(error).strip().splitlines()[-1]}"
+            )
             continue
         if not theirs.late:
             off = _off(theirs.arrays["K"], ours.arrays["K"])
             if off > AGREE:
-                raise RuntimeError(f"{name}: not the same kernel, off by {off:.1e} of its largest entry")
+                raise RuntimeError(
+                    f"{name}: not the same kernel, off by {off:.1e} of its largest entry"
+                )
             note = f"kernels agree to {off:.0e}; {note}".strip("; ")
         yield _row("entk", case, name, ours, theirs, 40 if "nt.batch" in name else 0, note)
 
@@ -82,7 +100,10 @@ def _growth(n: int, width: int, side: int, outputs: int, rate: float, quick: boo
     for samples, count in sizes:
         ours = child.run("entk:ours", samples, width, side, count, limit=1800)
         first = first or ours
-        note = f"{ours.seconds / first.seconds:.3g} times N = {sizes[0][0]}'s time; {_speed(ours, rate)}"
+        note = (
+            f"{ours.seconds / first.seconds:.3g} times N = {sizes[0][0]}'s time; "
+            f"{_speed(ours, rate)}"
+        )
         yield _row("entk growth", _case(samples, width, side, count), "", ours, None, 0, note)
 
 
@@ -92,7 +113,15 @@ def _largest(width: int, side: int, rate: float, quick: bool) -> Iterator[Row]:
         ours = child.run("entk:once", n, width, side, outputs, count, limit=7200)
         late = "stopped at its limit; " if ours.late else ""
         speed = "" if ours.late else _speed(ours, rate)
-        yield _row("entk large", f"{_case(n, width, side, outputs)}, {label}", "", ours, None, 0, late + speed)
+        yield _row(
+            "entk large",
+            f"{_case(n, width, side, outputs)}, {label}",
+            "",
+            ours,
+            None,
+            0,
+            late + speed,
+        )
 
 
 def _estimates(quick: bool) -> Iterator[Row]:
@@ -108,10 +137,19 @@ def _estimates(quick: bool) -> Iterator[Row]:
     for way in ways:
         ((name, value),) = way.items()
         made, spent = _timed(lambda way=way: entk.estimate(*network, of.x, **way))
-        off, said = 1 - spectra.subspace_alignment(predicted(made.K, of.d, "pooled"), wanted), made.subspace_error(of.d)
+        off, said = (
+            1 - spectra.subspace_alignment(predicted(made.K, of.d, "pooled"), wanted),
+            made.subspace_error(of.d),
+        )
         found[name].append((value, spent, off, said))
-        note = f"1 − alignment with the exact prediction {off:.2g}, stated {said:.2g}; K off by {_off(made.K, K):.2g}"
-        case = f"{len(of.x)} views, {f'{value} probes of 10' if name == 'probes' else f'sketches of {value}'}"
+        note = (
+            f"1 − alignment with the exact prediction {off:.2g}, stated {said:.2g}; K off by "
+            f"{_off(made.K, K):.2g}"
+        )
+        case = (
+            f"{len(of.x)} views, "
+            f"{f'{value} probes of 10' if name == 'probes' else f'sketches of {value}'}"
+        )
         yield Row("entk estimate", case, "exact", spent, 0, 0, whole, 0, 0, note=note)
     _draw(found, whole, of.d)
 
@@ -128,17 +166,34 @@ def _draw(found: dict[str, list[tuple[float, ...]]], whole: float, d: int) -> No
     with plotting.style():
         fig = plotting.figure(6.4, 4.4)
         ax = fig.subplots()
-        for (name, points), colour in zip(found.items(), (plotting.BLUE, plotting.ORANGE), strict=True):
+        for (name, points), colour in zip(
+            found.items(), (plotting.BLUE, plotting.ORANGE), strict=True
+        ):
             if not points:
                 continue
             size, cost, off, said = np.array(points).T
-            label = {"probes": "probes, of 10 outputs", "sketch": "sketches of every layer, dimensions"}[name]
+            label = {
+                "probes": "probes, of 10 outputs",
+                "sketch": "sketches of every layer, dimensions",
+            }[name]
             ax.plot(cost, off, "o-", color=colour, label=label)
             ax.plot(cost, said, "x", color=colour, ls=":", label="error that it states itself")
             for each, x, y in zip(size, cost, off, strict=True):
-                ax.annotate(f"{each:.0f}", (x, y), (-7, -8), textcoords="offset points", ha="right", color=colour)
+                ax.annotate(
+                    f"{each:.0f}",
+                    (x, y),
+                    (-7, -8),
+                    textcoords="offset points",
+                    ha="right",
+                    color=colour,
+                )
         ax.axvline(whole, color=plotting.INK, ls=(0, (4, 2)), label="exact kernel's time")
-        ax.set(yscale="log", xlabel="time (s)", ylabel=f"1 − alignment of top-{d} subspaces", xlim=(0, None))
+        ax.set(
+            yscale="log",
+            xlabel="time (s)",
+            ylabel=f"1 − alignment of top-{d} subspaces",
+            xlim=(0, None),
+        )
         ax.set_title("Predicted subspace of a trained ResNet: error against cost")
         ax.legend(loc="upper left")
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -149,16 +204,23 @@ def _case(n: int, width: int, side: int, outputs: int) -> str:
     return f"ResNet-18, width {width}, {side} px, N = {n}, O = {outputs}"
 
 
-def _row(name: str, case: str, peer: str, ours: Outcome, theirs: Outcome | None, aim: float, note: str) -> Row:
+def _row(
+    name: str, case: str, peer: str, ours: Outcome, theirs: Outcome | None, aim: float, note: str
+) -> Row:
     time_of = None if theirs is None else theirs.seconds
     size = 0.0 if theirs is None else theirs.megabytes
     late = theirs is not None and theirs.late
-    return Row(name, case, peer, ours.seconds, ours.compile, ours.megabytes, time_of, size, aim, late, note)
+    return Row(
+        name, case, peer, ours.seconds, ours.compile, ours.megabytes, time_of, size, aim, late, note
+    )
 
 
 def _speed(ours: Outcome, rate: float) -> str:
     reached = float(ours.arrays["flops"]) / ours.seconds
-    return f"{reached / 1e9:.3g} GF/s, {100 * reached / rate:.0f}% of a matrix product's {rate / 1e9:.3g}"
+    return (
+        f"{reached / 1e9:.3g} GF/s, {100 * reached / rate:.0f}% of a matrix product's "
+        f"{rate / 1e9:.3g}"
+    )
 
 
 def _off(a: np.ndarray, b: np.ndarray) -> float:
@@ -184,21 +246,33 @@ def ours(n: int, width: int, side: int, outputs: int) -> Outcome:
 
     outcome = measured(call, repeats=3, budget=60.0)
     flops = Kernel(apply, params, x, budget=BUDGET).work(np.eye(outputs)).plan.flops
-    return Outcome(outcome.seconds, outcome.compile, outcome.megabytes, arrays={**kept, "flops": np.asarray(flops)})
+    return Outcome(
+        outcome.seconds,
+        outcome.compile,
+        outcome.megabytes,
+        arrays={**kept, "flops": np.asarray(flops)},
+    )
 
 
 def once(n: int, width: int, side: int, outputs: int, probes: int | None) -> Outcome:
     """The same in one call that compiles too, of all outputs or of probes."""
     apply, params, x = _network(n, width, side, outputs)
     outcome = measured(
-        lambda: {"K": entk.gram(apply, params, x, budget=LARGE, probes=probes, progress=sys.stderr.isatty())}, repeats=1
+        lambda: {
+            "K": entk.gram(
+                apply, params, x, budget=LARGE, probes=probes, progress=sys.stderr.isatty()
+            )
+        },
+        repeats=1,
     )
     flops = Kernel(apply, params, x, budget=LARGE).work(np.eye(outputs)[:probes]).plan.flops
     return Outcome(outcome.seconds, 0.0, outcome.megabytes, arrays={"flops": np.asarray(flops)})
 
 
 def reference(n: int, width: int, side: int, outputs: int, block: int) -> Outcome:
-    """`nt.batch` of neural-tangents' Jacobian contraction: compiled by a call on one block, then timed."""
+    """`nt.batch` of neural-tangents' Jacobian contraction: compiled by a call on one block, then
+    timed.
+    """
     from stepwise.neural_tangents import nt
 
     apply, params, x = _network(n, width, side, outputs)
@@ -217,7 +291,9 @@ def network(n: int, width: int, side: int, outputs: int) -> Outcome:
     _, params, x = _network(n, width, side, outputs)
     found = {"images": x, "threads": np.asarray(_cores())}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        found["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = np.asarray(leaf)
+        found["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = np.asarray(
+            leaf
+        )
     return Outcome(0.0, arrays=found)
 
 
@@ -234,7 +310,9 @@ def _network(n: int, width: int, side: int, outputs: int) -> tuple[Any, Any, np.
 def _resnet18(width: int, outputs: int) -> tuple[Any, Any]:
     """At its start; one function, so that sides that share a process share what is compiled."""
     backbone = models.ResNet.standard("resnet18", width=width, stem="small", rngs=nnx.Rngs(0))
-    return _evaluated(models.Encoder(backbone, models.Head(backbone.features, [outputs], rngs=nnx.Rngs(1))))
+    return _evaluated(
+        models.Encoder(backbone, models.Head(backbone.features, [outputs], rngs=nnx.Rngs(1)))
+    )
 
 
 def _evaluated(encoder: nnx.Module) -> tuple[Any, Any]:

@@ -1,4 +1,6 @@
-"""The flow of the full matrix against scipy's `solve_ivp`, at one measured error; and the closed form against it."""
+"""The flow of the full matrix against scipy's `solve_ivp`, at one measured error; and the closed
+form against it.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,9 @@ from benchmarks.child import Outcome
 from benchmarks.report import Row, seconds
 
 TARGET = 1e-3
-"""Both sides take the fastest tolerance whose largest |λ error| over all times and modes is at most this."""
+"""Both sides take the fastest tolerance whose largest |λ error| over all times and modes is at most
+this.
+"""
 OURS = [1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7]
 PEERS = {"RK45": [1e-4, 1e-5, 1e-6], "DOP853": [1e-5, 1e-6, 1e-7], "LSODA": [1e-5, 1e-6]}
 QUICK = ({"float64": [1e-5, 1e-7]}, {"RK45": [1e-5, 1e-7]})
@@ -31,11 +35,23 @@ def rows(quick: bool) -> Iterator[Row]:
         ours = min(ours, again, key=lambda outcome: outcome.seconds)
         kept = int(ours.arrays["modes_kept"])
         steps = int(ours.arrays["steps"])
-        note = f"{settings[1]}, rtol {settings[0]:g}, error {error:.1e}, {steps} steps, {kept} of {case.r} modes kept"
+        note = (
+            f"{settings[1]}, rtol {settings[0]:g}, error {error:.1e}, {steps} steps, {kept} of "
+            f"{case.r} modes kept"
+        )
         yield Row(
-            "flow", str(case), method, ours.seconds, ours.compile, ours.megabytes, peer.seconds, peer.megabytes,
-            20 if case.d == 10 else 100 if case.d == 50 else 0, peer.late, note,
-        )  # fmt: skip
+            "flow",
+            str(case),
+            method,
+            ours.seconds,
+            ours.compile,
+            ours.megabytes,
+            peer.seconds,
+            peer.megabytes,
+            20 if case.d == 10 else 100 if case.d == 50 else 0,
+            peer.late,
+            note,
+        )
 
 
 def closed_form_rows(quick: bool) -> Iterator[Row]:
@@ -46,15 +62,27 @@ def closed_form_rows(quick: bool) -> Iterator[Row]:
     law = _flow(case, settings, closed=True)
     off = np.abs(law.arrays["eigenvalues"] - truth).max()
     note = f"largest error {off:.1e} (flow: {error:.1e})"
-    yield Row("closed form", str(case), f"dynamics.flow, rtol {settings[0]:g}", law.seconds, law.compile, law.megabytes,
-              ours.seconds, ours.megabytes, 0, note=note)  # fmt: skip
+    yield Row(
+        "closed form",
+        str(case),
+        f"dynamics.flow, rtol {settings[0]:g}",
+        law.seconds,
+        law.compile,
+        law.megabytes,
+        ours.seconds,
+        ours.megabytes,
+        0,
+        note=note,
+    )
 
 
 def cases(quick: bool) -> list[Case]:
     """What is measured."""
     if quick:
         return [Case(3, 30, 1e-3)]
-    return [Case(d, n, alpha) for d in (10, 50) for n in (500, 2000) for alpha in (1e-1, 1e-3, 1e-6)]
+    return [
+        Case(d, n, alpha) for d in (10, 50) for n in (500, 2000) for alpha in (1e-1, 1e-3, 1e-6)
+    ]
 
 
 def _error(outcome: Outcome, truth: np.ndarray) -> float:
@@ -63,11 +91,15 @@ def _error(outcome: Outcome, truth: np.ndarray) -> float:
 
 
 def _ours(case: Case, truth: np.ndarray, quick: bool) -> tuple[list[Any], float, Outcome]:
-    """The faster precision, each at the loosest tolerance that meets the target: settings, error, outcome."""
+    """The faster precision, each at the loosest tolerance that meets the target: settings, error,
+    outcome.
+    """
     met, least = [], float("inf")
     tried_in = QUICK[0] if quick else {"float32": OURS, "float64": OURS}
     for dtype, tolerances in tried_in.items():
-        tried = child.run("ours:errors", case.d, case.n, case.alpha, tolerances, dtype, TARGET, truth.tolist())
+        tried = child.run(
+            "ours:errors", case.d, case.n, case.alpha, tolerances, dtype, TARGET, truth.tolist()
+        )
         errors = tried.arrays["errors"]
         least = min(least, errors.min())
         if errors[-1] <= TARGET:
@@ -75,7 +107,8 @@ def _ours(case: Case, truth: np.ndarray, quick: bool) -> tuple[list[Any], float,
             met.append((settings, float(errors[-1]), _flow(case, settings)))
     if not met:
         raise RuntimeError(
-            f"flow, {case}: expected an error of at most {TARGET:g} at some tolerance, reached {least:.1e}"
+            f"flow, {case}: expected an error of at most {TARGET:g} at some tolerance, reached "
+            f"{least:.1e}"
         )
     return min(met, key=lambda each: each[2].seconds)
 
@@ -85,16 +118,23 @@ def _flow(case: Case, settings: list[Any], closed: bool = False) -> Outcome:
 
 
 def _peer(case: Case, truth: np.ndarray, quick: bool) -> tuple[str, Outcome]:
-    """The fastest of scipy's methods, each at its loosest tolerance that meets the target, or a limit not met."""
+    """The fastest of scipy's methods, each at its loosest tolerance that meets the target, or a
+    limit not met.
+    """
     limit = 10.0 if quick else 45.0
     best, name = Outcome(limit, late=True), f"solve_ivp, none within {seconds(limit)}"
     for method, tolerances in (QUICK[1] if quick else PEERS).items():
         if method == "LSODA" and 8 * (case.d * case.r) ** 2 > MEMORY:
             continue
         for rtol in tolerances:
-            outcome = child.run("peers:scipy_flow", case.d, case.n, case.alpha, method, rtol, limit=best.seconds + 3)
+            outcome = child.run(
+                "peers:scipy_flow", case.d, case.n, case.alpha, method, rtol, limit=best.seconds + 3
+            )
             if outcome.late and best.late:
-                return name, best  # every method pays for the same stiffness: one that is far too late is enough
+                return (
+                    name,
+                    best,
+                )  # every method pays for the same stiffness: one that is far too late is enough
             if outcome.late:
                 break
             error = _error(outcome, truth)

@@ -1,4 +1,6 @@
-"""Kernel matrices tile by tile against one dense evaluation and `nt.batch`; their top modes against eigh and eigsh."""
+"""Kernel matrices tile by tile against one dense evaluation and `nt.batch`; their top modes against
+eigh and eigsh.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +19,9 @@ from stepwise import kernels, problem
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Tiles of an RBF and of a network's kernel, then 50 modes of an RBF kernel of 2n = 10,000 views."""
+    """Tiles of an RBF and of a network's kernel, then 50 modes of an RBF kernel of 2n = 10,000
+    views.
+    """
     n, side = (100, 8) if quick else (2000, 20)
     ways = {"dense": "one dense call", "batch": "nt.batch"}
     for name, others in (("rbf", ["dense"]), ("ntk", ["dense", "batch"])):
@@ -25,9 +29,23 @@ def rows(quick: bool) -> Iterator[Row]:
         for way in others:
             theirs = child.run("gram:evaluate", name, way, n, side)
             corner = ours.arrays["corner"]
-            note = f"values agree to {np.abs(corner - theirs.arrays['corner']).max() / np.abs(corner).max():.0e}"
-            yield Row("kernel", f"{name}, 2n={2 * n}, m={3 * side**2}", ways[way], ours.seconds, ours.compile,
-                      ours.megabytes, theirs.seconds, theirs.megabytes, 0, theirs.late, note)  # fmt: skip
+            note = (
+                f"values agree to "
+                f"{np.abs(corner - theirs.arrays['corner']).max() / np.abs(corner).max():.0e}"
+            )
+            yield Row(
+                "kernel",
+                f"{name}, 2n={2 * n}, m={3 * side**2}",
+                ways[way],
+                ours.seconds,
+                ours.compile,
+                ours.megabytes,
+                theirs.seconds,
+                theirs.megabytes,
+                0,
+                theirs.late,
+                note,
+            )
     n, modes = (200, 5) if quick else (5000, 50)
     ours = child.run("gram:modes", n, side, modes)
     residual = float(ours.arrays["residual"])
@@ -40,9 +58,19 @@ def rows(quick: bool) -> Iterator[Row]:
         if not outcome.late:
             gap = np.abs(outcome.arrays["gamma"] / ours.arrays["gamma"] - 1).max()
             note += f" (peer {float(outcome.arrays['residual']):.1e}); γ agree to {gap:.0e}"
-        yield Row("kernel modes", f"rbf, 2n={2 * n}, {modes} modes", f"{label} (Cholesky of K)", ours.seconds,
-                  ours.compile, ours.megabytes, outcome.seconds, outcome.megabytes, 5 if label == "scipy eigh" else 1,
-                  outcome.late, note)  # fmt: skip
+        yield Row(
+            "kernel modes",
+            f"rbf, 2n={2 * n}, {modes} modes",
+            f"{label} (Cholesky of K)",
+            ours.seconds,
+            ours.compile,
+            ours.megabytes,
+            outcome.seconds,
+            outcome.megabytes,
+            5 if label == "scipy eigh" else 1,
+            outcome.late,
+            note,
+        )
 
 
 def evaluate(name: str, way: str, n: int, side: int) -> Outcome:
@@ -93,7 +121,9 @@ def dense_modes(n: int, side: int, k: int) -> Outcome:
     def call() -> dict[str, Any]:
         L = _cholesky(K)
         S = L.T @ _swapped(L)
-        gamma, vectors = scipy.linalg.eigh(S, subset_by_index=[2 * n - k, 2 * n - 1], overwrite_a=True)
+        gamma, vectors = scipy.linalg.eigh(
+            S, subset_by_index=[2 * n - k, 2 * n - 1], overwrite_a=True
+        )
         dual = scipy.linalg.solve_triangular(L, vectors[:, ::-1], lower=True, trans="T")
         return {"gamma": gamma[::-1], "dual": dual}
 
@@ -106,7 +136,9 @@ def sparse_modes(n: int, side: int, k: int, residual: float) -> Outcome:
 
     def call() -> dict[str, Any]:
         L = _cholesky(K)
-        multiply = partial(scipy.linalg.blas.dtrmv, L.T)  # Fortran order: the lower factor is an upper one transposed
+        multiply = partial(
+            scipy.linalg.blas.dtrmv, L.T
+        )  # Fortran order: the lower factor is an upper one transposed
 
         def apply(v: np.ndarray) -> np.ndarray:
             return multiply(_swapped(multiply(v, trans=1)[:, None])[:, 0])

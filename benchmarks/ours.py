@@ -21,7 +21,11 @@ def problem_of(case: Case, dtype: str = "float32") -> Problem:
 def flow(d: int, n: int, alpha: float, rtol: float, dtype: str, closed: bool = False) -> Outcome:
     """`dynamics.flow`, or the closed form, from a problem on the device to curves on the host."""
     case = Case(d, n, alpha)
-    problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
+    problem, start, times = (
+        problem_of(case, dtype),
+        jnp.asarray(case.start, dtype),
+        jnp.asarray(case.times, dtype),
+    )
 
     def call() -> dict[str, jax.Array]:
         if closed:
@@ -34,11 +38,21 @@ def flow(d: int, n: int, alpha: float, rtol: float, dtype: str, closed: bool = F
 
 
 def errors(
-    d: int, n: int, alpha: float, rtols: list[float], dtype: str, target: float, truth: list[list[float]]
+    d: int,
+    n: int,
+    alpha: float,
+    rtols: list[float],
+    dtype: str,
+    target: float,
+    truth: list[list[float]],
 ) -> Outcome:
     """Largest |λ error| of `dynamics.flow` at each tolerance, until one meets the target."""
     case, found = Case(d, n, alpha), []
-    problem, start, times = problem_of(case, dtype), jnp.asarray(case.start, dtype), jnp.asarray(case.times, dtype)
+    problem, start, times = (
+        problem_of(case, dtype),
+        jnp.asarray(case.start, dtype),
+        jnp.asarray(case.times, dtype),
+    )
     for rtol in rtols:
         run = dynamics.flow(problem, start, times, rtol=rtol)
         found.append(float(np.abs(np.asarray(run.eigenvalues) - np.asarray(truth)).max()))
@@ -48,10 +62,14 @@ def errors(
 
 
 def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) -> Outcome:
-    """`seeds` starts on the r leading modes through one jitted solver: by vmap, or one after the other."""
+    """`seeds` starts on the r leading modes through one jitted solver: by vmap, or one after the
+    other.
+    """
     case = Case(d, n, 1e-3)
     problem = problem_of(case).truncated(r)
-    starts = jnp.asarray(np.random.default_rng(0).normal(size=(seeds, d, r)) * case.alpha, jnp.float32)
+    starts = jnp.asarray(
+        np.random.default_rng(0).normal(size=(seeds, d, r)) * case.alpha, jnp.float32
+    )
     times = jnp.asarray(case.times, jnp.float32)
     lr, steps = 0.01, 2000
 
@@ -63,6 +81,10 @@ def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) ->
     mapped, single = jax.jit(jax.vmap(one)), jax.jit(one)
 
     def call() -> dict[str, jax.Array]:
-        return {"eigenvalues": mapped(starts) if together else jnp.stack([single(start) for start in starts])}
+        return {
+            "eigenvalues": mapped(starts)
+            if together
+            else jnp.stack([single(start) for start in starts])
+        }
 
     return measured(call, repeats=5, budget=10.0)

@@ -1,4 +1,6 @@
-"""scipy's side of the flow, written as well as a user would: two GEMMs a right-hand side, nothing allocated twice."""
+"""scipy's side of the flow, written as well as a user would: two GEMMs a right-hand side, nothing
+allocated twice.
+"""
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -8,7 +10,9 @@ from benchmarks.child import Outcome, measured
 
 
 def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcome:
-    """`solve_ivp` on the full matrix; the tightest-needed atol is tied to the start, or its plateaus would drift."""
+    """`solve_ivp` on the full matrix; the tightest-needed atol is tied to the start, or its
+    plateaus would drift.
+    """
     case = Case(d, n, alpha)
     gamma, start, times = case.gamma, case.start, case.times
     r = gamma.size
@@ -22,7 +26,13 @@ def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcom
 
     def call() -> dict[str, np.ndarray]:
         found = solve_ivp(
-            field, (0, times[-1]), start.ravel(), method=method, rtol=rtol, atol=rtol * alpha, t_eval=times
+            field,
+            (0, times[-1]),
+            start.ravel(),
+            method=method,
+            rtol=rtol,
+            atol=rtol * alpha,
+            t_eval=times,
         )
         curves = [np.linalg.eigvalsh((A * gamma) @ A.T)[::-1] for A in found.y.T.reshape(-1, d, r)]
         return {"eigenvalues": np.array(curves), "products": found.nfev}

@@ -45,7 +45,9 @@ def dopri8(d: int, n: int, alpha: float, rtol: float) -> Outcome:
             None,
             start,
             saveat=diffrax.SaveAt(ts=times, fn=lambda t, A, args: (A * gamma) @ A.T),
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol * alpha, pcoeff=0.3, icoeff=0.4),
+            stepsize_controller=diffrax.PIDController(
+                rtol=rtol, atol=rtol * alpha, pcoeff=0.3, icoeff=0.4
+            ),
             max_steps=10_000_000,
         ).ys
         return jnp.linalg.eigvalsh(C)[:, ::-1]

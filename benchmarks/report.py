@@ -44,9 +44,15 @@ def head() -> str:
 def line(row: Row) -> str:
     """A row of it."""
     more = "> " if row.bound else ""
-    short = "open" if row.bound else "missed"  # a peer that was stopped gives a lower bound, which decides nothing
+    short = (
+        "open" if row.bound else "missed"
+    )  # a peer that was stopped gives a lower bound, which decides nothing
     ratio, peer_s = row.ratio, row.peer_s
-    aim = f"{row.aim:g}x {'met' if ratio >= row.aim else short}" if row.aim and ratio is not None else ""
+    aim = (
+        f"{row.aim:g}x {'met' if ratio >= row.aim else short}"
+        if row.aim and ratio is not None
+        else ""
+    )
     cells = [
         f"{row.name}: {row.case}",
         seconds(row.ours_s),
@@ -73,7 +79,9 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
         ]
         model = names[0] if names else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

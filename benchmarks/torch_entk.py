@@ -1,4 +1,6 @@
-"""torch.func's empirical NTK by Jacobian contraction, in PyTorch's own environment: nothing of JAX or `stepwise`."""
+"""torch.func's empirical NTK by Jacobian contraction, in PyTorch's own environment: nothing of JAX
+or `stepwise`.
+"""
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
@@ -9,7 +11,9 @@ from benchmarks.torch_side import encoder
 
 
 def contracted(start: str, chunk: int) -> Outcome:
-    """K, output-traced: each sample's Jacobian once, `chunk` samples at a time, then a product for each parameter."""
+    """K, output-traced: each sample's Jacobian once, `chunk` samples at a time, then a product for
+    each parameter.
+    """
     with np.load(start) as file:
         given = dict(file)
     torch.set_num_threads(int(given["threads"]))

@@ -1,9 +1,13 @@
-"""PyTorch's side of a training step, in its own environment: nothing of JAX or `stepwise` may be imported here."""
+"""PyTorch's side of a training step, in its own environment: nothing of JAX or `stepwise` may be
+imported here.
+"""
 
 import os
 from typing import Any
 
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # compilation is measured, so none of an earlier run
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = (
+    "1"  # compilation is measured, so none of an earlier run
+)
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
@@ -17,7 +21,9 @@ def timed(start: str, steps: int, threads: int, compiled: bool) -> Outcome:
     """Steps in float32, channels-last, as they come or behind torch.compile."""
     torch.set_num_threads(threads)
     take, _ = _step(start, None, torch.float32, compiled)
-    return measured(lambda: {"loss": np.array([take() for _ in range(steps)])}, repeats=9, budget=12.0)
+    return measured(
+        lambda: {"loss": np.array([take() for _ in range(steps)])}, repeats=9, budget=12.0
+    )
 
 
 def start(start: str) -> Outcome:
@@ -26,24 +32,33 @@ def start(start: str) -> Outcome:
         checked, first = int(file["checked"]), int(file["first"])
     take, net = _step(start, checked, torch.float64, False)
     losses = [take()]
-    slopes = torch.cat([p.grad.ravel() for p in net.parameters()])  # the gradients of a step stay until the next
+    slopes = torch.cat(
+        [p.grad.ravel() for p in net.parameters()]
+    )  # the gradients of a step stay until the next
     gradient = float(slopes.norm())
     losses += [take() for _ in range(first - 1)]
     found = {
-        "loss": losses[0], "losses": np.mean(losses), "gradient": gradient, "parameters": len(slopes),
+        "loss": losses[0],
+        "losses": np.mean(losses),
+        "gradient": gradient,
+        "parameters": len(slopes),
         "version": torch.__version__,
-    }  # fmt: skip
+    }
     return Outcome(0.0, arrays={name: np.asarray(value) for name, value in found.items()})
 
 
 def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[Any, Any]:
-    """A function that takes one step of SGD and returns the loss before it, and the network that it changes."""
+    """A function that takes one step of SGD and returns the loss before it, and the network that it
+    changes.
+    """
     with np.load(start) as file:
         given = dict(file)
     net = encoder(given).to(dtype=dtype, memory_format=torch.channels_last).train()
     views = torch.from_numpy(given["images"][:, :pairs].reshape(-1, *given["images"].shape[2:]))
     images = views.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(net.parameters(), lr=float(given["rate"]), momentum=float(given["momentum"]))
+    optimiser = torch.optim.SGD(
+        net.parameters(), lr=float(given["rate"]), momentum=float(given["momentum"])
+    )
 
     def objective(images: Any) -> Any:
         return barlow_twins_unnormalised(*net(images).chunk(2))
@@ -62,12 +77,22 @@ def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[An
 
 def encoder(given: dict[str, np.ndarray]) -> Any:
     """The network of a file's weights."""
-    weights = {name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")}
-    places = {tuple(map(int, name.split(".")[2:4])) for name in weights if name.startswith("backbone.stages.")}
+    weights = {
+        name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")
+    }
+    places = {
+        tuple(map(int, name.split(".")[2:4]))
+        for name in weights
+        if name.startswith("backbone.stages.")
+    }
     blocks = np.bincount([stage for stage, _ in places]).tolist()
-    net = Encoder(weights["backbone.stem.kernel"].shape[-1], blocks, len(weights["head.layers.0.bias"])).double()
+    net = Encoder(
+        weights["backbone.stem.kernel"].shape[-1], blocks, len(weights["head.layers.0.bias"])
+    ).double()
     # running statistics begin as flax's do; every other name must be in the file
-    net.load_state_dict({_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers()))
+    net.load_state_dict(
+        {_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers())
+    )
     return net
 
 
@@ -79,7 +104,9 @@ def barlow_twins_unnormalised(z1: Any, z2: Any) -> Any:
 
 
 class Encoder(nn.Module):
-    """`models.Encoder` of a ResNet of plain blocks with small stem and a linear head; modules are named as there."""
+    """`models.Encoder` of a ResNet of plain blocks with small stem and a linear head; modules are
+    named as there.
+    """
 
     def __init__(self, width: int, blocks: list[int], d: int) -> None:
         super().__init__()
@@ -97,7 +124,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Any) -> Any:
         """Embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""
-        x = ((x - 0.5) / 0.25).to(self.head.layers[0].weight.dtype)  # views are float32 on both sides
+        x = ((x - 0.5) / 0.25).to(
+            self.head.layers[0].weight.dtype
+        )  # views are float32 on both sides
         x = functional.relu(self.backbone.norm(self.backbone.stem(x)), inplace=True)
         for stage in self.backbone.stages:
             for block in stage:
@@ -119,7 +148,9 @@ class Block(nn.Module):
         self.shortcut_norm: Any = nn.BatchNorm2d(outputs) if changes else None
 
     def forward(self, x: Any) -> Any:
-        y = functional.relu(self.norms[0](self.convolutions[0](x)), inplace=True)  # in place as torchvision's
+        y = functional.relu(
+            self.norms[0](self.convolutions[0](x)), inplace=True
+        )  # in place as torchvision's
         y = self.norms[1](self.convolutions[1](y))
         y += x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
         return functional.relu(y, inplace=True)

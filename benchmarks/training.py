@@ -1,4 +1,6 @@
-"""A training step of ResNet-18 on the CPU: images a second against PyTorch's, and what drawing views adds to it."""
+"""A training step of ResNet-18 on the CPU: images a second against PyTorch's, and what drawing
+views adds to it.
+"""
 
 import os
 import tempfile
@@ -24,10 +26,13 @@ TORCH = Path(".venv-torch/bin/python")
 """The peer's interpreter: PyTorch is in an environment of its own, which `make bench` makes."""
 DIMENSIONS, RATE, MOMENTUM = 10, 1e-4, 0.9
 CHECKED, FIRST, AGREE = 8, 3, 1e-9
-"""In float64 on so many pairs, a peer's loss, its gradient's norm and the mean loss of the first steps (momentum acts
-from the third) are to agree with ours to this fraction: it computes something else otherwise, and gets no ratio."""
+"""In float64 on so many pairs, a peer's loss, its gradient's norm and the mean loss of the first
+steps (momentum acts from the third) are to agree with ours to this fraction: it computes something
+else otherwise, and gets no ratio.
+"""
 RECIPES: dict[str, Any] = {
-    # an image and its mirror: views that are fixed whatever is drawn, so that the peer can hold them in memory
+    # an image and its mirror: views that are fixed whatever is drawn, so that the peer can hold
+    # them in memory
     "mirror": views.Recipe(views.View(), views.View(flip=1.0)),
     "none": views.Recipe(views.View(), views.View()),
     "small": "small",
@@ -35,7 +40,9 @@ RECIPES: dict[str, Any] = {
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Each width against PyTorch as it comes and compiled, then the recipe "small" against no augmentation."""
+    """Each width against PyTorch as it comes and compiled, then the recipe "small" against no
+    augmentation.
+    """
     pairs, side, times = (4, 16, 1) if quick else (64, 32, 2)
     blocks = (1, 1) if quick else (2, 2, 2, 2)
     for width, steps in [(4, 1)] if quick else [(16, 10), (64, 2)]:
@@ -45,21 +52,40 @@ def rows(quick: bool) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             compiled = [False] if quick else [False, True]
             yield from _against_torch(case, sizes, Path(folder) / "start.npz", compiled, times)
-        # one after the other and again, so that a busy moment of the machine does not fall on one side alone
-        turns = [[child.run("training:ours", recipe, *sizes) for recipe in ("none", "small")] for _ in range(times)]
+        # one after the other and again, so that a busy moment of the machine does not fall on one
+        # side alone
+        turns = [
+            [child.run("training:ours", recipe, *sizes) for recipe in ("none", "small")]
+            for _ in range(times)
+        ]
         none, small = (min(turn, key=_seconds) for turn in zip(*turns, strict=True))
-        note = f'recipe "small" makes a step {small.seconds / none.seconds:.3f} times as long; 1.15 is the most allowed'
-        yield Row("views", case, "no augmentation", small.seconds / steps, small.compile, small.megabytes,
-                  none.seconds / steps, none.megabytes, 0.87, note=note)  # fmt: skip
+        longer = small.seconds / none.seconds
+        note = f'recipe "small" makes a step {longer:.3f} times as long; 1.15 is the most allowed'
+        yield Row(
+            "views",
+            case,
+            "no augmentation",
+            small.seconds / steps,
+            small.compile,
+            small.megabytes,
+            none.seconds / steps,
+            none.megabytes,
+            0.87,
+            note=note,
+        )
 
 
-def _against_torch(case: str, sizes: list[Any], file: Path, compiled: list[bool], times: int) -> Iterator[Row]:
+def _against_torch(
+    case: str, sizes: list[Any], file: Path, compiled: list[bool], times: int
+) -> Iterator[Row]:
     blocks, width, pairs, side, steps = sizes
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     start = child.run("training:start", blocks, width, pairs, side)
     np.savez(file, **start.arrays)  # type: ignore[arg-type]
     ours: list[Outcome] = []
-    theirs: dict[str, list[Outcome]] = {"PyTorch, torch.compile" if each else "PyTorch": [] for each in compiled}
+    theirs: dict[str, list[Outcome]] = {
+        "PyTorch, torch.compile" if each else "PyTorch": [] for each in compiled
+    }
     failed: dict[str, str] = {}
     note = ""
     try:
@@ -75,14 +101,39 @@ def _against_torch(case: str, sizes: list[Any], file: Path, compiled: list[bool]
             except RuntimeError as error:  # torch.compile without a C++ compiler
                 failed[name] = _last_line(error)
     best = min(ours, key=_seconds)
-    of, speed = (best.seconds / steps, best.compile, best.megabytes), 2 * pairs * steps / best.seconds
+    of, speed = (
+        (best.seconds / steps, best.compile, best.megabytes),
+        2 * pairs * steps / best.seconds,
+    )
     for name, outcomes in theirs.items():
         if name in failed:
-            yield Row("training", case, name, *of, None, 0, 0, note=f"{speed:.0f} images/s; no peer: {failed[name]}")
+            yield Row(
+                "training",
+                case,
+                name,
+                *of,
+                None,
+                0,
+                0,
+                note=f"{speed:.0f} images/s; no peer: {failed[name]}",
+            )
             continue
         peer = min(outcomes, key=_seconds)
-        rate = f"{speed:.0f} against {2 * pairs * steps / peer.seconds:.0f} images/s; compile {peer.compile:.3g} s"
-        yield Row("training", case, name, *of, peer.seconds / steps, peer.megabytes, 0, peer.late, f"{rate}; {note}")
+        rate = (
+            f"{speed:.0f} against {2 * pairs * steps / peer.seconds:.0f} images/s; compile "
+            f"{peer.compile:.3g} s"
+        )
+        yield Row(
+            "training",
+            case,
+            name,
+            *of,
+            peer.seconds / steps,
+            peer.megabytes,
+            0,
+            peer.late,
+            f"{rate}; {note}",
+        )
 
 
 def _seconds(outcome: Outcome) -> float:
@@ -99,18 +150,25 @@ def _agreement(ours: Outcome, theirs: Outcome) -> str:
     Raises:
         RuntimeError: they compute something else.
     """
-    off = {name: abs(theirs.arrays[name] / ours.arrays[name] - 1) for name in ("loss", "gradient", "losses")}
+    off = {
+        name: abs(theirs.arrays[name] / ours.arrays[name] - 1)
+        for name in ("loss", "gradient", "losses")
+    }
     count, peer = (int(side.arrays["parameters"]) for side in (ours, theirs))
     note = (
-        f"torch {theirs.arrays['version']}; {count} parameters (peer {peer}); in float64 agree to {off['loss']:.0e} "
-        f"(loss), {off['gradient']:.0e} (norm of the gradient), {off['losses']:.0e} (loss of {FIRST} steps)"
+        f"torch {theirs.arrays['version']}; {count} parameters (peer {peer}); in float64 agree to "
+        f"{off['loss']:.0e} "
+        f"(loss), {off['gradient']:.0e} (norm of the gradient), {off['losses']:.0e} (loss of "
+        f"{FIRST} steps)"
     )
     if count != peer or not all(each < AGREE for each in off.values()):
         raise RuntimeError(f"not the same computation: {note}")
     return note
 
 
-def ours(recipe: str, blocks: tuple[int, ...], width: int, pairs: int, side: int, steps: int) -> Outcome:
+def ours(
+    recipe: str, blocks: tuple[int, ...], width: int, pairs: int, side: int, steps: int
+) -> Outcome:
     """`dynamics.training`'s step, from images on the device to the next weights, in float32."""
     jax.config.update("jax_platforms", "cpu")  # as the peer
     step = _step(blocks, width, _pixels(pairs, side), recipe, np.float32)[0]
@@ -128,7 +186,9 @@ def ours(recipe: str, blocks: tuple[int, ...], width: int, pairs: int, side: int
 
 
 def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome:
-    """Weights and views that the peer starts from, and in float64 what it should find on the first `CHECKED` pairs."""
+    """Weights and views that the peer starts from, and in float64 what it should find on the first
+    `CHECKED` pairs.
+    """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)  # in float32 a layer's gradient is good to 1e-2 here
     pixels = _pixels(pairs, side)
@@ -137,10 +197,16 @@ def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome
     some = step.advance(step.start(), FIRST)
     x = pixels / np.float32(255)
     found = {
-        "images": np.stack([x, x[:, :, ::-1]]), "checked": len(pixels[:CHECKED]), "first": FIRST, "rate": RATE,
-        "momentum": MOMENTUM, "loss": loss, "gradient": optax.tree.norm(slopes),
-        "losses": some["loss_sum"] / some["taken"], "parameters": models.count_parameters(encoder),
-    }  # fmt: skip
+        "images": np.stack([x, x[:, :, ::-1]]),
+        "checked": len(pixels[:CHECKED]),
+        "first": FIRST,
+        "rate": RATE,
+        "momentum": MOMENTUM,
+        "loss": loss,
+        "gradient": optax.tree.norm(slopes),
+        "losses": some["loss_sum"] / some["taken"],
+        "parameters": models.count_parameters(encoder),
+    }
     for path, leaf in jax.tree_util.tree_leaves_with_path(step.params["encoder"]):
         found["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
     return Outcome(0.0, arrays={name: np.asarray(value) for name, value in found.items()})
@@ -150,10 +216,14 @@ def _pixels(pairs: int, side: int) -> np.ndarray:
     return np.rint(255 * crops(pairs, side)[0]).astype(np.uint8).reshape(pairs, side, side, 3)
 
 
-def _step(blocks: tuple[int, ...], width: int, pixels: np.ndarray, recipe: str, dtype: Any) -> tuple[Step, nnx.Module]:
+def _step(
+    blocks: tuple[int, ...], width: int, pixels: np.ndarray, recipe: str, dtype: Any
+) -> tuple[Step, nnx.Module]:
     of = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
     backbone = models.ResNet(blocks, width=width, stem="small", **of)
     encoder = models.Encoder(backbone, models.Head(backbone.features, [DIMENSIONS], **of))
     sgd = partial(optax.sgd, momentum=MOMENTUM)
     plan = Plan(10**6, len(pixels), RATE, sgd, RECIPES[recipe], probe=2)
-    return Step(encoder, pixels, Objective(losses.barlow_twins_unnormalised), plan, None, None), encoder
+    return Step(
+        encoder, pixels, Objective(losses.barlow_twins_unnormalised), plan, None, None
+    ), encoder

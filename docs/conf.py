@@ -1,4 +1,6 @@
-"""Sphinx: the guide in Markdown, equations as MathML (no script from elsewhere), the API from its docstrings."""
+"""Sphinx: the guide in Markdown, equations as MathML (no script from elsewhere), the API from its
+docstrings.
+"""
 
 import importlib
 import pkgutil
@@ -31,8 +33,12 @@ napoleon_use_rtype = False
 HERE = Path(__file__).parent
 
 
-def plain_marks(app: Sphinx, what: str, name: str, subject: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with `names` in single backticks; what else reStructuredText would read is escaped."""
+def plain_marks(
+    app: Sphinx, what: str, name: str, subject: object, options: object, lines: list[str]
+) -> None:
+    """Docstrings are plain text with `names` in single backticks; what else reStructuredText would
+    read is escaped.
+    """
     for i, line in enumerate(lines):
         parts = re.split(r"(``[^`]+``|`[^`]+`|:\w+(?: [\w., ]+)?:)", line)
         lines[i] = re.sub(r"``(?=\w)(?<=\w``)", r"``\\ ", "".join(_mark(part) for part in parts))
@@ -54,23 +60,37 @@ def inline(self: nodes.NodeVisitor, node: nodes.math) -> None:
 
 def block(self: nodes.NodeVisitor, node: nodes.math_block) -> None:
     """An equation of its own."""
-    style = "overflow-y: hidden; padding: 0.4rem 0"  # the theme lets wide ones scroll, and would high ones
-    self.body.append(f'<div class="math" style="{style}">{convert(node.astext(), display="block")}</div>')  # type: ignore[attr-defined]
+    # the theme lets wide ones scroll, and would high ones
+    style = "overflow-y: hidden; padding: 0.4rem 0"
+    self.body.append(
+        f'<div class="math" style="{style}">{convert(node.astext(), display="block")}</div>'
+    )  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 
 def write_pages(app: Sphinx) -> None:
     """A page for each room of the package, and the tutorial's text and code from its script."""
-    rooms = [info.name for info in pkgutil.iter_modules(stepwise.__path__) if not info.name.startswith("_")]
+    rooms = [
+        info.name
+        for info in pkgutil.iter_modules(stepwise.__path__)
+        if not info.name.startswith("_")
+    ]
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)
     for room in rooms:
         module = f"stepwise.{room}"
-        _write(folder / f"{room}.rst", "\n".join([module, "=" * len(module), "", *_modules(module)]))
+        _write(
+            folder / f"{room}.rst", "\n".join([module, "=" * len(module), "", *_modules(module)])
+        )
     order = [name for name in re.findall(r"`(\w+)`", stepwise.__doc__ or "") if name in rooms]
     listed = [*dict.fromkeys(order), *(room for room in rooms if room not in order)]
-    intro = "The modules in the order in which data flow through them; each has its formulas, shapes and sources.\n"
-    tree = "\n".join(["```{toctree}", ":maxdepth: 1", "", *(f"api/{room}" for room in listed), "```"])
+    intro = (
+        "The modules in the order in which data flow through them; each has its formulas, shapes "
+        "and sources.\n"
+    )
+    tree = "\n".join(
+        ["```{toctree}", ":maxdepth: 1", "", *(f"api/{room}" for room in listed), "```"]
+    )
     _write(HERE / "api.md", f"# API\n\n{intro}\n{tree}\n")
     _write(HERE / "tutorial.md", tutorial((HERE / "tutorial.py").read_text(encoding="utf-8")))
 
@@ -88,13 +108,19 @@ def tutorial(script: str) -> str:
 
 
 def _modules(name: str) -> list[str]:
-    """Directives for a module; of a package first what it offers itself, then what else its modules have."""
+    """Directives for a module; of a package first what it offers itself, then what else its modules
+    have.
+    """
     package = importlib.import_module(name)
     offered = list(getattr(package, "__all__", []))
     found = [f".. automodule:: {name}\n" + ("   :imported-members:\n" if offered else "")]
     for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
-        if info.name not in offered and not info.name.startswith("_"):  # a function may have its module's name
-            found.append(f".. automodule:: {name}.{info.name}\n   :exclude-members: {', '.join(offered)}\n")
+        if info.name not in offered and not info.name.startswith(
+            "_"
+        ):  # a function may have its module's name
+            found.append(
+                f".. automodule:: {name}.{info.name}\n   :exclude-members: {', '.join(offered)}\n"
+            )
     return found
 
 

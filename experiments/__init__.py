@@ -1,1 +1,3 @@
-"""One module a figure of the paper; `python -m experiments NAME --preset smoke|laptop|paper` runs one."""
+"""One module a figure of the paper; `python -m experiments NAME --preset smoke|laptop|paper` runs
+one.
+"""

@@ -1,4 +1,6 @@
-"""What table1 and fig8 share: fig3's networks, and fresh views of their images to look at them with."""
+"""What table1 and fig8 share: fig3's networks, and fresh views of their images to look at them
+with.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -18,7 +20,8 @@ class Config(resnets.Config):
     resamples: int = 200
     """Halves of the pairs, for the intervals."""
     kernels: int = 8
-    """Of the networks kept on the way, so many have their kernel in fig8, beside that at the start."""
+    """Of the networks kept on the way, so many have their kernel in fig8, beside that at the start.
+    """
 
     @classmethod
     def smoke(cls) -> Self:
@@ -32,7 +35,11 @@ class Config(resnets.Config):
 
 
 def subject(config: Config, method: str, progress: Progress) -> Subject:
-    """A method's run, trained or read, and views of its images that no training has seen: the same for all methods."""
+    """A method's run, trained or read, and views of its images that no training has seen: the same
+    for all methods.
+    """
     trained = resnets.trained(config, method, progress)
     same = config.training(config.methods[0]).recipe
-    return subjects.of(config.training(method), trained, config.n_pairs, root=config.runs_dir, recipe=same)
+    return subjects.of(
+        config.training(method), trained, config.n_pairs, root=config.runs_dir, recipe=same
+    )

@@ -1,15 +1,16 @@
 """What every figure module keeps to, and the parts that they share.
 
-A figure module has a header (claim, paper figure, command, time on 2 cores, expected numbers), a frozen `Config` with
-presets `smoke()`, `laptop()` and `paper()`, and four functions:
+A figure module has a header (claim, paper figure, command, time on 2 cores, expected numbers), a
+frozen `Config` with presets `smoke()`, `laptop()` and `paper()`, and four functions:
 
-- `run(config) -> Result` computes; the result is a dataclass of `arrays` and `numbers` and nothing else. A long one is
-  a generator that yields what can be drawn before the rest and returns the whole; `finished` takes either.
+- `run(config) -> Result` computes; the result is a dataclass of `arrays` and `numbers` and nothing
+  else. A long one is a generator that yields what can be drawn before the rest and returns the
+  whole; `finished` takes either.
 - `check(result) -> list[Check]` asserts the claim and its premise.
 - `plot(result) -> Figure` draws from the result alone.
 
-One that does not look at crops of `n_pairs` images has a fifth, `digest(config) -> str`: what tells its images
-from any others.
+One that does not look at crops of `n_pairs` images has a fifth, `digest(config) -> str`: what tells
+its images from any others.
 """
 
 from collections.abc import Callable, Generator
@@ -55,14 +56,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What a figure has computed: arrays to draw from, and numbers (anything JSON holds) to read."""
+    """What a figure has computed: arrays to draw from, and numbers (anything JSON holds) to
+    read."""
 
     arrays: dict[str, np.ndarray]
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def finished(computed: Result | Generator[Result, None, Result], write: Callable[[Result], Any]) -> Result:
-    """The whole result of a figure's `run`, each part handed to `write` before the next is computed."""
+def finished(
+    computed: Result | Generator[Result, None, Result], write: Callable[[Result], Any]
+) -> Result:
+    """The whole result of a figure's `run`, each part handed to `write` before the next is
+    computed.
+    """
     if isinstance(computed, Result):
         return computed
     while True:

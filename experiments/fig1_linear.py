@@ -1,14 +1,18 @@
-"""Linear Barlow Twins on real images: the loss falls in steps, eigenvalues rise one at a time, and theory says when.
+"""Linear Barlow Twins on real images: the loss falls in steps, eigenvalues rise one at a time, and
+theory says when.
 
-Claim          Gradient descent on the linear model follows the closed form λ_j(t): a sigmoid in 8 γ_j (t − τ_j) each.
-Paper          Simon et al. 2023, Figure 1, panels A and B: n = 500 pairs of 20 × 20 × 3 crops, d = 10.
-Command        make fig1, of which this is the linear part: panels A and B
+Claim          Gradient descent on the linear model follows the closed form λ_j(t): a sigmoid in 8
+γ_j (t − τ_j) each. Paper          Simon et al. 2023, Figure 1, panels A and B: n = 500 pairs of 20
+× 20 × 3 crops, d = 10. Command        make fig1, of which this is the linear part: panels A and B
 Time, 2 cores  see the README's table of figures
-Expected       of 10 modes at least 8 within 2% of their step time (median of 10 starts), eigenvalue rms below 0.01,
-               descent's delay 2 lr γ_j a step of the plateau, each exception predicted by the validity report
+Expected       of 10 modes at least 8 within 2% of their step time (median of 10 starts), eigenvalue
+rms below 0.01,
+               descent's delay 2 lr γ_j a step of the plateau, each exception predicted by the
+               validity report
 
-Beside the two panels: the top eigenvectors of Γ as pictures; all eigenvalues of all starts on one sigmoid; the theory's
-error against start scale, with the error that `stepwise.validity` predicts; descent's delay against the learning rate.
+Beside the two panels: the top eigenvectors of Γ as pictures; all eigenvalues of all starts on one
+sigmoid; the theory's error against start scale, with the error that `stepwise.validity` predicts;
+descent's delay against the learning rate.
 """
 
 from dataclasses import asdict, dataclass
@@ -63,9 +67,20 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what no run could use, before anything is loaded."""
-        for name in ("n_pairs", "d", "start_scale", "lr_gamma", "starts", "until", "records", "tolerance"):
+        for name in (
+            "n_pairs",
+            "d",
+            "start_scale",
+            "lr_gamma",
+            "starts",
+            "until",
+            "records",
+            "tolerance",
+        ):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, received {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name}: expected a positive number, received {getattr(self, name)!r}"
+                )
 
     @classmethod
     def smoke(cls) -> Self:
@@ -95,9 +110,14 @@ def run(config: Config, progress: Progress = silent) -> Result:
     lr = config.lr_gamma / float(experiment.gamma[0])
 
     model = theory_problem(x, x2, config)
-    reports = [validity.report(model, d, A0=model.coordinates(W), lr=lr, tolerance=config.tolerance) for W in W0]
+    reports = [
+        validity.report(model, d, A0=model.coordinates(W), lr=lr, tolerance=config.tolerance)
+        for W in W0
+    ]
     steps, recorded = _grid(reports, lr, config)
-    before = validity.report(model, d, start_scale=config.start_scale, lr=lr, tolerance=config.tolerance)
+    before = validity.report(
+        model, d, start_scale=config.start_scale, lr=lr, tolerance=config.tolerance
+    )
     for line in str(before).splitlines():
         progress(line)
 
@@ -105,12 +125,17 @@ def run(config: Config, progress: Progress = silent) -> Result:
     A0 = jax.vmap(experiment.coordinates)(W0)
     whole = dynamics.descent(experiment, A0[0], lr, steps, record_at=recorded)
     k, bound = _enough(experiment, A0, lr * steps)
-    progress(f"gradient descent from {config.starts} starts on the {k} modes that can matter (to {bound:.0e})")
+    progress(
+        f"gradient descent from {config.starts} starts on the {k} modes that can matter (to "
+        f"{bound:.0e})"
+    )
     some = experiment.truncated(k)
     descend = jax.jit(jax.vmap(lambda A: dynamics.descent(some, A, lr, steps, record_at=recorded)))
     runs = descend(A0[:, :, :k]).unbatched()
     theories = [predict(model, W, whole.times) for W in W0]
-    gaps = [compare(theory, each) for theory, each in zip(theories, [whole, *runs[1:]], strict=True)]
+    gaps = [
+        compare(theory, each) for theory, each in zip(theories, [whole, *runs[1:]], strict=True)
+    ]
 
     progress("the theory's error against start scale")
     by_scale = limits.error_against_scale(experiment, config)
@@ -131,7 +156,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
         **by_scale,
         **by_lr,
     }
-    truncation = float(np.max(np.abs(np.asarray(whole.eigenvalues) - np.asarray(runs[0].eigenvalues))))
+    truncation = float(
+        np.max(np.abs(np.asarray(whole.eigenvalues) - np.asarray(runs[0].eigenvalues)))
+    )
     numbers = {
         "gaps": [gap.summary() for gap in gaps],
         "within": [gap.within(config.tolerance) for gap in gaps],
@@ -172,10 +199,14 @@ def model_steps(model: Problem, W0: jax.Array) -> jax.Array:
 
 
 def _grid(reports: list[validity.Report], lr: float, config: Config) -> tuple[int, np.ndarray]:
-    """How long to train, and the steps to record: a geometric grid from a fifth of the first predicted step."""
+    """How long to train, and the steps to record: a geometric grid from a fifth of the first
+    predicted step.
+    """
     taus = np.stack([report.step_times for report in reports])
     if not np.isfinite(taus).any():
-        raise ValueError(f"{config.data}: expected positive modes of Γ, found none: nothing can be learned")
+        raise ValueError(
+            f"{config.data}: expected positive modes of Γ, found none: nothing can be learned"
+        )
     first, last = taus[np.isfinite(taus)].min(), taus[np.isfinite(taus)].max()
     steps = int(np.ceil(config.until * last / lr))
     return steps, np.unique(np.geomspace(max(1, first / lr / 5), steps, config.records).astype(int))
@@ -183,17 +214,29 @@ def _grid(reports: list[validity.Report], lr: float, config: Config) -> tuple[in
 
 def _enough(experiment: Problem, A0: jax.Array, until: float) -> tuple[int, float]:
     """How many leading modes reproduce descent from every start to 1e-7, and the bound kept."""
-    found = [reduction.leading(np.asarray(experiment.gamma), np.asarray(A), until, 1e-7) for A in A0]
+    found = [
+        reduction.leading(np.asarray(experiment.gamma), np.asarray(A), until, 1e-7) for A in A0
+    ]
     return max(k for k, _ in found), max(bound for _, bound in found)
 
 
-def _exceptions(gaps: list[Comparison], reports: list[validity.Report], tolerance: float) -> list[dict[str, Any]]:
-    """Each mode of each start whose step time is off by more than the tolerance, and whether that was predicted."""
+def _exceptions(
+    gaps: list[Comparison], reports: list[validity.Report], tolerance: float
+) -> list[dict[str, Any]]:
+    """Each mode of each start whose step time is off by more than the tolerance, and whether that
+    was predicted.
+    """
     found = []
     for i, (gap, report) in enumerate(zip(gaps, reports, strict=True)):
         for j in np.flatnonzero(~(gap.step_time_error <= tolerance)):
             about = {"start": i, "mode": int(j) + 1, "error": float(gap.step_time_error[j])}
-            found.append(about | {"expected": float(report.expected_error[j]), "predicted": bool(report.at_risk[j])})
+            found.append(
+                about
+                | {
+                    "expected": float(report.expected_error[j]),
+                    "predicted": bool(report.at_risk[j]),
+                }
+            )
     return found
 
 
@@ -204,7 +247,9 @@ def _picture_shape(m: int) -> tuple[int, int, int]:
 
 
 def collapse_rms(result: Result) -> np.ndarray:
-    """Root mean square distance of all eigenvalues of a start from one sigmoid in 8 γ_j (t − τ_j) [starts]."""
+    """Root mean square distance of all eigenvalues of a start from one sigmoid in 8 γ_j (t − τ_j)
+    [starts].
+    """
     u, values = _collapsed(result)
     near = np.abs(u) < 20
     squares = np.where(near, (values - 1 / (1 + np.exp(-np.clip(u, -20, 20)))) ** 2, 0)
@@ -216,7 +261,9 @@ def check(result: Result) -> list[Check]:
     numbers, config = result.numbers, result.numbers["config"]
     d = min(config["d"], numbers["validity"]["n_positive"])
     rms = [gap["eigenvalue_rms"] for gap in numbers["gaps"]]
-    alignment = [gap["alignment"] if gap["alignment"] is not None else np.nan for gap in numbers["gaps"]]
+    alignment = [
+        gap["alignment"] if gap["alignment"] is not None else np.nan for gap in numbers["gaps"]
+    ]
     missed = [each for each in numbers["exceptions"] if not each["predicted"]]
     half, foot = limits.delay_slopes(result)
     law, plateau = result.arrays["delay_laws"][0], 2 * result.arrays["delay_gamma"]
@@ -225,16 +272,46 @@ def check(result: Result) -> list[Check]:
     return [
         Check("positive modes", numbers["validity"]["n_positive"], config["d"], ">=", premise=True),
         Check("learning rate times gamma_1", config["lr_gamma"], 0.01, "<=", premise=True),
-        Check("learning rate over its limit", numbers["lr"] / numbers["validity"]["lr_limit"], 0.5, "<=", premise=True),
-        Check("left-out modes of the other starts", numbers["truncation"], 1e-5, "<=", premise=True),
-        Check("modes within tolerance, median start", float(np.median(numbers["within"])), np.ceil(0.8 * d), ">="),
+        Check(
+            "learning rate over its limit",
+            numbers["lr"] / numbers["validity"]["lr_limit"],
+            0.5,
+            "<=",
+            premise=True,
+        ),
+        Check(
+            "left-out modes of the other starts", numbers["truncation"], 1e-5, "<=", premise=True
+        ),
+        Check(
+            "modes within tolerance, median start",
+            float(np.median(numbers["within"])),
+            np.ceil(0.8 * d),
+            ">=",
+        ),
         Check("eigenvalue rms, median start", float(np.median(rms)), 0.01, "<="),
         Check("exceptions not predicted", len(missed), 0, "=="),
         Check("final subspace alignment, median start", float(np.median(alignment)), 0.99, ">="),
-        Check("loss rms, median start", float(np.median([gap["loss_rms"] for gap in numbers["gaps"]])), 0.05, "<="),
-        Check("collapse on one sigmoid, rms, median start", float(np.median(collapse_rms(result))), 0.02, "<="),
-        Check("plateau's delay slope over 2 gamma_j, largest error", _largest(foot / plateau - 1), 0.02, "<="),
-        Check("step's delay slope over its law, largest error", _largest(half / law - 1), 0.03, "<="),
+        Check(
+            "loss rms, median start",
+            float(np.median([gap["loss_rms"] for gap in numbers["gaps"]])),
+            0.05,
+            "<=",
+        ),
+        Check(
+            "collapse on one sigmoid, rms, median start",
+            float(np.median(collapse_rms(result))),
+            0.02,
+            "<=",
+        ),
+        Check(
+            "plateau's delay slope over 2 gamma_j, largest error",
+            _largest(foot / plateau - 1),
+            0.02,
+            "<=",
+        ),
+        Check(
+            "step's delay slope over its law, largest error", _largest(half / law - 1), 0.03, "<="
+        ),
         Check("slope in start scale, median error", off_slope, 0.25, "<="),
         Check("error over its prediction, median factor", limits.scale_factor(result), 2, "<="),
     ]
@@ -245,7 +322,9 @@ def _largest(values: np.ndarray) -> float:
 
 
 def plot(result: Result) -> Figure:
-    """Panels A and B above, the eigenvectors between, and three panels that say how far to trust the theory."""
+    """Panels A and B above, the eigenvectors between, and three panels that say how far to trust
+    the theory.
+    """
     fig = plotting.figure(11, 9.5)
     draw(fig.subfigures(3, 1, height_ratios=[3.4, 1.25, 3]), result)
     return fig
@@ -265,7 +344,8 @@ def draw(rows: Any, result: Result) -> None:
     plotting.eigenvalues(top[1], experiment, theory, a["step_times"][0])
     top[1].set_title("B  Eigenvalues rise one at a time")
     rows[0].suptitle(
-        f"Linear Barlow Twins, {numbers['n_pairs']} pairs of {images.title(numbers['config']['data'])}, "
+        f"Linear Barlow Twins, {numbers['n_pairs']} pairs of "
+        f"{images.title(numbers['config']['data'])}, "
         f"m = {numbers['m']}, d = {d}",
         fontsize=12,
     )
@@ -288,10 +368,18 @@ def _plot_collapse(ax: Any, result: Result) -> None:
     d = values.shape[2]
     for j, colour in enumerate(plotting.mode_colours(d)):
         inside = np.abs(u[:, :, j]) < 12
-        ax.plot(u[:, :, j][inside], values[:, :, j][inside], ".", ms=2, color=colour, rasterized=True)
+        ax.plot(
+            u[:, :, j][inside], values[:, :, j][inside], ".", ms=2, color=colour, rasterized=True
+        )
     grid = np.linspace(-12, 12, 200)
-    ax.plot(grid, 1 / (1 + np.exp(-grid)), color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="sigmoid")
-    ax.set(xlabel="8 γⱼ (t − τⱼ)", ylabel="eigenvalues of C", title=f"One sigmoid: {d} modes, {len(u)} starts")
+    ax.plot(
+        grid, 1 / (1 + np.exp(-grid)), color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="sigmoid"
+    )
+    ax.set(
+        xlabel="8 γⱼ (t − τⱼ)",
+        ylabel="eigenvalues of C",
+        title=f"One sigmoid: {d} modes, {len(u)} starts",
+    )
     ax.legend(loc="upper left")
 
 

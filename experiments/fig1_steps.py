@@ -1,11 +1,14 @@
-"""Steps, in theory and in a real network: linear Barlow Twins on its closed form, and a ResNet beside it.
+"""Steps, in theory and in a real network: linear Barlow Twins on its closed form, and a ResNet
+beside it.
 
-Claim          The linear model learns one eigenvalue of C at a time, when the closed form says; a ResNet trained with
+Claim          The linear model learns one eigenvalue of C at a time, when the closed form says; a
+ResNet trained with
                the same loss from a small start shows the same staircase.
 Paper          Simon et al. 2023, Figure 1: panels A and B linear, C and D a ResNet-50 on STL-10.
-Command        make fig1            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET=network=none: A and B only)
-Time, 2 cores  see the README's table of figures; the linear panels are written first
-Expected       `fig1_linear`'s, and of the ResNet's modes at least five learned alone
+Command        make fig1            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...;
+SET=network=none: A and B only) Time, 2 cores  see the README's table of figures; the linear panels
+are written first Expected       `fig1_linear`'s, and of the ResNet's modes at least five learned
+alone
 """
 
 from collections.abc import Generator
@@ -45,7 +48,12 @@ def training(config: Config) -> resnets.Config:
     """The network's run."""
     preset: resnets.Config = getattr(resnets.Config, config.network)()
     source = {} if config.network == "paper" else {"data": config.data}
-    shared: dict[str, Any] = {"data_dir": config.data_dir, "runs_dir": config.runs_dir, "seed": config.seed, **source}
+    shared: dict[str, Any] = {
+        "data_dir": config.data_dir,
+        "runs_dir": config.runs_dir,
+        "seed": config.seed,
+        **source,
+    }
     return replace(preset, methods=(METHOD,), **shared)
 
 
@@ -71,7 +79,10 @@ def check(result: Result) -> list[Check]:
     numbers = result.numbers
     if "network" not in numbers:
         return fig1_linear.check(result)
-    return [*fig1_linear.check(result), *resnets.checks(METHOD, numbers["network"], numbers["network_d"], small=True)]
+    return [
+        *fig1_linear.check(result),
+        *resnets.checks(METHOD, numbers["network"], numbers["network_d"], small=True),
+    ]
 
 
 def plot(result: Result) -> Figure:
@@ -88,5 +99,7 @@ def plot(result: Result) -> Figure:
     left.set_title("C  So it does for a ResNet")
     plotting.eigenvalues(right, curves)
     right.set_title(f"D  {staircase.counted(found)}")
-    rows[1].suptitle("ResNet, Barlow Twins in the theory's form, head's start weights times 0.001", fontsize=12)
+    rows[1].suptitle(
+        "ResNet, Barlow Twins in the theory's form, head's start weights times 0.001", fontsize=12
+    )
     return fig

@@ -1,15 +1,19 @@
 """Symmetry breaking: a supervised model is told where to go, a self-supervised one has to choose.
 
-Claim          Supervised singular values relax exponentially to one fixed point; self-supervised ones leave s = 0,
-               which is unstable, for +s* or −s*, whichever sign they began with: a pitchfork in every mode.
-Paper          Simon et al. 2023, section 4 and the slides: s' = γ(s* − s) against s' = γ s (1 − s²) in units of s*.
-Command        make fig2            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
-Time, 2 cores  see the README's table of figures
-Expected       every mode of every start within 1% of s* (self-supervised: of ±s* with its starting sign), curves
+Claim          Supervised singular values relax exponentially to one fixed point; self-supervised
+ones leave s = 0,
+               which is unstable, for +s* or −s*, whichever sign they began with: a pitchfork in
+               every mode.
+Paper          Simon et al. 2023, section 4 and the slides: s' = γ(s* − s) against s' = γ s (1 − s²)
+in units of s*. Command        make fig2            (PRESET=smoke|laptop|paper, DATA=...,
+DATA_DIR=...) Time, 2 cores  see the README's table of figures
+Expected       every mode of every start within 1% of s* (self-supervised: of ±s* with its starting
+sign), curves
                within 0.02 s* of the laws
 
-Both models are linear, see the same views, and have the same solution W*. The supervised one is shown the targets W* x
-and descends ½ E‖W x − W* x‖²; the self-supervised one descends ‖C − I‖². Time is in units of each mode's own rate.
+Both models are linear, see the same views, and have the same solution W*. The supervised one is
+shown the targets W* x and descends ½ E‖W x − W* x‖²; the self-supervised one descends ‖C − I‖².
+Time is in units of each mode's own rate.
 """
 
 from dataclasses import asdict, dataclass
@@ -73,7 +77,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
     progress("views and the spectrum of Γ")
     model = problem.from_views(*crops(config), center=config.center)
     if model.n_positive < 2:
-        raise ValueError(f"{config.data}: expected at least 2 positive modes, found {model.n_positive}")
+        raise ValueError(
+            f"{config.data}: expected at least 2 positive modes, found {model.n_positive}"
+        )
     gamma = model.gamma[:2]
     progress(f"self-supervised descent from {config.angles} starts")
     self_taught = _self_supervised(model, _starts(config.radius, config), config)
@@ -95,7 +101,9 @@ def _starts(radius: float, config: Config) -> np.ndarray:
 
 
 def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str, Any]:
-    """s_j/s* [starts, T, 2] along descent on ‖C − I‖² from diag(s) plus noise in every mode, and the law's curves."""
+    """s_j/s* [starts, T, 2] along descent on ‖C − I‖² from diag(s) plus noise in every mode, and
+    the law's curves.
+    """
     gamma = model.gamma[:2]
     unit = gamma**-0.5
     A0 = _noisy(starts * unit, config.noise * float(unit[0]), model.gamma.size, config)
@@ -103,15 +111,26 @@ def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict
     law = laws.BarlowTwins(gamma)
     last = float(jnp.max(law.step_times(jnp.min(jnp.abs(jnp.asarray(starts)), axis=0) ** 2)))
     recorded = _recorded(int(2 * last / lr), config)
-    descend = jax.vmap(lambda A: dynamics.descent(model, A, lr, int(recorded[-1]), record_at=recorded, snapshots=True))
+    descend = jax.vmap(
+        lambda A: dynamics.descent(
+            model, A, lr, int(recorded[-1]), record_at=recorded, snapshots=True
+        )
+    )
     states = jax.jit(descend)(A0).snapshots
     times = lr * jnp.asarray(recorded)
     curves = [start * np.asarray(law.growth(times, start**2)) for start in starts]
-    return {"self_times": times, "self_path": _diagonal(states) / unit, "self_law": curves, "self_starts": starts}
+    return {
+        "self_times": times,
+        "self_path": _diagonal(states) / unit,
+        "self_law": curves,
+        "self_starts": starts,
+    }
 
 
 def _supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str, Any]:
-    """s_j/s* [starts, T, 2] along descent on ½ E‖W x − W* x‖², W* the top two modes of Σ, and the law's curves."""
+    """s_j/s* [starts, T, 2] along descent on ½ E‖W x − W* x‖², W* the top two modes of Σ, and the
+    law's curves.
+    """
     moment = model.features.T @ model.features / len(model.features)
     sigma = jnp.maximum(jnp.asarray(eigen.descending(np.asarray(moment))[0], model.gamma.dtype), 0)
     lr = 8 * config.lr_gamma / float(sigma[0])
@@ -138,9 +157,12 @@ def _supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str,
 
 
 def _noisy(leading: Any, noise: float, modes: int, config: Config) -> jax.Array:
-    """Starts [starts, 2, modes]: the given singular values on the diagonal, noise everywhere else."""
+    """Starts [starts, 2, modes]: the given singular values on the diagonal, noise everywhere
+    else."""
     leading = jnp.asarray(leading)
-    W = noise * jax.random.normal(jax.random.key(config.seed), (len(leading), 2, modes), leading.dtype)
+    W = noise * jax.random.normal(
+        jax.random.key(config.seed), (len(leading), 2, modes), leading.dtype
+    )
     return W.at[:, jnp.arange(2), jnp.arange(2)].set(leading)
 
 
@@ -160,11 +182,29 @@ def check(result: Result) -> list[Check]:
     corners = len({tuple(sign) for sign in signs})
     return [
         Check("sign patterns among the starts", corners, 4, "==", premise=True),
-        Check("largest self-supervised start over s*", float(np.abs(a["self_starts"]).max()), 0.1, "<=", premise=True),
-        Check("self-supervised: distance from s* of the starting sign", _largest(fates[0] - 1), 0.01, "<="),
+        Check(
+            "largest self-supervised start over s*",
+            float(np.abs(a["self_starts"]).max()),
+            0.1,
+            "<=",
+            premise=True,
+        ),
+        Check(
+            "self-supervised: distance from s* of the starting sign",
+            _largest(fates[0] - 1),
+            0.01,
+            "<=",
+        ),
         Check("supervised: distance from +s*", _largest(fates[1] - 1), 0.01, "<="),
-        Check("self-supervised: experiment minus law", _largest(a["self_path"] - a["self_law"]), 0.02, "<="),
-        Check("supervised: experiment minus law", _largest(a["told_path"] - a["told_law"]), 0.02, "<="),
+        Check(
+            "self-supervised: experiment minus law",
+            _largest(a["self_path"] - a["self_law"]),
+            0.02,
+            "<=",
+        ),
+        Check(
+            "supervised: experiment minus law", _largest(a["told_path"] - a["told_law"]), 0.02, "<="
+        ),
     ]
 
 
@@ -173,10 +213,15 @@ def _largest(values: np.ndarray) -> float:
 
 
 def plot(result: Result) -> Figure:
-    """Above the supervised model, below the self-supervised one: one mode in time, two modes in their plane."""
+    """Above the supervised model, below the self-supervised one: one mode in time, two modes in
+    their plane.
+    """
     fig = plotting.figure(10, 9)
     axes: Any = fig.subplots(2, 2)
-    rows = [("told", result.numbers["sigma"], 1.0), ("self", result.numbers["gamma"], laws.BarlowTwins.RATE)]
+    rows = [
+        ("told", result.numbers["sigma"], 1.0),
+        ("self", result.numbers["gamma"], laws.BarlowTwins.RATE),
+    ]
     for (along, plane), (kind, rates, factor) in zip(axes, rows, strict=True):
         _plot_time(along, result, kind, rates[0] * factor)
         _plot_plane(plane, result, kind, np.asarray(rates))
@@ -205,7 +250,9 @@ def _plot_time(ax: Any, result: Result, kind: str, rate: float) -> None:
     size = np.hypot(1, slope * aspect)
     ax.quiver(grid_t, grid_s, 1 / size, slope / size, pivot="mid", scale=38 / 1.0, **style)
     inside = t <= end
-    for start, path, law in zip(a[f"{kind}_starts"], a[f"{kind}_path"], a[f"{kind}_law"], strict=True):
+    for start, path, law in zip(
+        a[f"{kind}_starts"], a[f"{kind}_path"], a[f"{kind}_law"], strict=True
+    ):
         colour = plotting.BLUE if start[0] > 0 else plotting.ORANGE
         ax.plot(t[inside], path[inside, 0], color=colour, lw=1.6)
         ax.plot(t[inside], law[inside, 0], color=plotting.INK, lw=0.9, ls=(0, (4, 2)))
@@ -227,8 +274,14 @@ def _plot_plane(ax: Any, result: Result, kind: str, rates: np.ndarray) -> None:
     ax.streamplot(line, line, *field, color="0.8", linewidth=0.8, arrowsize=0.8, density=1.1)
     for start, path in zip(a[f"{kind}_starts"], a[f"{kind}_path"], strict=True):
         path = np.concatenate([start[None], path])
-        ax.plot(path[:, 0], path[:, 1], color=plotting.BLUE if start[0] > 0 else plotting.ORANGE, lw=1.5)
-    marks = np.array([[1.0, 1.0]]) if kind == "told" else np.array([(p, q) for p in (-1, 0, 1) for q in (-1, 0, 1)])
+        ax.plot(
+            path[:, 0], path[:, 1], color=plotting.BLUE if start[0] > 0 else plotting.ORANGE, lw=1.5
+        )
+    marks = (
+        np.array([[1.0, 1.0]])
+        if kind == "told"
+        else np.array([(p, q) for p in (-1, 0, 1) for q in (-1, 0, 1)])
+    )
     stable = np.abs(marks).sum(axis=1) == 2
     ring = {"ls": "", "marker": "o", "mec": plotting.INK, "ms": 8, "zorder": 5}
     ax.plot(*marks[stable].T, mfc=plotting.INK, label="stable", **ring)

@@ -1,11 +1,14 @@
 """Three methods from a small start: each learns its embedding one dimension at a time.
 
-Claim          From a small start Barlow Twins (in the theory's form), SimCLR and VICReg (in their official forms) learn
-               in steps: an eigenvalue of the embedding's cross-view moment C rises while the next is still near zero.
-Paper          Simon et al. 2023, the figure of three methods from small initialisation: ResNet-50 on STL-10.
-Command        make fig3            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Claim          From a small start Barlow Twins (in the theory's form), SimCLR and VICReg (in their
+official forms) learn
+               in steps: an eigenvalue of the embedding's cross-view moment C rises while the next
+               is still near zero.
+Paper          Simon et al. 2023, the figure of three methods from small initialisation: ResNet-50
+on STL-10. Command        make fig3            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
 Time, 2 cores  see the README's table of figures
-Expected       for each method at least five modes cross a half of their final value alone, the next below a tenth
+Expected       for each method at least five modes cross a half of their final value alone, the next
+below a tenth
 """
 
 from collections.abc import Generator
@@ -48,7 +51,9 @@ def check(result: Result) -> list[Check]:
     """Of every method, how many modes stepped alone."""
     config, methods = result.numbers["config"], result.numbers["methods"]
     small = config["start"] == "small"
-    checks = [resnets.checks(method, found, config["d"], small=small) for method, found in methods.items()]
+    checks = [
+        resnets.checks(method, found, config["d"], small=small) for method, found in methods.items()
+    ]
     return [check for each in checks for check in each]
 
 
@@ -75,8 +80,10 @@ def plot(result: Result) -> Figure:
         if len(times) > 2:  # shared by the column
             bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])
     fig.suptitle(
-        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} start\n"
-        f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}; a colour a mode, first dark",
+        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} "
+        f"start\n"
+        f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}; a colour "
+        f"a mode, first dark",
         fontsize=12,
     )
     return fig

@@ -1,10 +1,12 @@
-"""The same three methods from a standard start, all in their official forms: the steps are there, closer together.
+"""The same three methods from a standard start, all in their official forms: the steps are there,
+closer together.
 
 Claim          Without a small start too, eigenvalues of the embedding's C rise one after another.
-Paper          Simon et al. 2023, the figure of three methods from standard initialisation: ResNet-50 on STL-10.
-Command        make fig4            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
-Time, 2 cores  see the README's table of figures
-Expected       as fig3's for Barlow Twins and VICReg; SimCLR's modes come in order but overlap, and its check fails;
+Paper          Simon et al. 2023, the figure of three methods from standard initialisation:
+ResNet-50 on STL-10. Command        make fig4            (PRESET=smoke|laptop|paper, DATA=...,
+DATA_DIR=...) Time, 2 cores  see the README's table of figures
+Expected       as fig3's for Barlow Twins and VICReg; SimCLR's modes come in order but overlap, and
+its check fails;
                with another seed two of Barlow Twins' overlap too
 """
 
@@ -23,7 +25,9 @@ class Config(resnets.Config):
 
     start: Literal["small", "standard"] = "standard"
     rates: tuple[float, ...] = (0.2, 0.004, 0.05)
-    """Barlow Twins' official loss is blind to scale: a head that grows slows itself down, and a larger rate makes the
-    first modes larger, the later ones no sooner. At 0.05, with this seed, two of the first overlap."""
+    """Barlow Twins' official loss is blind to scale: a head that grows slows itself down, and a
+    larger rate makes the first modes larger, the later ones no sooner. At 0.05, with this seed, two
+    of the first overlap.
+    """
     warmups: tuple[int, ...] = (100, 100, 1000)
     steps: tuple[int, ...] = (3600, 1000, 3000)

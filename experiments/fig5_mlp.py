@@ -1,12 +1,17 @@
-"""A shallow MLP in two regimes: rich, where it takes steps of its own, and lazy, where its kernel says when.
+"""A shallow MLP in two regimes: rich, where it takes steps of its own, and lazy, where its kernel
+says when.
 
-Claim          A hidden layer learns one dimension at a time. From small weights (the rich regime) it takes steps that
-               its kernel at the start does not predict; doubled, so that it is lazy, its eigenvalues follow its NTK.
-Paper          Simon et al. 2023, the shallow MLP's figure: one hidden layer, 50 fixed pairs, full batch, small weights.
-Command        make fig5            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
-Time, 2 cores  see the README's table of figures
-Expected       rich: at least 4 of 5 modes cross a half one after the other, 3 of them while the next is below a tenth;
-               lazy: eigenvalue rms below 0.02 against its own kernel, below 0.1 against the infinite width's
+Claim          A hidden layer learns one dimension at a time. From small weights (the rich regime)
+it takes steps that
+               its kernel at the start does not predict; doubled, so that it is lazy, its
+               eigenvalues follow its NTK.
+Paper          Simon et al. 2023, the shallow MLP's figure: one hidden layer, 50 fixed pairs, full
+batch, small weights. Command        make fig5            (PRESET=smoke|laptop|paper, DATA=...,
+DATA_DIR=...) Time, 2 cores  see the README's table of figures
+Expected       rich: at least 4 of 5 modes cross a half one after the other, 3 of them while the
+next is below a tenth;
+               lazy: eigenvalue rms below 0.02 against its own kernel, below 0.1 against the
+               infinite width's
 """
 
 from dataclasses import asdict, dataclass
@@ -83,7 +88,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
     apply, params = networks.mlp(x[0].size, config.rich_width, config.d, config.seed, "relu")
     small = jax.tree.map(lambda leaf: config.rich_scale * leaf, params)
     at = np.unique(np.geomspace(1, config.rich_steps, config.records).astype(int))
-    rich, _ = dynamics.full_batch(apply, small, x, x2, config.rich_lr, config.rich_steps, record_at=at)
+    rich, _ = dynamics.full_batch(
+        apply, small, x, x2, config.rich_lr, config.rich_steps, record_at=at
+    )
     theta, z0 = entk.full_kernel(apply, small, both), apply(small, both)
     progress("rich: what its kernel at the start would have predicted")
     told = dynamics.output_descent(theta, z0, config.rich_lr, config.rich_steps, record_at=at)
@@ -146,22 +153,39 @@ def check(result: Result) -> list[Check]:
     d = numbers["config"]["d"]
     return [
         Check("positive modes", numbers["n_positive"], d, ">=", premise=True),
-        Check("rich: largest eigenvalue at the start", numbers["rich_start"], 0.05, "<=", premise=True),
-        Check("lazy: largest eigenvalue at the start", numbers["lazy_start"], 0.01, "<=", premise=True),
+        Check(
+            "rich: largest eigenvalue at the start", numbers["rich_start"], 0.05, "<=", premise=True
+        ),
+        Check(
+            "lazy: largest eigenvalue at the start", numbers["lazy_start"], 0.01, "<=", premise=True
+        ),
         Check("rich: modes that crossed a half", numbers["rich_crossed"], d - 1, ">="),
         Check("rich: of these alone, the next below a tenth", numbers["rich_alone"], d - 2, ">="),
-        Check("rich: median error of its kernel's step times", numbers["rich_median_error"], 0.15, ">="),
+        Check(
+            "rich: median error of its kernel's step times",
+            numbers["rich_median_error"],
+            0.15,
+            ">=",
+        ),
         Check("lazy: drift of the kernel, relative", numbers["lazy_drift"], 0.1, "<="),
-        Check("lazy: eigenvalue rms against its own kernel", numbers["lazy_against_own"]["eigenvalue_rms"], 0.02, "<="),
+        Check(
+            "lazy: eigenvalue rms against its own kernel",
+            numbers["lazy_against_own"]["eigenvalue_rms"],
+            0.02,
+            "<=",
+        ),
         Check(
             "lazy: eigenvalue rms against the infinite width's",
-            numbers["lazy_against_infinite"]["eigenvalue_rms"], 0.1, "<=",
+            numbers["lazy_against_infinite"]["eigenvalue_rms"],
+            0.1,
+            "<=",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def plot(result: Result) -> Figure:
-    """Loss above, eigenvalues below; rich on the left, lazy with its kernel's curves on the right."""
+    """Loss above, eigenvalues below; rich on the left, lazy with its kernel's curves on the
+    right."""
     a, numbers = result.arrays, result.numbers
     config = numbers["config"]
     fig = plotting.figure(11, 7)
@@ -171,26 +195,46 @@ def plot(result: Result) -> Figure:
     for column, arm in ((0, rich), (1, lazy)):
         plotting.loss(axes[0, column], arm)
         plotting.eigenvalues(axes[1, column], arm)
-    _plot_theory(axes[:, 0], a["rich_times"], a["rich_told_loss"], a["rich_told"], "own NTK at the start")
-    _plot_theory(axes[:, 1], a["lazy_times"], a["lazy_infinite_loss"], a["lazy_infinite"], "infinite width's NTK")
-    _plot_theory(axes[:, 1], a["lazy_times"], a["lazy_own_loss"], a["lazy_own"], "own NTK at the start")
-    axes[0, 0].set_title(f"Rich: {config['rich_width']} units, start weights times {config['rich_scale']:g}")
+    _plot_theory(
+        axes[:, 0], a["rich_times"], a["rich_told_loss"], a["rich_told"], "own NTK at the start"
+    )
+    _plot_theory(
+        axes[:, 1],
+        a["lazy_times"],
+        a["lazy_infinite_loss"],
+        a["lazy_infinite"],
+        "infinite width's NTK",
+    )
+    _plot_theory(
+        axes[:, 1], a["lazy_times"], a["lazy_own_loss"], a["lazy_own"], "own NTK at the start"
+    )
+    axes[0, 0].set_title(
+        f"Rich: {config['rich_width']} units, start weights times {config['rich_scale']:g}"
+    )
     axes[0, 1].set_title(f"Lazy: doubled, {config['lazy_width']} units")
     axes[1, 0].set_title("Steps, but not when its kernel says")
     axes[1, 1].set_title("Steps when its kernel says")
     fig.suptitle(
-        f"One hidden layer, {config['n_pairs']} fixed pairs, d = {config['d']}, full-batch gradient descent",
+        f"One hidden layer, {config['n_pairs']} fixed pairs, d = {config['d']}, full-batch "
+        f"gradient descent",
         fontsize=12,
     )
     return fig
 
 
-def _plot_theory(axes: Any, times: np.ndarray, loss: np.ndarray, eigenvalues: np.ndarray, label: str) -> None:
+def _plot_theory(
+    axes: Any, times: np.ndarray, loss: np.ndarray, eigenvalues: np.ndarray, label: str
+) -> None:
     """One prediction in the two panels of an arm, in one style for both."""
     own = label.startswith("own")
-    style: dict[str, Any] = {"color": plotting.ORANGE if own else plotting.INK, "lw": 1.8 if own else 1.1}
+    style: dict[str, Any] = {
+        "color": plotting.ORANGE if own else plotting.INK,
+        "lw": 1.8 if own else 1.1,
+    }
     dashes = (0, (1, 1.6)) if own else (0, (4, 2))
-    for ax, curves, place in zip(axes, (loss[:, None], eigenvalues), ("lower left", "upper left"), strict=True):
+    for ax, curves, place in zip(
+        axes, (loss[:, None], eigenvalues), ("lower left", "upper left"), strict=True
+    ):
         lines = ax.plot(times, curves, ls=dashes, **style)
         lines[0].set_label(label)
         ax.legend(loc=place)

@@ -1,19 +1,24 @@
-"""Width: a finite network approaches the kernel of its infinite width as 1/√N, and its own kernel as 1/N.
+"""Width: a finite network approaches the kernel of its infinite width as 1/√N, and its own kernel
+as 1/N.
 
-Claim          Barlow Twins leaves the NTK of a wide network constant, so that kernel theory predicts real networks: the
-               error against the infinite width falls as N^(−1/2) (fluctuation of the kernel at the start), that
-               against the network's own kernel at the start as N^(−1) (its drift in training), for a smooth activation.
-Paper          beyond the source (its section 5 assumes it); the limit is that of Fleissner et al., arXiv 2411.11176.
-Command        make fig7            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
-Time, 2 cores  see the README's table of figures
-Expected       slopes −1/2 and −1 within their 95% intervals, which are no wider than ±0.25; kernel drift −1, and −3/4
+Claim          Barlow Twins leaves the NTK of a wide network constant, so that kernel theory
+predicts real networks: the
+               error against the infinite width falls as N^(−1/2) (fluctuation of the kernel at the
+               start), that against the network's own kernel at the start as N^(−1) (its drift in
+               training), for a smooth activation.
+Paper          beyond the source (its section 5 assumes it); the limit is that of Fleissner et al.,
+arXiv 2411.11176. Command        make fig7            (PRESET=smoke|laptop|paper, DATA=...,
+DATA_DIR=...) Time, 2 cores  see the README's table of figures
+Expected       slopes −1/2 and −1 within their 95% intervals, which are no wider than ±0.25; kernel
+drift −1, and −3/4
                with the kink of ReLU
 
-One hidden layer of N = 64 ... 4096 units in NTK parametrisation, doubled so that it starts near zero with its kernel
-unchanged, trained by full-batch gradient descent; ten seeds. The slopes are those of small errors: the start must not
-be so small that the kernel's fluctuation, N^(−1/2), lifts a later mode before its time (N^(−1/2) well below √λ(0)).
-The drift of a kinked activation falls more slowly: about √N units cross their kink, each with its own sign, which
-leaves N^(1/4)/N. Beside it what depth, convolution and pooling change at infinite width: spectra and step times.
+One hidden layer of N = 64 ... 4096 units in NTK parametrisation, doubled so that it starts near
+zero with its kernel unchanged, trained by full-batch gradient descent; ten seeds. The slopes are
+those of small errors: the start must not be so small that the kernel's fluctuation, N^(−1/2), lifts
+a later mode before its time (N^(−1/2) well below √λ(0)). The drift of a kinked activation falls
+more slowly: about √N units cross their kink, each with its own sign, which leaves N^(1/4)/N. Beside
+it what depth, convolution and pooling change at infinite width: spectra and step times.
 """
 
 from dataclasses import asdict, dataclass
@@ -73,9 +78,18 @@ class Config:
     def smoke(cls) -> "Config":
         """Seconds: narrow networks, tiny images."""
         return cls(
-            widths=(64, 256, 1024), kinked=(64, 256), n_pairs=12, spectrum_pairs=8, spectrum_side=8, spectrum_crop=6,
-            spectrum_modes=6, depth=2, records=60, seeds=5, interval=0.5,
-        )  # fmt: skip
+            widths=(64, 256, 1024),
+            kinked=(64, 256),
+            n_pairs=12,
+            spectrum_pairs=8,
+            spectrum_side=8,
+            spectrum_crop=6,
+            spectrum_modes=6,
+            depth=2,
+            records=60,
+            seeds=5,
+            interval=0.5,
+        )
 
     @classmethod
     def laptop(cls) -> "Config":
@@ -91,23 +105,39 @@ class Config:
 
 
 def run(config: Config, progress: Progress = silent) -> Result:
-    """Train every width from every seed beside its two predictions; then the spectra of infinite width."""
+    """Train every width from every seed beside its two predictions; then the spectra of infinite
+    width.
+    """
     x, x2 = networks.normalised_views(config)
     limit = networks.limit_problem(networks.mlp_kernel("erf"), x, x2, config.d)
     kinked = networks.limit_problem(networks.mlp_kernel("relu"), x, x2, config.d)
     lr = config.lr_gamma / float(limit.gamma[0])
     at = networks.grid(limit, config.d, config.scale, lr, config.until, config.records)
-    errors, drift = np.zeros((2, len(config.widths), config.seeds)), np.zeros((len(config.widths), config.seeds))
+    errors, drift = (
+        np.zeros((2, len(config.widths), config.seeds)),
+        np.zeros((len(config.widths), config.seeds)),
+    )
     curves: dict[str, Any] = {"times": lr * at}
     results = []
     seeds = range(config.seed, config.seed + config.seeds)
     shared: dict[str, Any] = {"d": config.d, "scale": config.scale}
     for i, width in enumerate(config.widths):
-        progress(f"width {width}: {config.seeds} seeds, {config.starts} starts, {at[-1]} steps each")
+        progress(
+            f"width {width}: {config.seeds} seeds, {config.starts} starts, {at[-1]} steps each"
+        )
         for seed in range(config.seeds):
             found = [
                 networks.lazy_run(
-                    x, x2, limit, activation="erf", width=width, lr=lr, at=at, seed=seeds[seed], start=k, **shared
+                    x,
+                    x2,
+                    limit,
+                    activation="erf",
+                    width=width,
+                    lr=lr,
+                    at=at,
+                    seed=seeds[seed],
+                    start=k,
+                    **shared,
                 )
                 for k in range(config.starts)
             ]
@@ -118,7 +148,10 @@ def run(config: Config, progress: Progress = silent) -> Result:
             results += [str(each["run"].result) for each in found]
             if seed == 0 and width in (config.widths[0], config.widths[-1]):
                 end = "narrow" if width == config.widths[0] else "wide"
-                curves |= {f"{end}_{name}": found[0][name].eigenvalues for name in ("run", "own", "infinite")}
+                curves |= {
+                    f"{end}_{name}": found[0][name].eigenvalues
+                    for name in ("run", "own", "infinite")
+                }
         jax.clear_caches()  # every width is a program of its own
     progress("drift with a kink: ReLU")
     kink_lr = config.lr_gamma / float(kinked.gamma[0])
@@ -126,7 +159,15 @@ def run(config: Config, progress: Progress = silent) -> Result:
     kink_drift = [
         [
             networks.lazy_run(
-                x, x2, kinked, activation="relu", width=width, lr=kink_lr, at=kink_at, seed=seeds[seed], **shared
+                x,
+                x2,
+                kinked,
+                activation="relu",
+                width=width,
+                lr=kink_lr,
+                at=kink_at,
+                seed=seeds[seed],
+                **shared,
             )["drift"]
             for seed in range(config.seeds)
         ]
@@ -148,14 +189,22 @@ def run(config: Config, progress: Progress = silent) -> Result:
         "n_positive": limit.n_positive,
         "config": asdict(config),
     }
-    arrays = {"widths": config.widths, "errors": errors, "drift": drift, "kink_drift": kink_drift, **curves, **spectra}
+    arrays = {
+        "widths": config.widths,
+        "errors": errors,
+        "drift": drift,
+        "kink_drift": kink_drift,
+        **curves,
+        **spectra,
+    }
     return Result({name: np.asarray(array) for name, array in arrays.items()}, numbers)
 
 
 def _slope(widths: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     """d ln(error)/d ln(width) of a line through all errors [widths, seeds], and its 95% interval.
 
-    The scatter is taken as the same at every width; five or ten slopes of single seeds can agree by chance.
+    The scatter is taken as the same at every width; five or ten slopes of single seeds can agree by
+    chance.
     """
     x = np.repeat(np.log(widths), errors.shape[1])
     found = stats.linregress(x, np.log(errors).ravel())
@@ -165,11 +214,17 @@ def _slope(widths: np.ndarray, errors: np.ndarray) -> dict[str, float]:
 
 
 def _spectra(config: Config) -> dict[str, np.ndarray]:
-    """γ of four kernels on the same pairs, each with its mean diagonal brought to 1, and their expected step times."""
+    """γ of four kernels on the same pairs, each with its mean diagonal brought to 1, and their
+    expected step times.
+    """
     spectrum = Config(
-        data=config.data, data_dir=config.data_dir, side=config.spectrum_side, crop=config.spectrum_crop,
-        n_pairs=config.spectrum_pairs, seed=config.seed,
-    )  # fmt: skip
+        data=config.data,
+        data_dir=config.data_dir,
+        side=config.spectrum_side,
+        crop=config.spectrum_crop,
+        n_pairs=config.spectrum_pairs,
+        seed=config.seed,
+    )
     x, x2 = networks.normalised_views(spectrum)
     both = np.concatenate([x, x2])
     stax = nt.stax
@@ -201,7 +256,13 @@ def check(result: Result) -> list[Check]:
     checks = [
         Check("positive modes", numbers["n_positive"], config["d"], ">=", premise=True),
         Check("diverged runs", diverged, 0, "==", premise=True),
-        Check("widest over narrowest", config["widths"][-1] / config["widths"][0], 16, ">=", premise=True),
+        Check(
+            "widest over narrowest",
+            config["widths"][-1] / config["widths"][0],
+            16,
+            ">=",
+            premise=True,
+        ),
     ]
     for name, slope in (("infinite", -0.5), ("own", -1.0)):
         found = slopes[name]
@@ -214,14 +275,24 @@ def check(result: Result) -> list[Check]:
                 premise=True,
             ),
             Check(
-                f"{name} kernel: slope's distance from {slope:g}", abs(found["mean"] - slope), found["half_width"], "<="
+                f"{name} kernel: slope's distance from {slope:g}",
+                abs(found["mean"] - slope),
+                found["half_width"],
+                "<=",
             ),
         ]
-    return [*checks, Check("kernel drift: slope's distance from -1", abs(slopes["drift"]["mean"] + 1), 0.15, "<=")]
+    return [
+        *checks,
+        Check(
+            "kernel drift: slope's distance from -1", abs(slopes["drift"]["mean"] + 1), 0.15, "<="
+        ),
+    ]
 
 
 def plot(result: Result) -> Figure:
-    """Errors against width; a narrow and a wide network on the theory's curves; spectra and step times."""
+    """Errors against width; a narrow and a wide network on the theory's curves; spectra and step
+    times.
+    """
     a, numbers = result.arrays, result.numbers
     fig = plotting.figure(11, 8)
     rows: Any = fig.subfigures(2, 1)
@@ -234,8 +305,12 @@ def plot(result: Result) -> Figure:
         ax.set(title=f"Width {width}, and infinite width", ylim=(0, 1.3))
         ax.legend(loc="upper left", ncols=2)
     _plot_drift(lower[0], result)
-    styles = {"linear": ("o", plotting.INK), "mlp": ("s", plotting.BLUE), "cnn": ("D", plotting.ORANGE),
-              "pooled": ("^", plotting.GREEN)}  # fmt: skip
+    styles = {
+        "linear": ("o", plotting.INK),
+        "mlp": ("s", plotting.BLUE),
+        "cnn": ("D", plotting.ORANGE),
+        "pooled": ("^", plotting.GREEN),
+    }
     for name, (mark, colour) in styles.items():
         gamma, steps = a[f"spectrum_{name}"], a[f"steps_{name}"]
         positive = gamma > 0
@@ -249,7 +324,8 @@ def plot(result: Result) -> Figure:
     lower[2].set_title("... and when it is learned")
     lower[1].legend(loc="lower left")
     top.suptitle(
-        f"Doubled networks of one hidden layer, d = {numbers['config']['d']}, {numbers['config']['n_pairs']} pairs, "
+        f"Doubled networks of one hidden layer, d = {numbers['config']['d']}, "
+        f"{numbers['config']['n_pairs']} pairs, "
         f"{numbers['config']['seeds']} seeds",
         fontsize=12,
     )
@@ -266,7 +342,14 @@ def _plot_errors(ax: Any, result: Result) -> None:
     for k, (name, label, colour, mark) in enumerate(lines):
         found = slopes[name]
         middle = np.exp(np.log(a["errors"][k]).mean(axis=1))
-        ax.loglog(np.repeat(widths, a["errors"].shape[2]), a["errors"][k].ravel(), ".", ms=3, color=colour, alpha=0.5)
+        ax.loglog(
+            np.repeat(widths, a["errors"].shape[2]),
+            a["errors"][k].ravel(),
+            ".",
+            ms=3,
+            color=colour,
+            alpha=0.5,
+        )
         ax.loglog(widths, middle, mark, ms=5, color=colour, label=_said(label, found))
         expected = -0.5 if name == "infinite" else -1.0
         centre = np.exp(np.log(middle).mean() - expected * np.log(widths).mean())
@@ -286,7 +369,15 @@ def _plot_drift(ax: Any, result: Result) -> None:
     a, slopes = result.arrays, result.numbers["slopes"]
     lines = (
         ("drift", a["widths"], a["drift"], "erf", plotting.GREEN, "o", -1.0),
-        ("drift_relu", result.numbers["config"]["kinked"], a["kink_drift"], "ReLU", plotting.INK, "^", -0.75),
+        (
+            "drift_relu",
+            result.numbers["config"]["kinked"],
+            a["kink_drift"],
+            "ReLU",
+            plotting.INK,
+            "^",
+            -0.75,
+        ),
     )
     for name, widths, drift, label, colour, mark, expected in lines:
         widths, found = np.asarray(widths, float), slopes[name]

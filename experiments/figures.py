@@ -1,7 +1,8 @@
-"""Every figure and table, one after another: `python -m experiments.figures`, which `make figures` calls.
+"""Every figure and table, one after another: `python -m experiments.figures`, which `make figures`
+calls.
 
-Training runs are shared, what was computed before is only drawn, and a figure whose checks fail does not keep the
-others from being made: the list at the end names it, and the exit code is 1.
+Training runs are shared, what was computed before is only drawn, and a figure whose checks fail
+does not keep the others from being made: the list at the end names it, and the exit code is 1.
 """
 
 import json
@@ -19,7 +20,9 @@ SECONDS: dict[str, dict[str, float]] = {
     "smoke": dict(zip(run.FIGURES, (40, 4, 60, 60, 15, 5, 20, 30, 30), strict=True)),
     "laptop": dict(zip(run.FIGURES, (700, 7, 1500, 2000, 80, 20, 280, 530, 70), strict=True)),
 }
-"""About what each takes on two cores in this order, rounded; in part estimated, and only for the time left."""
+"""About what each takes on two cores in this order, rounded; in part estimated, and only for the
+time left.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,19 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """0 when every check of every figure passed, 1 when one failed, 2 when a figure could not be made.
+    """0 when every check of every figure passed, 1 when one failed, 2 when a figure could not be
+    made.
 
-    A smoke run shows that everything runs: its networks are too small for some claims, so its checks are only printed.
+    A smoke run shows that everything runs: its networks are too small for some claims, so its
+    checks are only printed.
     """
     args = tyro.cli(Arguments, args=argv, prog="python -m experiments.figures")
     unknown = set(args.only) - run.FIGURES.keys()
     if unknown:
-        print(f"--only: expected some of {', '.join(run.FIGURES)}, received {', '.join(unknown)}", file=sys.stderr)
+        print(
+            f"--only: expected some of {', '.join(run.FIGURES)}, received {', '.join(unknown)}",
+            file=sys.stderr,
+        )
         return 2
     names = [name for name in run.FIGURES if not args.only or name in args.only]
     codes: dict[str, int] = {}
@@ -55,7 +63,11 @@ def main(argv: list[str]) -> int:
         print(f"[{i + 1} of {len(names)}] {name}{_left(args.preset, names[i:], taken)}", flush=True)
         flags = ["--preset", args.preset, "--out", args.out]
         flags += ["--data", args.data] if args.data is not None and reads_images(name) else []
-        flags += ["--data-dir", args.data_dir] if args.data_dir is not None and reads_images(name) else []
+        flags += (
+            ["--data-dir", args.data_dir]
+            if args.data_dir is not None and reads_images(name)
+            else []
+        )
         began = time.perf_counter()
         codes[name] = run.main([name, *flags])
         taken[name] = time.perf_counter() - began
@@ -78,7 +90,11 @@ def _left(preset: str, names: list[str], taken: dict[str, float]) -> str:
         return ""
     # what took a tenth of its time was only drawn, and says nothing of this machine's pace
     computed = [name for name, seconds in taken.items() if seconds > expected[name] / 10]
-    pace = sum(taken[name] for name in computed) / sum(expected[name] for name in computed) if computed else 1.0
+    pace = (
+        sum(taken[name] for name in computed) / sum(expected[name] for name in computed)
+        if computed
+        else 1.0
+    )
     minutes = pace * sum(expected[name] for name in names) / 60
     return f": at most about {minutes:.0f} min to the end" if minutes >= 1 else ""
 

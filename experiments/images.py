@@ -46,10 +46,14 @@ def load(config: Source) -> np.ndarray:
     Raises:
         ValueError: there are fewer images than pairs.
     """
-    images = data.load(config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed)
+    images = data.load(
+        config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed
+    )
     found = len(images.pixels)
     if found < config.n_pairs:
-        raise ValueError(f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {found}")
+        raise ValueError(
+            f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {found}"
+        )
     return images.pixels
 
 

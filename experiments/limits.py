@@ -1,4 +1,6 @@
-"""Where the linear theory stops: its error against the start scale, and descent's delay against the learning rate."""
+"""Where the linear theory stops: its error against the start scale, and descent's delay against the
+learning rate.
+"""
 
 from typing import Any, Protocol
 
@@ -34,11 +36,15 @@ class Sweeps(Protocol):
 MARKS = "osD^vP"
 """A marker a mode, so that colour is not all that tells them apart."""
 LEVELS = (0.5, 1e-3)
-"""Heights at which descent's delay is measured: half a step, and the foot of it, where only the plateau counts."""
+"""Heights at which descent's delay is measured: half a step, and the foot of it, where only the
+plateau counts.
+"""
 
 
 def error_against_scale(experiment: Problem, config: Sweeps) -> dict[str, Any]:
-    """Step-time error of the closed form against the flow [scales, starts, d], and what validity expects of each."""
+    """Step-time error of the closed form against the flow [scales, starts, d], and what validity
+    expects of each.
+    """
     d = config.d
     top = float(experiment.gamma[0])
     some = experiment.truncated(min(config.scale_modes, experiment.gamma.size))
@@ -62,7 +68,9 @@ def error_against_scale(experiment: Problem, config: Sweeps) -> dict[str, Any]:
 
 
 def delay_against_lr(experiment: Problem, A0: jax.Array, config: Sweeps) -> dict[str, Any]:
-    """τ_descent/τ_flow − 1 [levels, lrs, modes] for the first modes, from one start, and the law of its slope in lr."""
+    """τ_descent/τ_flow − 1 [levels, lrs, modes] for the first modes, from one start, and the law of
+    its slope in lr.
+    """
     modes = min(3, config.d)
     gamma = np.asarray(experiment.gamma)
     taus = np.asarray(validity.report(experiment, config.d, A0=A0).step_times)[: modes + 1]
@@ -76,7 +84,9 @@ def delay_against_lr(experiment: Problem, A0: jax.Array, config: Sweeps) -> dict
     for lr_gamma in config.lr_gammas:
         lr = lr_gamma / float(gamma[0])
         steps = int(until / lr)
-        recorded = np.unique(np.geomspace(max(1, 0.2 * float(taus.min()) / lr), steps, 4000).astype(int))
+        recorded = np.unique(
+            np.geomspace(max(1, 0.2 * float(taus.min()) / lr), steps, 4000).astype(int)
+        )
         descent = dynamics.descent(some, start, lr, steps, record_at=recorded)
         delays.append(
             [
@@ -101,23 +111,35 @@ def delay_slopes(result: Result) -> np.ndarray:
     lrs, delays = result.arrays["lrs"], result.arrays["delays"]
     # delay = a lr + b lr²; the quadratic term keeps the larger rates from bending the slope
     design = np.stack([np.ones_like(lrs), lrs], axis=1)
-    return np.stack([np.linalg.lstsq(design, level / lrs[:, None], rcond=None)[0][0] for level in delays])
+    return np.stack(
+        [np.linalg.lstsq(design, level / lrs[:, None], rcond=None)[0][0] for level in delays]
+    )
 
 
 def scale_factor(result: Result) -> float:
-    """By which factor a measured error typically misses its prediction: median of e^|ln(error/expected)|."""
+    """By which factor a measured error typically misses its prediction: median of
+    e^|ln(error/expected)|.
+    """
     errors, expected = result.arrays["scale_errors"], result.arrays["scale_expected"]
     use = (expected > 1e-7) & (expected < 0.02) & (errors > 0)
-    return float(np.exp(np.median(np.abs(np.log(errors[use] / expected[use]))))) if use.any() else np.nan
+    return (
+        float(np.exp(np.median(np.abs(np.log(errors[use] / expected[use])))))
+        if use.any()
+        else np.nan
+    )
 
 
 def scale_slopes(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Measured and predicted d ln(error)/d ln α of modes [...], where the error is resolved and small.
+    """Measured and predicted d ln(error)/d ln α of modes [...], where the error is resolved and
+    small.
 
-    By theory an error is θ²/ln(1/λ(0)) with θ ∝ α^{1 − γ_k/γ_j} for the nearest mode k that grows beside mode j.
+    By theory an error is θ²/ln(1/λ(0)) with θ ∝ α^{1 − γ_k/γ_j} for the nearest mode k that grows
+    beside mode j.
     """
     scales = np.asarray(result.arrays["scales"])
-    errors, expected = (np.nanmedian(result.arrays[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
+    errors, expected = (
+        np.nanmedian(result.arrays[f"scale_{name}"], axis=1) for name in ("errors", "expected")
+    )
     measured, predicted = [], []
     for error, guess in zip(errors.T, expected.T, strict=True):
         use = (guess > 1e-7) & (guess < 0.02) & (error > 0)
@@ -133,7 +155,9 @@ def plot_scale(ax: Any, result: Result) -> None:
     errors, expected = (np.nanmedian(a[f"scale_{name}"], axis=1) for name in ("errors", "expected"))
     colours = plotting.mode_colours(errors.shape[1])
     for mark, j in zip(MARKS, _shown(errors.shape[1]), strict=False):
-        seen = np.where(expected[:, j] > 1e-7, errors[:, j], np.nan)  # below, the flow's own tolerance is what one sees
+        seen = np.where(
+            expected[:, j] > 1e-7, errors[:, j], np.nan
+        )  # below, the flow's own tolerance is what one sees
         ax.loglog(a["scales"], seen, mark, ms=4.5, color=colours[j], label=f"mode {j + 1}")
         ax.loglog(a["scales"], expected[:, j], color=colours[j], ls=(0, (4, 2)), lw=1.2)
     ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
@@ -148,8 +172,12 @@ def plot_delay(ax: Any, result: Result) -> None:
     top = a["delay_gamma"][0]
     colours = plotting.mode_colours(a["eigenvalues"].shape[1])[: len(a["delay_gamma"])]
     for j, (mark, colour) in enumerate(zip(MARKS, colours, strict=False)):
-        ax.loglog(a["lrs"] * top, a["delays"][0][:, j], mark, ms=4.5, color=colour, label=f"mode {j + 1}")
-        ax.loglog(a["lrs"] * top, a["lrs"] * a["delay_laws"][0][j], color=colour, ls=(0, (4, 2)), lw=1.2)
+        ax.loglog(
+            a["lrs"] * top, a["delays"][0][:, j], mark, ms=4.5, color=colour, label=f"mode {j + 1}"
+        )
+        ax.loglog(
+            a["lrs"] * top, a["lrs"] * a["delay_laws"][0][j], color=colour, ls=(0, (4, 2)), lw=1.2
+        )
     ax.plot([], [], color=plotting.INK, ls=(0, (4, 2)), lw=1.2, label="predicted")
     ax.set(xlabel="learning rate × γ₁", ylabel="delay behind the flow, relative")
     ax.set_title("Descent is late, as lr × γⱼ")

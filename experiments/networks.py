@@ -1,4 +1,6 @@
-"""What the network figures share: normalised views, the lazy start, and the two predictions of a wide network."""
+"""What the network figures share: normalised views, the lazy start, and the two predictions of a
+wide network.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,7 +18,9 @@ from stepwise.neural_tangents import nt
 from stepwise.problem import Problem
 
 GAIN = {"relu": 2**0.5, "erf": 1.5}
-"""w_std of every layer: with ReLU, signals then neither grow nor shrink with depth (He et al. 2015)."""
+"""w_std of every layer: with ReLU, signals then neither grow nor shrink with depth (He et al.
+2015).
+"""
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.scipy.special.erf}
 
 
@@ -28,8 +32,12 @@ class Inputs(Source, Protocol):
 
 
 def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Two crops [n, crop, crop, c] of each image, less the mean of all of them, at a mean square of 1."""
-    x, x2 = views.positive_pairs(load(config), jax.random.key(config.seed + 1), views.crops(config.crop))
+    """Two crops [n, crop, crop, c] of each image, less the mean of all of them, at a mean square of
+    1.
+    """
+    x, x2 = views.positive_pairs(
+        load(config), jax.random.key(config.seed + 1), views.crops(config.crop)
+    )
     both = np.concatenate([np.asarray(x, np.float64), np.asarray(x2, np.float64)])
     both -= both.mean(axis=0)
     both /= np.sqrt(np.mean(both**2))
@@ -38,7 +46,9 @@ def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mlp(inputs: int, width: int, d: int, seed: int, activation: str) -> tuple[Any, Any]:
-    """(apply, params) of one hidden layer in NTK parametrisation; one function for all seeds, so compiled once."""
+    """(apply, params) of one hidden layer in NTK parametrisation; one function for all seeds, so
+    compiled once.
+    """
     params = models.functional(_module(inputs, width, d, seed, activation))[1]
     return _functions(inputs, width, d, activation)[0], params
 
@@ -75,13 +85,17 @@ def lazy_run(
     seed: int,
     start: int = 0,
 ) -> dict[str, Any]:
-    """A doubled network trained, and what the infinite width's kernel and its own at the start predict of it.
+    """A doubled network trained, and what the infinite width's kernel and its own at the start
+    predict of it.
 
     All three start from the same outputs and take the same steps.
     """
     params = mlp(x[0].size, width, d, seed, activation)[1]
     key = jax.random.fold_in(jax.random.key(seed), start)
-    f, begin = _functions(x[0].size, width, d, activation)[1], models.doubled_start(params, key, scale)
+    f, begin = (
+        _functions(x[0].size, width, d, activation)[1],
+        models.doubled_start(params, key, scale),
+    )
     both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
     z0, steps = f(begin, both), int(at[-1])
     run, last = dynamics.full_batch(f, begin, x, x2, lr, steps, record_at=at)
@@ -90,14 +104,20 @@ def lazy_run(
     infinite = dynamics.descent(limit, z0.T @ limit.basis, lr, steps, record_at=at)
     drift = float("nan")
     if run.result.name != "diverged":
-        drift = float(jnp.linalg.norm(entk.full_kernel(f, last, both) - theta) / jnp.linalg.norm(theta))
+        drift = float(
+            jnp.linalg.norm(entk.full_kernel(f, last, both) - theta) / jnp.linalg.norm(theta)
+        )
     return {"run": run, "own": own, "infinite": infinite, "drift": drift, "params": last}
 
 
 def grid(limit: Problem, d: int, scale: float, lr: float, until: float, records: int) -> np.ndarray:
-    """Steps to record: a geometric grid up to `until` times the last step time that the infinite width predicts."""
+    """Steps to record: a geometric grid up to `until` times the last step time that the infinite
+    width predicts.
+    """
     gamma = np.asarray(limit.gamma[:d], np.float64)
-    expected = np.log(2 / (gamma * scale**2)) / (8 * gamma)  # f's coordinates begin with variance scale²/2
+    expected = np.log(2 / (gamma * scale**2)) / (
+        8 * gamma
+    )  # f's coordinates begin with variance scale²/2
     steps = int(np.ceil(until * expected.max() / lr))
     return np.unique(np.geomspace(max(1, expected.min() / lr / 10), steps, records).astype(int))
 

@@ -1,4 +1,6 @@
-"""What the ResNet figures share: three methods, two starts, their training runs, and what is read off them."""
+"""What the ResNet figures share: three methods, two starts, their training runs, and what is read
+off them.
+"""
 
 import sys
 from dataclasses import dataclass, fields, replace
@@ -34,17 +36,25 @@ class Config:
     d: int = 10
     methods: tuple[str, ...] = METHODS
     start: Literal["small", "standard"] = "small"
-    """small: the head's weights times `scales`, Barlow Twins in the theory's form; standard: all as published."""
+    """small: the head's weights times `scales`, Barlow Twins in the theory's form; standard: all as
+    published.
+    """
     scales: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
     """Factor on the head's starting weights, by method."""
     offsets: tuple[float, ...] = (0.0, 3.0, 0.0)
-    """Norm of the head's bias at a small start, by method: SimCLR, blind to scale, starts near one vector.
-    Around one of norm 1 the head alone learns, since small differences suffice, and the backbone hardly moves."""
+    """Norm of the head's bias at a small start, by method: SimCLR, blind to scale, starts near one
+    vector. Around one of norm 1 the head alone learns, since small differences suffice, and the
+    backbone hardly moves.
+    """
     rates: tuple[float, ...] = (0.004, 0.0036, 0.05)
-    """Learning rate, by method. The laws say how they compare near a small start: eigenvalues grow at rates 8γ for
-    Barlow Twins, 8γ/(temperature · offset²) for SimCLR, 5000σ/d for VICReg while std is below 0.01."""
+    """Learning rate, by method. The laws say how they compare near a small start: eigenvalues grow
+    at rates 8γ for Barlow Twins, 8γ/(temperature · offset²) for SimCLR, 5000σ/d for VICReg while
+    std is below 0.01.
+    """
     warmups: tuple[int, ...] = (0, 0, 1000)
-    """Steps of linear warm-up, by method: VICReg, which leaves zero so fast and then slows down, wants one."""
+    """Steps of linear warm-up, by method: VICReg, which leaves zero so fast and then slows down,
+    wants one.
+    """
     cosines: tuple[bool, ...] = (False, False, True)
     """Whether the rate falls again at the end, by method."""
     steps: tuple[int, ...] = (2200, 2500, 3000)
@@ -73,13 +83,27 @@ class Config:
             raise ValueError(f"methods: expected {known}, received {self.methods}")
         for name in ("scales", "offsets", "rates", "warmups", "cosines", "steps"):
             if len(getattr(self, name)) != len(METHODS):
-                raise ValueError(f"{name}: expected {len(METHODS)} numbers, one for each of {METHODS}")
+                raise ValueError(
+                    f"{name}: expected {len(METHODS)} numbers, one for each of {METHODS}"
+                )
 
     @classmethod
     def smoke(cls) -> Self:
         """Seconds: one stage, tiny images, three modes."""
-        small = {"n_images": 64, "side": 16, "blocks": (1, 1), "width": 8, "d": 3, "batch_size": 32, "probe": 64}
-        plan: dict[str, Any] = {"steps": (300, 300, 500), "rates": (0.02, 0.018, 0.01), "warmups": (0, 0, 100)}
+        small = {
+            "n_images": 64,
+            "side": 16,
+            "blocks": (1, 1),
+            "width": 8,
+            "d": 3,
+            "batch_size": 32,
+            "probe": 64,
+        }
+        plan: dict[str, Any] = {
+            "steps": (300, 300, 500),
+            "rates": (0.02, 0.018, 0.01),
+            "warmups": (0, 0, 100),
+        }
         return cls(**small, **plan, records=60, snapshots=8)  # type: ignore[arg-type]
 
     @classmethod
@@ -89,16 +113,32 @@ class Config:
 
     @classmethod
     def paper(cls) -> Self:
-        """ResNet-50 on STL-10's unlabelled images at 96 px, d = 50, standard augmentations; wants an accelerator."""
-        resnet50: dict[str, Any] = {"blocks": (3, 4, 6, 3), "bottleneck": True, "width": 64, "stem": "imagenet"}
-        images: dict[str, Any] = {"data": "stl10", "split": "unlabeled", "n_images": 100_000, "side": 96}
-        return cls(**resnet50, **images, d=50, recipe="own", batch_size=256, steps=(40_000,) * 3, half=True)
+        """ResNet-50 on STL-10's unlabelled images at 96 px, d = 50, standard augmentations; wants
+        an accelerator.
+        """
+        resnet50: dict[str, Any] = {
+            "blocks": (3, 4, 6, 3),
+            "bottleneck": True,
+            "width": 64,
+            "stem": "imagenet",
+        }
+        images: dict[str, Any] = {
+            "data": "stl10",
+            "split": "unlabeled",
+            "n_images": 100_000,
+            "side": 96,
+        }
+        return cls(
+            **resnet50, **images, d=50, recipe="own", batch_size=256, steps=(40_000,) * 3, half=True
+        )
 
     def training(self, method: str) -> runs.Config:
         """The run of a method."""
         k = METHODS.index(method)
         theory = method == "barlow_twins" and self.start == "small"
-        shared = {field.name for field in fields(runs.Config)} & {field.name for field in fields(self)} - {"steps"}
+        shared = {field.name for field in fields(runs.Config)} & {
+            field.name for field in fields(self)
+        } - {"steps"}
         return replace(
             runs.Config(**{name: getattr(self, name) for name in shared - {"recipe"}}),
             method="barlow_twins_unnormalised" if theory else method,  # type: ignore[arg-type]
@@ -134,7 +174,9 @@ def digest(config: Config) -> str:
 
 
 def knn(config: Config, method: str, found: Trained, progress: Progress) -> dict[str, float] | None:
-    """Nearest neighbours on the test split by what the run learned, where the images have labels (`runs.knn`)."""
+    """Nearest neighbours on the test split by what the run learned, where the images have labels
+    (`runs.knn`).
+    """
     if config.data not in ("cifar10", "stl10") or config.split != "train":
         return None
     progress(f"{TITLES[method]}, nearest neighbours on the test split")
@@ -148,16 +190,33 @@ def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
 
 
 def checks(method: str, found: dict[str, Any], d: int, *, small: bool) -> list[Check]:
-    """That a run did not diverge, began small if it should, learned its modes one at a time, and something of use."""
+    """That a run did not diverge, began small if it should, learned its modes one at a time, and
+    something of use.
+    """
     name, gained, wanted = TITLES[method], found.get("knn"), max(1, min(ALONE, d - 1))
     began = found["start"][0] / max(found["final"][0], float(np.finfo(float).tiny))
     return [
-        Check(f"{name}: diverged", float(found["result"].startswith("diverged")), 0, "==", premise=True),
-        *([Check(f"{name}: largest eigenvalue, start over end", began, 1e-3, "<=", premise=True)] if small else []),
+        Check(
+            f"{name}: diverged",
+            float(found["result"].startswith("diverged")),
+            0,
+            "==",
+            premise=True,
+        ),
+        *(
+            [Check(f"{name}: largest eigenvalue, start over end", began, 1e-3, "<=", premise=True)]
+            if small
+            else []
+        ),
         Check(f"{name}: modes learned", found["crossed"], wanted, ">=", premise=True),
         Check(f"{name}: of these alone, the next below a tenth", found["alone"], wanted, ">="),
         *(
-            Check(f"{name}: nearest neighbours, trained over {other}", gained["trained"] / gained[other], ABOVE, ">=")
+            Check(
+                f"{name}: nearest neighbours, trained over {other}",
+                gained["trained"] / gained[other],
+                ABOVE,
+                ">=",
+            )
             for other in ("pixels", "untrained")
             if gained
         ),

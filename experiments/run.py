@@ -1,6 +1,8 @@
-"""Run one figure: compute, check, draw, and write results/NAME/PRESET/{summary.json,arrays.npz,config.json,figure.*}.
+"""Run one figure: compute, check, draw, and write
+results/NAME/PRESET/{summary.json,arrays.npz,config.json,figure.*}.
 
-Running again with the same configuration, images, code and versions only checks and draws anew, from arrays.npz.
+Running again with the same configuration, images, code and versions only checks and draws anew,
+from arrays.npz.
 """
 
 import importlib
@@ -35,7 +37,9 @@ FIGURES = {
 class Arguments:
     """Compute, check and draw one figure of the paper."""
 
-    name: tyro.conf.Positional[Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1"]]
+    name: tyro.conf.Positional[
+        Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1"]
+    ]
     """Which figure."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Seconds, minutes, or the source's scale."""
@@ -66,7 +70,10 @@ def main(argv: list[str]) -> int:
         print(f"{args.name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{args.name}: stopped; call it again: a training run goes on where it was", file=sys.stderr)
+        print(
+            f"{args.name}: stopped; call it again: a training run goes on where it was",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -85,7 +92,9 @@ def run(args: Arguments) -> bool:
     wanted |= {} if args.redraw else {"images": digest(config)}
     stored = _stored(folder, wanted, as_it_is=args.redraw)
     if args.redraw and stored is None:
-        raise ValueError(f"--redraw: expected {folder / 'arrays.npz'} of this configuration, found none")
+        raise ValueError(
+            f"--redraw: expected {folder / 'arrays.npz'} of this configuration, found none"
+        )
     began = time.perf_counter()
 
     def write(result: Result, *, whole: bool) -> list[Check]:
@@ -98,10 +107,15 @@ def run(args: Arguments) -> bool:
     with jax.enable_x64(getattr(config, "x64", False)):
         if stored is not None and not args.again:
             result, about = stored
-            print(f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} (--again: anew)")
+            print(
+                f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} "
+                f"(--again: anew)"
+            )
             checks = _draw(figure, folder, result, about | {"whole": True}, wanted["config"])
         else:
-            computed = figure.run(config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True))
+            computed = figure.run(
+                config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True)
+            )
             result = finished(computed, lambda part: write(part, whole=False))
             checks = write(result, whole=True)
     _report(checks)
@@ -113,15 +127,23 @@ def module(name: str) -> Any:
     return importlib.import_module(FIGURES[name])
 
 
-def _draw(module: Any, folder: Path, result: Result, about: dict[str, Any], config: dict[str, Any]) -> list[Check]:
+def _draw(
+    module: Any, folder: Path, result: Result, about: dict[str, Any], config: dict[str, Any]
+) -> list[Check]:
     """Check and draw; write all but the arrays."""
     checks: list[Check] = module.check(result)
     record.write_json(folder / "config.json", config)
     with plotting.style():
         plotting.save(module.plot(result), folder)
-    summary = {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
+    summary = (
+        {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
+    )
     record.write_json(folder / "summary.json", summary)
-    print(f"  {about['seconds']:.1f} s to compute, {folder / 'figure.png'}, {folder / 'summary.json'}", flush=True)
+    print(
+        f"  {about['seconds']:.1f} s to compute, {folder / 'figure.png'}, "
+        f"{folder / 'summary.json'}",
+        flush=True,
+    )
     return checks
 
 
@@ -129,22 +151,32 @@ def configured(module: Any, args: Arguments) -> Any:
     """The preset with the command line's changes; refuses fields that the figure does not have."""
     config = getattr(module.Config, args.preset)()
     names = {field.name for field in fields(config)}
-    given = {name: getattr(args, name) for name in ("data", "data_dir") if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name)
+        for name in ("data", "data_dir")
+        if getattr(args, name) is not None
+    }
     for name in given.keys() - names:
         raise ValueError(f"--{name.replace('_', '-')}: {args.name} reads no images")
     flags = []
     for item in args.set:
         name, equals, value = item.partition("=")
         if not equals or name not in names:
-            raise ValueError(f"--set: expected FIELD=VALUE with a field among {sorted(names)}, received {item!r}")
+            raise ValueError(
+                f"--set: expected FIELD=VALUE with a field among {sorted(names)}, received {item!r}"
+            )
         flags += [f"--{name.replace('_', '-')}", *value.split(",")]
     # booleans are given as --set x64=False, like every other field
     return tyro.cli(
-        tyro.conf.configure(tyro.conf.FlagConversionOff)(type(config)), default=replace(config, **given), args=flags
+        tyro.conf.configure(tyro.conf.FlagConversionOff)(type(config)),
+        default=replace(config, **given),
+        args=flags,
     )
 
 
-def _stored(folder: Path, wanted: dict[str, Any], *, as_it_is: bool) -> tuple[Result, dict[str, Any]] | None:
+def _stored(
+    folder: Path, wanted: dict[str, Any], *, as_it_is: bool
+) -> tuple[Result, dict[str, Any]] | None:
     try:
         arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
         asked = json.loads(json.dumps(wanted))
@@ -161,10 +193,14 @@ def _report(checks: list[Check]) -> None:
     for check in checks:
         verdict = "ok  " if check.passed else "FAIL"
         kind = " (premise)" if check.premise else ""
-        print(f"  {verdict} {check.name:<{width}}  {check.value:.4g} {check.relation} {check.bound:.4g}{kind}")
+        print(
+            f"  {verdict} {check.name:<{width}}  {check.value:.4g} {check.relation} "
+            f"{check.bound:.4g}{kind}"
+        )
     failed = sum(not check.passed for check in checks)
     if failed:
         print(
-            f"  {failed} of {len(checks)} checks failed. Bounds are set for the laptop preset's own images; where a "
+            f"  {failed} of {len(checks)} checks failed. Bounds are set for the laptop preset's "
+            f"own images; where a "
             "premise fails, the claim was not tried."
         )

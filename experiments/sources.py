@@ -1,4 +1,6 @@
-"""Which source files a figure's numbers depend on: its own and all that it imports from this repository."""
+"""Which source files a figure's numbers depend on: its own and all that it imports from this
+repository.
+"""
 
 import ast
 import hashlib
@@ -38,7 +40,9 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def _files(name: str) -> Iterator[Path]:
-    """The module that a dotted name is or lies in, and the packages around it; none of other distributions."""
+    """The module that a dotted name is or lies in, and the packages around it; none of other
+    distributions.
+    """
     base = ROOT
     for part in name.split("."):
         base = base / part

@@ -1,16 +1,22 @@
-"""What a trained network's empirical NTK predicts of its own embedding: the alignment of two subspaces.
+"""What a trained network's empirical NTK predicts of its own embedding: the alignment of two
+subspaces.
 
-Claim          The subspace that a network has learned is near the one that kernel theory predicts from its eNTK after
-               training: nearer than what the eNTK at initialisation or the pixels alone predict, and far from chance.
-Paper          Simon et al. 2023, Table 1: ResNet-50 on STL-10, 1000 pairs, d = 50: Barlow Twins 0.615, SimCLR 0.517,
+Claim          The subspace that a network has learned is near the one that kernel theory predicts
+from its eNTK after
+               training: nearer than what the eNTK at initialisation or the pixels alone predict,
+               and far from chance.
+Paper          Simon et al. 2023, Table 1: ResNet-50 on STL-10, 1000 pairs, d = 50: Barlow Twins
+0.615, SimCLR 0.517,
                VICReg 0.592, random subspaces 0.025.
-Command        make table1          (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it reads fig3's runs
-Time, 2 cores  see the README's table of figures
-Expected       each method's trained eNTK above both nulls on the same views; p-value against chance below 0.01
+Command        make table1          (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it reads
+fig3's runs Time, 2 cores  see the README's table of figures
+Expected       each method's trained eNTK above both nulls on the same views; p-value against chance
+below 0.01
 
-Views are fresh ones of images of the training set, the network in evaluation mode, kernel and embedding centred at the
-mean over all views. d is the number of modes that the run learned: what it did not learn has no place to agree in, so
-that the embedding is taken on its leading principal directions.
+Views are fresh ones of images of the training set, the network in evaluation mode, kernel and
+embedding centred at the mean over all views. d is the number of modes that the run learned: what it
+did not learn has no place to agree in, so that the embedding is taken on its leading principal
+directions.
 """
 
 import sys
@@ -45,7 +51,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
             "pixels": of.pixel_kernel,
         }
         scores = {
-            name: entk.score(K, of.embedding, resamples=config.resamples, seed=config.seed).summary()
+            name: entk.score(
+                K, of.embedding, resamples=config.resamples, seed=config.seed
+            ).summary()
             for name, K in kernels.items()
         }
         found[method] = scores | {"d": of.d, "views": len(of.x)}
@@ -61,9 +69,21 @@ def check(result: Result) -> list[Check]:
         least = min(resnets.ALONE, result.numbers["config"]["d"] - 1)
         checks += [
             Check(f"{name}: modes learned", found["d"], least, ">=", premise=True),
-            Check(f"{name}: p-value against random subspaces", found["trained"]["p_value"], 0.01, "<="),
-            Check(f"{name}: alignment, trained eNTK over that at the start", a["trained"] / a["start"], ABOVE, ">="),
-            Check(f"{name}: alignment, trained eNTK over the pixel kernel", a["trained"] / a["pixels"], ABOVE, ">="),
+            Check(
+                f"{name}: p-value against random subspaces", found["trained"]["p_value"], 0.01, "<="
+            ),
+            Check(
+                f"{name}: alignment, trained eNTK over that at the start",
+                a["trained"] / a["start"],
+                ABOVE,
+                ">=",
+            ),
+            Check(
+                f"{name}: alignment, trained eNTK over the pixel kernel",
+                a["trained"] / a["pixels"],
+                ABOVE,
+                ">=",
+            ),
         ]
     return checks
 
@@ -80,12 +100,29 @@ def plot(result: Result) -> Figure:
             at, score = i + 0.26 * (j - 1), found[kernel]
             low, high = (np.nan if end is None else end for end in score["interval"])
             off = [[score["alignment"] - low], [high - score["alignment"]]]
-            ax.bar(at, score["alignment"], 0.24, color=colours[kernel], label=label if i == 0 else None)
+            ax.bar(
+                at, score["alignment"], 0.24, color=colours[kernel], label=label if i == 0 else None
+            )
             ax.errorbar(at, score["alignment"], off, color=plotting.INK, capsize=3, lw=1.2)
-            ax.text(at, max(high, score["alignment"]) + 0.015, f"{score['alignment']:.2f}", ha="center", fontsize=9)
+            ax.text(
+                at,
+                max(high, score["alignment"]) + 0.015,
+                f"{score['alignment']:.2f}",
+                ha="center",
+                fontsize=9,
+            )
         level = found["trained"]["random"]
-        ax.plot([i - 0.42, i + 0.42], [level] * 2, color=plotting.INK, ls=":", label="random" if i == 0 else None)
-    ax.set_xticks(range(len(methods)), [f"{TITLES[name]}, d = {found['d']}" for name, found in methods.items()])
+        ax.plot(
+            [i - 0.42, i + 0.42],
+            [level] * 2,
+            color=plotting.INK,
+            ls=":",
+            label="random" if i == 0 else None,
+        )
+    ax.set_xticks(
+        range(len(methods)),
+        [f"{TITLES[name]}, d = {found['d']}" for name, found in methods.items()],
+    )
     ax.set(
         ylim=(0, 1.15),
         yticks=np.linspace(0, 1, 6),

@@ -1,4 +1,5 @@
-"""How self-supervised learning learns, step by step: exact laws, fast solvers, and the gap to experiment.
+"""How self-supervised learning learns, step by step: exact laws, fast solvers, and the gap to
+experiment.
 
 The modules, in the order in which data flow through them:
 
@@ -7,15 +8,21 @@ The modules, in the order in which data flow through them:
 - `augment`, `views`: image operations; recipes of them → positive pairs, on the device.
 - `moments`: Γ, Σ and means, streamed over batches and devices.
 - `eigen`: all eigenpairs in float64, or the top k of an operator that is never formed.
-- `neural_tangents`, `kernels`: kernels of images and of infinitely wide networks; their matrices, tile by tile.
-- `problem`: `Problem`, a spectrum γ with mode coordinates; from views, a kernel, a Gram matrix or its products.
+- `neural_tangents`, `kernels`: kernels of images and of infinitely wide networks; their matrices,
+  tile by tile.
+- `problem`: `Problem`, a spectrum γ with mode coordinates; from views, a kernel, a Gram matrix or
+  its products.
 - `laws`: how one mode grows: closed form, step time, stability limit; what a start is worth.
-- `losses`, `models`: what real networks descend, and the networks, as pure functions of their parameters.
+- `losses`, `models`: what real networks descend, and the networks, as pure functions of their
+  parameters.
 - `dynamics`: closed form, adaptive flow, gradient descent, training of networks → `Trajectory`.
-- `checkpoints`, `runlog`: what a training run leaves behind: all that it needs to go on, and its log.
-- `probes`: kNN and linear read-out; `staircase`: modes learned, alone, and when; `attributes`: what a direction sees.
+- `checkpoints`, `runlog`: what a training run leaves behind: all that it needs to go on, and its
+  log.
+- `probes`: kNN and linear read-out; `staircase`: modes learned, alone, and when; `attributes`: what
+  a direction sees.
 - `runs`: training runs by their configuration, shared by all who ask for the same.
-- `entk`: the empirical NTK of any network: exact, estimated or by its products; what it predicts, scored.
+- `entk`: the empirical NTK of any network: exact, estimated or by its products; what it predicts,
+  scored.
 - `subject`: a run to be looked at: fresh views, its embedding along training, its kernels.
 - `spectra`: eigenvalues, step times, subspace alignment, rank, of theory and experiment alike.
 - `validity`: before running, where the small-start theory will hold and how far it will be off.

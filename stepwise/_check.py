@@ -7,12 +7,16 @@ import numpy as np
 
 
 def is_traced(*values: Any) -> bool:
-    """Say whether any value is being traced (under jit, vmap or grad), so that its numbers cannot be looked at."""
+    """Say whether any value is being traced (under jit, vmap or grad), so that its numbers cannot
+    be looked at.
+    """
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 def describe(value: Any) -> str:
-    """Name a value's dtype and shape, or the value itself where it is a scalar: `float32 [3, 4]`, `'abc'`."""
+    """Name a value's dtype and shape, or the value itself where it is a scalar: `float32 [3, 4]`,
+    `'abc'`.
+    """
     if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape != ():
         return f"{value.dtype} {list(value.shape)}"
     return repr(value.item()) if hasattr(value, "item") and not is_traced(value) else repr(value)
@@ -26,7 +30,8 @@ def require(condition: Any, name: str, expected: str, received: Any) -> None:
 
 
 def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = None) -> Any:
-    """Return a real floating array of the asked rank with finite entries (finiteness is not looked at under a trace).
+    """Return a real floating array of the asked rank with finite entries (finiteness is not looked
+    at under a trace).
 
     Integers are promoted to the default float. Lists and NumPy arrays are accepted.
     """
@@ -37,7 +42,9 @@ def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = No
         array = array.astype(jax.dtypes.canonicalize_dtype(float))
     if ndim is not None:
         ranks = (ndim,) if isinstance(ndim, int) else ndim
-        require(array.ndim in ranks, name, f"an array of rank {' or '.join(map(str, ranks))}", array)
+        require(
+            array.ndim in ranks, name, f"an array of rank {' or '.join(map(str, ranks))}", array
+        )
     if not is_traced(array):
         bad = int(np.size(array) - np.isfinite(np.asarray(array)).sum())
         require(bad == 0, name, "finite entries", f"{bad} of {np.size(array)} not finite")

@@ -24,14 +24,20 @@ UNREADABLE = (
 """What zipfile, NumPy and json raise at bytes that are not what they should be."""
 
 
-def write(path: str | os.PathLike[str], kind: str, arrays: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write arrays and a header to a temporary name beside `path`, then rename; `.npz` is not appended."""
+def write(
+    path: str | os.PathLike[str], kind: str, arrays: dict[str, Any], about: dict[str, Any]
+) -> None:
+    """Write arrays and a header to a temporary name beside `path`, then rename; `.npz` is not
+    appended.
+    """
     target = Path(path)
     header = np.asarray(json.dumps({"kind": kind, **about}))
     plain = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
         if array.dtype.hasobject:  # np.savez would pickle it, and `read` then refuse the file
-            raise ValueError(f"{name}: expected an array of numbers, received {array.dtype} {list(array.shape)}")
+            raise ValueError(
+                f"{name}: expected an array of numbers, received {array.dtype} {list(array.shape)}"
+            )
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -53,7 +59,9 @@ def read(
             about = json.loads(str(arrays.pop("header")))
             found = about.pop("kind")
         except UNREADABLE as error:
-            raise ValueError(f"{path}: expected a saved {kind} (.npz), received something else ({error})") from error
+            raise ValueError(
+                f"{path}: expected a saved {kind} (.npz), received something else ({error})"
+            ) from error
     missing = sorted(set(required) - set(arrays))
     if found != kind or missing:
         lacks = f" without {missing}" if missing else ""

@@ -1,12 +1,13 @@
 """Image operations of self-supervised learning, one function each, on one image.
 
-An image here is float32 [c, h, w] with values in [0, 1]: with the planes apart, colour is four times as fast
-on a CPU as on the [h, w, c] that `stepwise.views` takes and returns. An operation is a pure function of the
-image and of numbers that may be traced, so that `jax.vmap` gives each image its own; nothing here is random.
-The definitions are torchvision's for float tensors: nothing is rounded to 8 bits between operations, as
-Pillow does, because that would only add noise and cost.
+An image here is float32 [c, h, w] with values in [0, 1]: with the planes apart, colour is four
+times as fast on a CPU as on the [h, w, c] that `stepwise.views` takes and returns. An operation is
+a pure function of the image and of numbers that may be traced, so that `jax.vmap` gives each image
+its own; nothing here is random. The definitions are torchvision's for float tensors: nothing is
+rounded to 8 bits between operations, as Pillow does, because that would only add noise and cost.
 
-Colour operations take 3 channels (RGB) or 1 (grey: brightness and contrast act, the others are the identity).
+Colour operations take 3 channels (RGB) or 1 (grey: brightness and contrast act, the others are the
+identity).
 """
 
 import math
@@ -21,7 +22,8 @@ from stepwise._check import require
 Image = Float32[Array, "c h w"]
 Scalar = Float[Array, ""] | float | int
 
-# A quotient by a constant may be compiled to a product with its reciprocal, one bit off; a table cannot.
+# A quotient by a constant may be compiled to a product with its reciprocal, one bit off; a table
+# cannot.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
 _LUMA = (0.2989, 0.587, 0.114)
@@ -39,16 +41,19 @@ def crop_box(
     scale: tuple[float | int, float | int],
     ratio: tuple[float | int, float | int],
 ) -> Int32[Array, "4"]:
-    """Place the box (top, left, height, width) of a random resized crop, from 22 numbers of U[0, 1).
+    """Place the box (top, left, height, width) of a random resized crop, from 22 numbers of U[0,
+    1).
 
-    As torchvision's RandomResizedCrop: an area a ~ U(scale) of the image's and an aspect ρ = exp U(ln ratio)
-    give width √(aρ) and height √(a/ρ), rounded; the first of ten tries that fits is placed uniformly. If none
-    fits: the largest central box with ρ in `ratio`. All ten are tried, since a traced loop over a batch could
-    not stop early for one image.
+    As torchvision's RandomResizedCrop: an area a ~ U(scale) of the image's and an aspect ρ = exp
+    U(ln ratio) give width √(aρ) and height √(a/ρ), rounded; the first of ten tries that fits is
+    placed uniformly. If none fits: the largest central box with ρ in `ratio`. All ten are tried,
+    since a traced loop over a batch could not stop early for one image.
     """
     area = height * width * between(noise[:10], scale)
     aspect = jnp.exp(between(noise[10:20], (math.log(ratio[0]), math.log(ratio[1]))))
-    heights, widths = (jnp.round(jnp.sqrt(a)).astype(jnp.int32) for a in (area / aspect, area * aspect))
+    heights, widths = (
+        jnp.round(jnp.sqrt(a)).astype(jnp.int32) for a in (area / aspect, area * aspect)
+    )
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
 
     whole = width / height
@@ -64,32 +69,42 @@ def crop_box(
     return jnp.concatenate([jnp.where(found, below(noise[20:], room + 1), room // 2), sides])
 
 
-def between(noise: Float32[Array, "*s"], bounds: tuple[float | int, float | int]) -> Float32[Array, "*s"]:
+def between(
+    noise: Float32[Array, "*s"], bounds: tuple[float | int, float | int]
+) -> Float32[Array, "*s"]:
     """Map U[0, 1) to U[low, high): low + (high - low) u."""
     low, high = bounds
     return low + (high - low) * noise
 
 
 def below(noise: Float32[Array, "*s"], count: Int32[Array, "*s"] | int) -> Int32[Array, "*s"]:
-    """Map U[0, 1) to the integers 0 ... count - 1, each as likely to one part in 2²³ / count: ⌊count u⌋."""
+    """Map U[0, 1) to the integers 0 ... count - 1, each as likely to one part in 2²³ / count:
+    ⌊count u⌋.
+    """
     return jnp.floor(count * noise).astype(jnp.int32)
 
 
 def resized_crop(
     image: Image, box: Int[Array, "4"], size: tuple[int, int], interpolation: str = "bilinear"
 ) -> Float32[Array, "c H W"]:
-    """Cut out the box (top, left, height, width) and resize it to `size`, antialiased: x_c ↦ R x_c Sᵀ.
+    """Cut out the box (top, left, height, width) and resize it to `size`, antialiased: x_c ↦ R x_c
+    Sᵀ.
 
-    Row i of R holds k((j + 1/2 - centre_i) / max(1, length / size)), normalised, for the pixels j in the box,
-    with centre_i = start + (i + 1/2) length / size; k is the triangle ("bilinear") or Keys' cubic with
-    a = -1/2 ("bicubic", whose overshoot is clamped to [0, 1]). It is Pillow's `crop(box).resize(size)` and
-    torchvision's `resized_crop(antialias=True)`: pixels outside of the box have no say.
+    Row i of R holds k((j + 1/2 - centre_i) / max(1, length / size)), normalised, for the pixels j
+    in the box, with centre_i = start + (i + 1/2) length / size; k is the triangle ("bilinear") or
+    Keys' cubic with a = -1/2 ("bicubic", whose overshoot is clamped to [0, 1]). It is Pillow's
+    `crop(box).resize(size)` and torchvision's `resized_crop(antialias=True)`: pixels outside of the
+    box have no say.
     """
-    require(interpolation in INTERPOLATIONS, "interpolation", f"one of {INTERPOLATIONS}", interpolation)
+    require(
+        interpolation in INTERPOLATIONS, "interpolation", f"one of {INTERPOLATIONS}", interpolation
+    )
     rows = _resize_weights(box[0], box[2], image.shape[1], size[0], interpolation)
     columns = _resize_weights(box[1], box[3], image.shape[2], size[1], interpolation)
     # Full precision: TF32 on a GPU would not give back the image for the box of the whole.
-    resized = jnp.einsum("ih,chw,jw->cij", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
+    resized = jnp.einsum(
+        "ih,chw,jw->cij", rows, image, columns, precision=jax.lax.Precision.HIGHEST
+    )
     return jnp.clip(resized, 0, 1)
 
 
@@ -100,7 +115,9 @@ def _resize_weights(
     pixel = jnp.arange(side, dtype=jnp.int32)
     centre = start + (jnp.arange(size, dtype=jnp.float32) + 0.5) * step
     distance = jnp.abs(pixel + jnp.float32(0.5) - centre[:, None]) / jnp.maximum(step, 1)
-    weights = jnp.where((pixel >= start) & (pixel < start + length), _KERNELS[interpolation](distance), 0)
+    weights = jnp.where(
+        (pixel >= start) & (pixel < start + length), _KERNELS[interpolation](distance), 0
+    )
     return weights / weights.sum(axis=1, keepdims=True)
 
 
@@ -138,7 +155,9 @@ def luma(image: Image) -> Float32[Array, "1 h w"]:
 def _mean_luma(image: Image) -> Float32[Array, ""]:
     # As a product with 1/n: the same sum as a reduction is ten times slower on a CPU.
     grey = luma(image).ravel()
-    return jnp.dot(grey, jnp.full(grey.shape, 1 / grey.size, grey.dtype), precision=jax.lax.Precision.HIGHEST)
+    return jnp.dot(
+        grey, jnp.full(grey.shape, 1 / grey.size, grey.dtype), precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def grayscale(image: Image) -> Image:
@@ -156,7 +175,8 @@ def brightness(image: Image, factor: Scalar) -> Image:
 
 
 def contrast(image: Image, factor: Scalar) -> Image:
-    """Blend with the mean luma m of the image: clamp(f x + (1 - f) m); Pillow rounds m to 8 bits."""
+    """Blend with the mean luma m of the image: clamp(f x + (1 - f) m); Pillow rounds m to 8
+    bits."""
     return _blend(image, _mean_luma(image), factor)
 
 
@@ -168,9 +188,10 @@ def saturation(image: Image, factor: Scalar) -> Image:
 def hue(image: Image, shift: Scalar) -> Image:
     """Turn the hue by `shift` ∈ [-1/2, 1/2] turns at the same HSV saturation and value.
 
-    With v = max and C = max - min over the channels and h the hue in sixths of a turn, each channel becomes
-    v - C clamp(min(k, 4 - k), 0, 1), k = (n + h + 6 shift) mod 6, n = 5, 3, 1 for R, G, B: one formula for
-    the six sectors of HSV. The identity on one channel. Pillow floors the hue to 255ths of a turn.
+    With v = max and C = max - min over the channels and h the hue in sixths of a turn, each channel
+    becomes v - C clamp(min(k, 4 - k), 0, 1), k = (n + h + 6 shift) mod 6, n = 5, 3, 1 for R, G, B:
+    one formula for the six sectors of HSV. The identity on one channel. Pillow floors the hue to
+    255ths of a turn.
     """
     if len(image) == 1:
         return image
@@ -179,7 +200,8 @@ def hue(image: Image, shift: Scalar) -> Image:
     value = image.max(axis=0)
     chroma = value - image.min(axis=0)
     inverse = 1 / jnp.where(chroma > 0, chroma, 1)
-    # By order, not by value == red, which a compiler that computes red twice may break; ties are continuous.
+    # By order, not by value == red, which a compiler that computes red twice may break; ties are
+    # continuous.
     sextant = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) * inverse,
@@ -196,12 +218,16 @@ def hue(image: Image, shift: Scalar) -> Image:
     return jnp.where(shift == 0, image, jnp.clip(turned, 0, 1))
 
 
-def jitter(image: Image, factors: Float[Array, "3"], shift: Scalar, order: Int[Array, "4"]) -> Image:
-    """Apply brightness, contrast, saturation (0, 1, 2) by `factors` and hue (3) by `shift` in traced `order`.
+def jitter(
+    image: Image, factors: Float[Array, "3"], shift: Scalar, order: Int[Array, "4"]
+) -> Image:
+    """Apply brightness, contrast, saturation (0, 1, 2) by `factors` and hue (3) by `shift` in
+    traced `order`.
 
-    Equal to the four functions one after the other. Branches would, under vmap, compute all four at each of
-    the four places. Here the first three are one blend with different partners, and the hue is turned once,
-    between the blends before it and those after; out of its turn a blend has factor 1 and does nothing.
+    Equal to the four functions one after the other. Branches would, under vmap, compute all four at
+    each of the four places. Here the first three are one blend with different partners, and the hue
+    is turned once, between the blends before it and those after; out of its turn a blend has factor
+    1 and does nothing.
     """
     place = jnp.argmax(order == 3)
     factor = jnp.concatenate([factors, jnp.ones(1, factors.dtype)])[order]
@@ -220,10 +246,12 @@ def jitter(image: Image, factors: Float[Array, "3"], shift: Scalar, order: Int[A
 
 
 def gaussian_blur(image: Image, sigma: Scalar, kernel: int) -> Image:
-    """Convolve rows and columns with weights ∝ exp(-d² / 2σ²), |d| ≤ (kernel - 1)/2, borders reflected.
+    """Convolve rows and columns with weights ∝ exp(-d² / 2σ²), |d| ≤ (kernel - 1)/2, borders
+    reflected.
 
-    σ is in pixels, the odd `kernel` at most 2 min(h, w) - 1. It is torchvision's gaussian_blur; Pillow's,
-    which some official recipes call, approaches the same Gaussian by box filters and extends the border.
+    σ is in pixels, the odd `kernel` at most 2 min(h, w) - 1. It is torchvision's gaussian_blur;
+    Pillow's, which some official recipes call, approaches the same Gaussian by box filters and
+    extends the border.
     """
     radius = kernel // 2
     require(kernel > 0 and kernel % 2 == 1, "kernel", "an odd number of pixels", kernel)
@@ -238,8 +266,11 @@ def gaussian_blur(image: Image, sigma: Scalar, kernel: int) -> Image:
     weights = weights / (2 * weights.sum() - weights[0])
     for axis in (1, 2):
         side = image.shape[axis]
-        padded = jnp.pad(image, [(radius, radius) if a == axis else (0, 0) for a in range(3)], mode="reflect")
-        # A sum of shifted images: a convolution with a kernel per image is slow on a CPU, and this fuses.
+        padded = jnp.pad(
+            image, [(radius, radius) if a == axis else (0, 0) for a in range(3)], mode="reflect"
+        )
+        # A sum of shifted images: a convolution with a kernel per image is slow on a CPU, and this
+        # fuses.
         shifted = [jax.lax.slice_in_dim(padded, d, d + side, axis=axis) for d in range(kernel)]
         image = weights[0] * shifted[radius] + sum(
             weights[d] * (shifted[radius - d] + shifted[radius + d]) for d in range(1, radius + 1)

@@ -11,7 +11,9 @@ from stepwise.dynamics import Trajectory
 from stepwise.types import Numbers, Real
 
 Curves: TypeAlias = Trajectory | tuple[Any, ...] | dict[str, Any]
-"""A trajectory, a tuple (times [T], eigenvalues [T, d]) or (..., loss [T]), or a dict with those names."""
+"""A trajectory, a tuple (times [T], eigenvalues [T, d]) or (..., loss [T]), or a dict with those
+names.
+"""
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,14 @@ class Comparison:
     """The gaps between a theory and an experiment.
 
     Attributes:
-        theory_steps, experiment_steps: when each eigenvalue crosses the level [d], infinite where it does not.
-        step_time_error: |τ_experiment − τ_theory| / τ_theory [d]; 0 where neither crosses, infinite where only one
-            does.
+        theory_steps, experiment_steps: when each eigenvalue crosses the level [d], infinite where
+            it does not.
+        step_time_error: |τ_experiment − τ_theory| / τ_theory [d]; 0 where neither crosses, infinite
+            where only one does.
         eigenvalue_rms: root mean square of λ_experiment − λ_theory over modes and over ln t.
         loss_rms: the same of the loss; None with unlike d, where the losses have other constants.
-        alignment: of the two final subspaces in mode coordinates, where both hold a snapshot of full rank.
+        alignment: of the two final subspaces in mode coordinates, where both hold a snapshot of
+            full rank.
     """
 
     theory_steps: Float[np.ndarray, " d"]
@@ -49,10 +53,14 @@ class Comparison:
         gaps = [f"eigenvalue rms {self.eigenvalue_rms:.2g}"]
         gaps += [] if self.loss_rms is None else [f"loss rms {self.loss_rms:.2g}"]
         gaps += [] if self.alignment is None else [f"final subspace alignment {self.alignment:.6f}"]
-        return "\n".join([*lines, f"{self.learned} of {len(self.theory_steps)} modes learned; {', '.join(gaps)}"])
+        return "\n".join(
+            [*lines, f"{self.learned} of {len(self.theory_steps)} modes learned; {', '.join(gaps)}"]
+        )
 
     def within(self, tolerance: Real) -> int:
-        """How many modes have a step time within this relative tolerance, of those that the theory says are learned."""
+        """How many modes have a step time within this relative tolerance, of those that the theory
+        says are learned.
+        """
         return int(np.sum((self.step_time_error <= tolerance) & np.isfinite(self.theory_steps)))
 
     def summary(self) -> dict[str, Any]:
@@ -64,35 +72,44 @@ class Comparison:
             "loss_rms": self.loss_rms,
             "alignment": self.alignment,
         }
-        return {name: [float(v) if np.isfinite(v) else None for v in getattr(self, name)] for name in lists} | {
-            name: None if value is None else float(value) for name, value in scalars.items()
-        }
+        return {
+            name: [float(v) if np.isfinite(v) else None for v in getattr(self, name)]
+            for name in lists
+        } | {name: None if value is None else float(value) for name, value in scalars.items()}
 
 
 def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Comparison:
     """Lay an experiment over a theory.
 
-    Both are read on the experiment's own times within what the two share; the theory is interpolated in ln t there.
-    A run that diverged is read up to there.
-    Averages are over ln t (trapezoid weights), so that they do not depend on how densely a run was logged. Eigenvalues
-    are compared in order of size; with unlike d, as many as the smaller has.
+    Both are read on the experiment's own times within what the two share; the theory is
+    interpolated in ln t there. A run that diverged is read up to there.
+    Averages are over ln t (trapezoid weights), so that they do not depend on how densely a run was
+    logged. Eigenvalues are compared in order of size; with unlike d, as many as the smaller has.
 
     Args:
         theory, experiment: trajectories, or plain arrays of logged curves (see `Curves`).
         level: the height that counts as a step (`spectra.step_times`).
 
     Raises:
-        ValueError: times do not increase, shapes do not fit, the two share no stretch of time, or a curve is not
-            finite.
+        ValueError: times do not increase, shapes do not fit, the two share no stretch of time, or a
+            curve is not finite.
     """
     t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory)
     t_run, run_curves, run_loss, run_end = curves("experiment", experiment)
-    d, same = min(theory_curves.shape[1], run_curves.shape[1]), theory_curves.shape[1] == run_curves.shape[1]
+    d, same = (
+        min(theory_curves.shape[1], run_curves.shape[1]),
+        theory_curves.shape[1] == run_curves.shape[1],
+    )
     theory_curves, run_curves = theory_curves[:, :d], run_curves[:, :d]
     first, last = max(t_theory[0], t_run[0]), min(t_theory[-1], t_run[-1])
     shared = (t_run >= first) & (t_run <= last) & (t_run > 0)
     span = f"{t_run[0]:.4g} ... {t_run[-1]:.4g} and {t_theory[0]:.4g} ... {t_theory[-1]:.4g}"
-    _check.require(int(shared.sum()) >= 2, "experiment", "at least two samples at times that the theory covers", span)
+    _check.require(
+        int(shared.sum()) >= 2,
+        "experiment",
+        "at least two samples at times that the theory covers",
+        span,
+    )
     t = t_run[shared]
     weights = np.gradient(np.log(t))
     weights[[0, -1]] /= 2
@@ -112,16 +129,26 @@ def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Compari
     )
 
 
-def curves(name: str, given: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-    """(times [T], eigenvalues [T, d], loss [T], last snapshot or None) of a trajectory or of plain arrays.
+def curves(
+    name: str, given: Curves
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """(times [T], eigenvalues [T, d], loss [T], last snapshot or None) of a trajectory or of plain
+    arrays.
 
     Raises:
-        ValueError: times do not increase, shapes do not fit, or a curve is not finite; `name` says whose.
+        ValueError: times do not increase, shapes do not fit, or a curve is not finite; `name` says
+            whose.
     """
     if isinstance(given, Trajectory):
-        keep = slice(None) if given.result.name != "diverged" else slice(int(np.argmin(np.isfinite(given.loss))))
+        keep = (
+            slice(None)
+            if given.result.name != "diverged"
+            else slice(int(np.argmin(np.isfinite(given.loss))))
+        )
         times, values, loss = given.times[keep], given.eigenvalues[keep], given.loss[keep]
-        _check.require(len(times) > 1, name, "a run of at least two finite samples", f"one that {given.result}")
+        _check.require(
+            len(times) > 1, name, "a run of at least two finite samples", f"one that {given.result}"
+        )
         end = None if given.snapshots is None else np.asarray(given.snapshots)[-1]
     elif isinstance(given, dict):
         known = {"times", "eigenvalues"} <= given.keys()
@@ -129,13 +156,20 @@ def curves(name: str, given: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray
         times, values, loss, end = given["times"], given["eigenvalues"], given.get("loss"), None
     else:
         _check.require(
-            len(given) in (2, 3), name, "(times, eigenvalues) or (times, eigenvalues, loss)", str(len(given))
+            len(given) in (2, 3),
+            name,
+            "(times, eigenvalues) or (times, eigenvalues, loss)",
+            str(len(given)),
         )
         times, values, loss, end = given[0], given[1], given[2] if len(given) == 3 else None, None
     t = np.asarray(_check.real_array(f"{name} times", times, ndim=1), np.float64)
-    _check.require(t.size > 0 and bool((np.diff(t) > 0).all()), f"{name} times", "increasing numbers", t)
+    _check.require(
+        t.size > 0 and bool((np.diff(t) > 0).all()), f"{name} times", "increasing numbers", t
+    )
     values = np.asarray(_check.real_array(f"{name} eigenvalues", values, ndim=2), np.float64)
-    _check.require(len(values) == t.size, f"{name} eigenvalues", f"[{t.size}, d], a row for each time", values)
+    _check.require(
+        len(values) == t.size, f"{name} eigenvalues", f"[{t.size}, d], a row for each time", values
+    )
     loss = np.sum((1 - values) ** 2, axis=1) if loss is None else _loss(name, loss, t.size)
     return t, values, loss, end
 
@@ -148,7 +182,9 @@ def _loss(name: str, loss: Numbers, size: int) -> np.ndarray:
 
 def _interpolated(t: np.ndarray, known: np.ndarray, curves: np.ndarray) -> np.ndarray:
     if known[0] == 0:  # ln 0: the start stands a little before the first sample
-        known = np.concatenate([[min(t[0], known[1]) * 1e-3], known[1:]]) if known.size > 1 else known
+        known = (
+            np.concatenate([[min(t[0], known[1]) * 1e-3], known[1:]]) if known.size > 1 else known
+        )
     return np.stack([np.interp(np.log(t), np.log(known), curve) for curve in curves.T], axis=1)
 
 

@@ -1,4 +1,6 @@
-"""Eigenpairs: all of them by LAPACK in float64, or only the top k of an operator that is never formed."""
+"""Eigenpairs: all of them by LAPACK in float64, or only the top k of an operator that is never
+formed.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,20 +22,30 @@ class NotConvergedError(RuntimeError):
 
 
 class Eigenpairs(NamedTuple):
-    """The largest eigenvalues first, their orthonormal vectors as columns [m, k], and how well they were found."""
+    """The largest eigenvalues first, their orthonormal vectors as columns [m, k], and how well they
+    were found.
+    """
 
     values: Any
     vectors: Any
     residuals: Any
-    """‖G v − γ v‖ of each pair: |γ − a true eigenvalue| is at most this, and about its square over the gap."""
+    """‖G v − γ v‖ of each pair: |γ − a true eigenvalue| is at most this, and about its square over
+    the gap.
+    """
     lowest: Any
-    """The lowest Ritz value: an upper bound of the smallest eigenvalue, close to it only where that stands out."""
+    """The lowest Ritz value: an upper bound of the smallest eigenvalue, close to it only where that
+    stands out.
+    """
     products: int
     """How many times the operator met a block."""
 
 
-def descending(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
-    """All eigenpairs of a symmetric matrix, from the largest down, in float64; each vector's largest entry positive."""
+def descending(
+    matrix: Float[np.ndarray, "k k"],
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
+    """All eigenpairs of a symmetric matrix, from the largest down, in float64; each vector's
+    largest entry positive.
+    """
     values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
     return values[::-1], _signed(vectors[:, ::-1], np)
 
@@ -49,19 +61,20 @@ def top(
     seed: int = 0,
     max_products: int = 200,
 ) -> Eigenpairs:
-    """The k algebraically largest eigenpairs of a symmetric operator, by block Lanczos with thick restarts.
+    """The k algebraically largest eigenpairs of a symmetric operator, by block Lanczos with thick
+    restarts.
 
-    The Krylov space of a block of k + 8 random columns is kept fully orthogonal; after a few products its
-    Rayleigh-Ritz pairs are measured, and it restarts from the best of them until every residual
-    ‖G v − γ v‖ is at most tol · max|γ|.
+    The Krylov space of a block of k + 8 random columns is kept fully orthogonal; after a few
+    products its Rayleigh-Ritz pairs are measured, and it restarts from the best of them until every
+    residual ‖G v − γ v‖ is at most tol · max|γ|.
 
     Args:
-        operator: (operands, block [size, b]) -> [size, b], jittable; `operands` are passed as arrays and not
-            copied into the compiled program.
+        operator: (operands, block [size, b]) -> [size, b], jittable; `operands` are passed as
+            arrays and not copied into the compiled program.
         size: dimension m of the space.
         k: how many pairs, 1 ≤ k ≤ size.
-        tol: relative residual; 20 units of rounding of `dtype` at the least, which is the default in float32;
-            1e-9 in float64.
+        tol: relative residual; 20 units of rounding of `dtype` at the least, which is the default
+            in float32; 1e-9 in float64.
         seed: of the random start; another seed gives the same pairs to within the residuals.
         max_products: products with a block before it gives up.
 
@@ -85,7 +98,9 @@ def top(
         while filled + width <= blocks * width:
             basis, image, block = _extend(operator, operands, basis, image, block, filled)
             filled, products = filled + width, products + 1
-        basis, image, values, residuals, lowest = _rayleigh_ritz(operator, operands, basis, image, width)
+        basis, image, values, residuals, lowest = _rayleigh_ritz(
+            operator, operands, basis, image, width
+        )
         products += 1
         scale = jnp.maximum(jnp.maximum(jnp.abs(values[0]), jnp.abs(lowest)), jnp.finfo(dtype).tiny)
         worst = float(jnp.max(residuals[:k]) / scale)
@@ -109,10 +124,12 @@ def top_of_product(
     seed: int = 0,
     max_products: int = 100,
 ) -> Eigenpairs:
-    """The k largest eigenpairs S M u = γ u of a symmetric S and a positive semi-definite M, with uᵀ M u = 1.
+    """The k largest eigenpairs S M u = γ u of a symmetric S and a positive semi-definite M, with uᵀ
+    M u = 1.
 
-    S M is self-adjoint in M's inner product, so that no root of M is needed: the method of `top` there, in float64 on
-    the host. Each step meets M once, with a block; the M-images of all that is kept are kept with it.
+    S M is self-adjoint in M's inner product, so that no root of M is needed: the method of `top`
+    there, in float64 on the host. Each step meets M once, with a block; the M-images of all that is
+    kept are kept with it.
 
     Args:
         left: S applied to a block of columns [size, b]; cheap.
@@ -133,7 +150,9 @@ def top_of_product(
     # within the range of S M from the start: what M does not see would grow with every projection
     block = left(right(np.random.default_rng(seed).normal(size=(size, width))))
     block, image = _whitened(block, right(block))
-    _check.require(block.shape[1] > 0, "K", "a kernel that sees more than one direction", "zero, to rounding")
+    _check.require(
+        block.shape[1] > 0, "K", "a kernel that sees more than one direction", "zero, to rounding"
+    )
     basis, images = block[:, :0], image[:, :0]
     products, worst = 2, np.inf
     while products < max_products:
@@ -145,7 +164,9 @@ def top_of_product(
         lowest, values, rotation = values[0], values[::-1][:width], rotation[:, ::-1][:, :width]
         basis = basis @ rotation
         basis, images = _whitened(basis, right(basis))
-        _check.require(basis.shape[1] >= k, "modes", f"a number in 1 ... {basis.shape[1]}, the rank of K", k)
+        _check.require(
+            basis.shape[1] >= k, "modes", f"a number in 1 ... {basis.shape[1]}, the rank of K", k
+        )
         values, rotation = np.linalg.eigh(_symmetric(images.T @ left(images)))
         values, basis, images = values[::-1], basis @ rotation[:, ::-1], images @ rotation[:, ::-1]
         residual = left(images) - basis * values
@@ -169,11 +190,15 @@ def _symmetric(matrix: np.ndarray) -> np.ndarray:
 
 
 def _deflated(
-    block: np.ndarray, right: Callable[[np.ndarray], np.ndarray], basis: np.ndarray, images: np.ndarray
+    block: np.ndarray,
+    right: Callable[[np.ndarray], np.ndarray],
+    basis: np.ndarray,
+    images: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal columns in M's inner product, orthogonal to the basis, with their images under M.
 
-    M meets what is left after the projection, not the block before it: a difference of images would be rounding.
+    M meets what is left after the projection, not the block before it: a difference of images would
+    be rounding.
     """
     removed = np.zeros(block.shape[1])
     for _ in range(2):
@@ -186,19 +211,28 @@ def _deflated(
     return _whitened(block - basis @ weights, image - images @ weights, 1.0)
 
 
-def _whitened(block: np.ndarray, image: np.ndarray, scale: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal columns in M's inner product; what is rounding beside `scale`, or the largest, is dropped.
+def _whitened(
+    block: np.ndarray, image: np.ndarray, scale: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal columns in M's inner product; what is rounding beside `scale`, or the largest, is
+    dropped.
 
     Without a scale a direction in which M is negative is refused.
     """
     values, rotation = np.linalg.eigh(_symmetric(block.T @ image))
     top = np.max(np.abs(values), initial=0)
     if scale is None and top > 0:
-        # per unit of length: along a direction that M hardly sees a product, of any sign, can be rounding
+        # per unit of length: along a direction that M hardly sees a product, of any sign, can be
+        # rounding
         real = np.abs(values) > 1e-10 * top
         along = values[real] / np.sum((block @ rotation[:, real]) ** 2, axis=0)
         found = f"a direction in which it is {along.min():.1e}, against {along.max():.1e}"
-        _check.require(along.min() >= -1e-6 * np.abs(along).max(), "K", "a positive semi-definite kernel", found)
+        _check.require(
+            along.min() >= -1e-6 * np.abs(along).max(),
+            "K",
+            "a positive semi-definite kernel",
+            found,
+        )
     kept = values > max(1e-13 * top, 1e-20 * (scale or 0.0))
     rotation = rotation[:, kept] / np.sqrt(values[kept])
     return block @ rotation, image @ rotation
@@ -224,7 +258,9 @@ def _extend(
 
 
 def _orthonormal(block: Array, basis: Array) -> Array:
-    """Orthonormal columns orthogonal to the basis; projected twice, which is enough for full precision."""
+    """Orthonormal columns orthogonal to the basis; projected twice, which is enough for full
+    precision.
+    """
     for _ in range(2):
         block = block - basis @ (basis.T @ block)
         block = jnp.linalg.qr(block)[0]
@@ -237,7 +273,8 @@ def _rayleigh_ritz(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Ritz pairs of the space; the best `width` stay as its first columns.
 
-    They are orthonormalised and multiplied anew: rotating old products would add rounding at every restart.
+    They are orthonormalised and multiplied anew: rotating old products would add rounding at every
+    restart.
     """
     small = basis.T @ image
     values, rotation = jnp.linalg.eigh((small + small.T) / 2)

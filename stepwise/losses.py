@@ -1,8 +1,8 @@
 """Losses of joint embeddings, one formula a function, as their official code computes them.
 
-Each takes the embeddings of the two views [n, d], row i of one belonging to row i of the other, and returns a scalar;
-none of them divides a batch by devices, so that under `jit` on sharded embeddings the loss is that of the whole batch.
-bfloat16 and float16 are computed in float32.
+Each takes the embeddings of the two views [n, d], row i of one belonging to row i of the other, and
+returns a scalar; none of them divides a batch by devices, so that under `jit` on sharded embeddings
+the loss is that of the whole batch. bfloat16 and float16 are computed in float32.
 """
 
 from typing import Literal
@@ -17,11 +17,14 @@ from stepwise.types import Numbers, Real
 Scalar = Float[Array, ""]
 
 
-def barlow_twins(z1: Numbers, z2: Numbers, *, off_diagonal: Real = 0.0051, eps: Real = 1e-5) -> Scalar:
-    """Σ_i (C_ii − 1)² + off_diagonal Σ_{i≠j} C_ij², C = BN(z1)ᵀ BN(z2)/n (Zbontar et al. 2021, eq. 1).
+def barlow_twins(
+    z1: Numbers, z2: Numbers, *, off_diagonal: Real = 0.0051, eps: Real = 1e-5
+) -> Scalar:
+    """Σ_i (C_ii − 1)² + off_diagonal Σ_{i≠j} C_ij², C = BN(z1)ᵀ BN(z2)/n (Zbontar et al. 2021, eq.
+    1).
 
-    BN is a batch normalisation of each view without affine parameters: biased variance, and `eps` added to it, which
-    leaves embeddings much smaller than √eps as they are. d at full collapse.
+    BN is a batch normalisation of each view without affine parameters: biased variance, and `eps`
+    added to it, which leaves embeddings much smaller than √eps as they are. d at full collapse.
 
     Raises:
         ValueError: the embeddings are not matrices of one shape.
@@ -32,9 +35,14 @@ def barlow_twins(z1: Numbers, z2: Numbers, *, off_diagonal: Real = 0.0051, eps: 
 
 
 def barlow_twins_unnormalised(
-    z1: Numbers, z2: Numbers, *, off_diagonal: Real = 1.0, center: Literal["pooled", "per_view", "none"] = "pooled"
+    z1: Numbers,
+    z2: Numbers,
+    *,
+    off_diagonal: Real = 1.0,
+    center: Literal["pooled", "per_view", "none"] = "pooled",
 ) -> Scalar:
-    """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n) of centred embeddings: the theory's form (source, eq. 3 and 4).
+    """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n) of centred embeddings: the theory's form (source, eq.
+    3 and 4).
 
     The only one of these losses of which `laws.BarlowTwins` is the exact law; d at full collapse.
 
@@ -58,14 +66,16 @@ def barlow_twins_unnormalised(
 
 
 def simclr(z1: Numbers, z2: Numbers, *, temperature: Real = 0.1, eps: Real = 1e-12) -> Scalar:
-    """NT-Xent (Chen et al. 2020, eq. 1): mean cross entropy over one view's anchors plus that over the other's.
+    """NT-Xent (Chen et al. 2020, eq. 1): mean cross entropy over one view's anchors plus that over
+    the other's.
 
-    Of anchor i among the 2n − 1 other embeddings, u = z/max(‖z‖, √eps): −ln softmax(u_i · u_j / temperature) at its
-    positive. As in the official code the two views' means are added, which is twice the mean over 2n of many ports.
-    2 ln(2n − 1) at full collapse.
+    Of anchor i among the 2n − 1 other embeddings, u = z/max(‖z‖, √eps): −ln softmax(u_i · u_j /
+    temperature) at its positive. As in the official code the two views' means are added, which is
+    twice the mean over 2n of many ports. 2 ln(2n − 1) at full collapse.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape, or the temperature is not positive.
+        ValueError: the embeddings are not matrices of one shape, or the temperature is not
+            positive.
     """
     z1, z2 = _pair(z1, z2)
     _require_positive("temperature", temperature)
@@ -85,11 +95,12 @@ def vicreg(
     covariance: Real = 1.0,
     eps: Real = 1e-4,
 ) -> Scalar:
-    """invariance · MSE + variance · ½ Σ_views mean_j max(0, 1 − std_j) + covariance · Σ_views Σ_{i≠j} Cov_ij²/d.
+    """invariance · MSE + variance · ½ Σ_views mean_j max(0, 1 − std_j) + covariance · Σ_views
+    Σ_{i≠j} Cov_ij²/d.
 
-    Bardes et al. 2022, eq. 1 to 6, as the official code has it: MSE is the mean over n·d, std = √(var + eps), variance
-    and covariance divide by n − 1, and the term of the variances is halved, which the paper does not do.
-    variance · (1 − √eps) at full collapse: 24.75.
+    Bardes et al. 2022, eq. 1 to 6, as the official code has it: MSE is the mean over n·d, std =
+    √(var + eps), variance and covariance divide by n − 1, and the term of the variances is halved,
+    which the paper does not do. variance · (1 − √eps) at full collapse: 24.75.
 
     Raises:
         ValueError: the embeddings are not matrices of one shape with at least two rows.
@@ -105,11 +116,12 @@ def vicreg(
 def spectral_contrastive(z1: Numbers, z2: Numbers, *, mu: Real = 1.0) -> Scalar:
     """[−2 mean_i z1_i·z2_i + Σ_{i≠j} (z1_i·z2_j)²/(n(n − 1))]/mu, z clipped to ‖z‖ ≤ √mu.
 
-    HaoChen et al. 2021, eq. 6, and their code's clipping; mu is 1 for CIFAR and 10 for larger images. At full collapse
-    to a vector of norm √mu it is mu − 2.
+    HaoChen et al. 2021, eq. 6, and their code's clipping; mu is 1 for CIFAR and 10 for larger
+    images. At full collapse to a vector of norm √mu it is mu − 2.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape with at least two rows, or mu is not positive.
+        ValueError: the embeddings are not matrices of one shape with at least two rows, or mu is
+            not positive.
     """
     z1, z2 = _pair(z1, z2, rows=2)
     _require_positive("mu", mu)
@@ -122,15 +134,22 @@ def spectral_contrastive(z1: Numbers, z2: Numbers, *, mu: Real = 1.0) -> Scalar:
 
 
 def byol(
-    p1: Numbers, p2: Numbers, z1: Numbers | None = None, z2: Numbers | None = None, *, eps: Real = 1e-12
+    p1: Numbers,
+    p2: Numbers,
+    z1: Numbers | None = None,
+    z2: Numbers | None = None,
+    *,
+    eps: Real = 1e-12,
 ) -> Scalar:
-    """mean_i ‖u(p1_i) − u(z2_i)‖² + ‖u(p2_i) − u(z1_i)‖², u(z) = z/max(‖z‖, √eps) (Grill et al. 2020, eq. 2).
+    """mean_i ‖u(p1_i) − u(z2_i)‖² + ‖u(p2_i) − u(z1_i)‖², u(z) = z/max(‖z‖, √eps) (Grill et al.
+    2020, eq. 2).
 
     Both directions are added; no gradient goes through z. 0, its minimum, at full collapse.
 
     Args:
         p1, p2: the online network's predictions of the two views [n, d].
-        z1, z2: the target network's projections of them; by default p1 and p2 themselves, held fixed.
+        z1, z2: the target network's projections of them; by default p1 and p2 themselves, held
+            fixed.
 
     Raises:
         ValueError: the embeddings are not matrices of one shape.
@@ -141,7 +160,12 @@ def byol(
 
 
 def simsiam(
-    p1: Numbers, p2: Numbers, z1: Numbers | None = None, z2: Numbers | None = None, *, eps: Real = 1e-16
+    p1: Numbers,
+    p2: Numbers,
+    z1: Numbers | None = None,
+    z2: Numbers | None = None,
+    *,
+    eps: Real = 1e-16,
 ) -> Scalar:
     """−½ mean_i [cos(p1_i, z2_i) + cos(p2_i, z1_i)], no gradient through z (Chen & He 2021, eq. 2).
 
@@ -159,7 +183,9 @@ def simsiam(
     return -jnp.mean(jnp.sum(cosines, axis=1)) / 2
 
 
-def _pair(z1: Numbers, z2: Numbers, rows: int = 1, names: tuple[str, str] = ("z1", "z2")) -> tuple[Array, Array]:
+def _pair(
+    z1: Numbers, z2: Numbers, rows: int = 1, names: tuple[str, str] = ("z1", "z2")
+) -> tuple[Array, Array]:
     arrays = []
     for name, z in zip(names, (z1, z2), strict=True):
         z = jnp.asarray(z)
@@ -167,11 +193,18 @@ def _pair(z1: Numbers, z2: Numbers, rows: int = 1, names: tuple[str, str] = ("z1
         fits = z.ndim == 2 and z.shape[0] >= rows and z.shape[1] > 0
         _check.require(fits, name, f"embeddings [n, d] with n at least {rows}", z)
         arrays.append(z.astype(jnp.promote_types(z.dtype, jnp.float32)))
-    _check.require(arrays[1].shape == arrays[0].shape, names[1], f"shape {list(arrays[0].shape)} as {names[0]}", z2)
+    _check.require(
+        arrays[1].shape == arrays[0].shape,
+        names[1],
+        f"shape {list(arrays[0].shape)} as {names[0]}",
+        z2,
+    )
     return arrays[0], arrays[1]
 
 
-def _targets(p1: Numbers, p2: Numbers, z1: Numbers | None, z2: Numbers | None) -> tuple[Array, Array]:
+def _targets(
+    p1: Numbers, p2: Numbers, z1: Numbers | None, z2: Numbers | None
+) -> tuple[Array, Array]:
     z1, z2 = p1 if z1 is None else z1, p2 if z2 is None else z2
     shape = jnp.shape(p1)
     _check.require(jnp.shape(z1) == shape, "z1", f"shape {list(shape)} as p1", z1)

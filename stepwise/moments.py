@@ -22,8 +22,8 @@ class Moments:
     """Means and uncentred second moments of n positive pairs, in float64 on the host.
 
     Γ = (1/2n) Σ_i x_i x'_iᵀ + x'_i x_iᵀ (source, eq. 3) is symmetric and, with m = (x + x')/2 and
-    δ = (x − x')/2, equals E[m mᵀ] − E[δ δᵀ]: a negative mode is one in which the augmentation varies more than
-    the signal. Σ = (1/2n) Σ_i x_i x_iᵀ + x'_i x'_iᵀ is what one view varies by.
+    δ = (x − x')/2, equals E[m mᵀ] − E[δ δᵀ]: a negative mode is one in which the augmentation
+    varies more than the signal. Σ = (1/2n) Σ_i x_i x_iᵀ + x'_i x'_iᵀ is what one view varies by.
 
     The fields hold the moments about `shift`, so that a large mean costs no digits.
     """
@@ -35,8 +35,11 @@ class Moments:
     gamma: Float[np.ndarray, "m m"]
     sigma: Float[np.ndarray, "m m"]
 
-    def centred(self, center: Center = "pooled") -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, "m m"]]:
-        """Γ and Σ about the pooled mean of the 2n views, about each view's own mean, or about the origin.
+    def centred(
+        self, center: Center = "pooled"
+    ) -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, "m m"]]:
+        """Γ and Σ about the pooled mean of the 2n views, about each view's own mean, or about the
+        origin.
 
         Γ_c = Γ − (μ μ'ᵀ + μ' μᵀ)/2 for per-view means μ and μ'; for the pooled mean the same with
         μ̄ = (μ + μ')/2 in place of both.
@@ -60,7 +63,9 @@ class Moments:
         n = self.n_pairs + other.n_pairs
         p, q = self.n_pairs / n, other.n_pairs / n
         fields = ("mean", "mean2", "gamma", "sigma")
-        return replace(self, n_pairs=n, **{f: p * getattr(self, f) + q * getattr(other, f) for f in fields})
+        return replace(
+            self, n_pairs=n, **{f: p * getattr(self, f) + q * getattr(other, f) for f in fields}
+        )
 
     def _about(self, shift: Float[np.ndarray, " m"]) -> "Moments":
         step = shift - self.shift
@@ -80,8 +85,8 @@ class Moments:
 def of_pairs(x: Numbers, x2: Numbers) -> Moments:
     """The moments of one batch of pairs x, x2 [n, ...] (flattened to [n, m]).
 
-    The products are taken in the inputs' own precision (float32 at least), on all local devices when the pairs
-    divide among them, about the batch's pooled mean.
+    The products are taken in the inputs' own precision (float32 at least), on all local devices
+    when the pairs divide among them, about the batch's pooled mean.
 
     Raises:
         ValueError: the views differ in shape, hold no pair, or are not finite.
@@ -105,7 +110,8 @@ def of_pairs(x: Numbers, x2: Numbers) -> Moments:
 
 
 def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
-    """The moments of a stream of batches (x, x2), one batch in memory at a time, whatever their sizes.
+    """The moments of a stream of batches (x, x2), one batch in memory at a time, whatever their
+    sizes.
 
     Raises:
         ValueError: the stream is empty, or a batch's inputs have another size than the first one's.
@@ -115,7 +121,12 @@ def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
         part = of_pairs(x, x2)
         if total is not None:
             m = total.shift.size
-            _check.require(part.shift.size == m, "batches", f"inputs of size {m} as in the first batch", part.shift)
+            _check.require(
+                part.shift.size == m,
+                "batches",
+                f"inputs of size {m} as in the first batch",
+                part.shift,
+            )
         total = part if total is None else total.merged(part)
     if total is None:
         raise ValueError("batches: expected at least one batch of pairs, received none")
@@ -123,7 +134,9 @@ def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
 
 
 def flat_pair(x: Numbers, x2: Numbers) -> tuple[Array, Array]:
-    """Both views as float matrices [n, m] of one dtype, the widest of the two and float32 at least; refuses misfits."""
+    """Both views as float matrices [n, m] of one dtype, the widest of the two and float32 at least;
+    refuses misfits.
+    """
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x.ndim >= 1 and x.size > 0, "x", "at least one view with at least one number", x)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)

@@ -1,12 +1,15 @@
-"""neural-tangents on today's JAX: importing this module makes `import neural_tangents` work. Its only importer here.
+"""neural-tangents on today's JAX: importing this module makes `import neural_tangents` work. Its
+only importer here.
 
-neural-tangents 0.6.5, the last release (February 2024), imports names that JAX has moved since. They are put where it
-looks for them while it is imported, and taken away again; what JAX still has is not touched. TensorFlow, which
-it declares for a front end of its own (`neural_tangents.experimental`), is never imported.
+neural-tangents 0.6.5, the last release (February 2024), imports names that JAX has moved since.
+They are put where it looks for them while it is imported, and taken away again; what JAX still has
+is not touched. TensorFlow, which it declares for a front end of its own
+(`neural_tangents.experimental`), is never imported.
 
-stax kernels, `nt.batch`, `nt.predict`, and empirical kernels by Jacobian contraction and NTK-vector products work
-(Novak et al., *Neural Tangents*, ICLR 2020; *Fast Finite Width NTK*, ICML 2022). Structured derivatives and the
-automatic choice between the three need more of the old JAX, and do not.
+stax kernels, `nt.batch`, `nt.predict`, and empirical kernels by Jacobian contraction and NTK-vector
+products work (Novak et al., *Neural Tangents*, ICLR 2020; *Fast Finite Width NTK*, ICML 2022).
+Structured derivatives and the automatic choice between the three need more of the old JAX, and do
+not.
 """
 
 import importlib
@@ -33,8 +36,14 @@ def _found(source: str, name: str) -> Any:
 
 def _missing() -> dict[str, dict[str, Any]]:
     """Module → name → what stands for it: only names that this JAX does not have there."""
-    core = {name: _found("jax.extend.core", name) for name in ("Jaxpr", "JaxprEqn", "Literal", "Var", "Primitive")}
-    core |= {name: _found("jax._src.core", name) for name in ("Value", "ShapedArray", "AbstractValue", "eval_context")}
+    core = {
+        name: _found("jax.extend.core", name)
+        for name in ("Jaxpr", "JaxprEqn", "Literal", "Var", "Primitive")
+    }
+    core |= {
+        name: _found("jax._src.core", name)
+        for name in ("Value", "ShapedArray", "AbstractValue", "eval_context")
+    }
     wanted = {
         "jax.core": core,
         "jax.util": {name: _found("jax._src.util", name) for name in ("safe_map", "safe_zip")},
@@ -57,7 +66,8 @@ def _restored() -> Iterator[None]:
             setattr(jax, module.removeprefix("jax."), stand_in)
             undo.append((jax, module.removeprefix("jax.")))
         for name, value in names.items():
-            # JAX's own modules answer for a removed name with an AttributeError of theirs; ours is found first
+            # JAX's own modules answer for a removed name with an AttributeError of theirs; ours is
+            # found first
             if value is not None:
                 setattr(sys.modules[module], name, value)
                 undo.append((sys.modules[module], name))
@@ -71,7 +81,9 @@ def _restored() -> Iterator[None]:
 
 
 def _import() -> ModuleType:
-    front_end = ModuleType("neural_tangents.experimental", "TensorFlow's front end: not imported by stepwise.")
+    front_end = ModuleType(
+        "neural_tangents.experimental", "TensorFlow's front end: not imported by stepwise."
+    )
     sys.modules.setdefault(front_end.__name__, front_end)
     try:
         with _restored():
@@ -82,7 +94,8 @@ def _import() -> ModuleType:
         for name in [name for name in sys.modules if name.partition(".")[0] == "neural_tangents"]:
             del sys.modules[name]
         raise ImportError(
-            f"neural-tangents cannot be imported with JAX {jax.__version__}: {error}. It is known to work with JAX "
+            f"neural-tangents cannot be imported with JAX {jax.__version__}: {error}. It is known "
+            f"to work with JAX "
             f"{TESTED}: install one of those, or add the name to stepwise/neural_tangents.py"
         ) from error
 

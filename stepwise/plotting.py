@@ -1,4 +1,6 @@
-"""Drawing trajectories: experiment solid, theory dashed, one colour a mode. The only importer of matplotlib here."""
+"""Drawing trajectories: experiment solid, theory dashed, one colour a mode. The only importer of
+matplotlib here.
+"""
 
 import io
 import os
@@ -54,7 +56,9 @@ def plain(text: str) -> str:
 
 
 def mode_colours(d: int) -> np.ndarray:
-    """A colour for each mode [d, 4], dark for the first and light for the last: viridis, in order without hue."""
+    """A colour for each mode [d, 4], dark for the first and light for the last: viridis, in order
+    without hue.
+    """
     # from 0.12: theory's dark dashes have to be seen on the first mode too
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0.12, 0.92, max(d, 1))))
 
@@ -66,7 +70,9 @@ def loss(
     steps: Numbers | None = None,
     label: str = "loss  ‖C − I‖²",
 ) -> None:
-    """Loss against time on a logarithmic axis: solid experiment, dashed theory, a line at each predicted step."""
+    """Loss against time on a logarithmic axis: solid experiment, dashed theory, a line at each
+    predicted step.
+    """
     t, _, values, _ = curves("experiment", experiment)
     ax.plot(t[t > 0], values[t > 0], color=BLUE, label="experiment")
     if theory is not None:
@@ -79,8 +85,12 @@ def loss(
         ax.legend(loc="lower left")
 
 
-def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None) -> None:
-    """Eigenvalues of C against time, a colour a mode: solid experiment, dashed theory, predicted steps as lines."""
+def eigenvalues(
+    ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None
+) -> None:
+    """Eigenvalues of C against time, a colour a mode: solid experiment, dashed theory, predicted
+    steps as lines.
+    """
     t, values, _, _ = curves("experiment", experiment)
     colours = mode_colours(values.shape[1])
     _step_lines(ax, steps)
@@ -97,8 +107,12 @@ def eigenvalues(ax: Axes, experiment: Curves, theory: Curves | None = None, step
         ax.legend(loc="center left")
 
 
-def pictures(axes: list[Axes], images: Numbers, titles: list[str], colours: np.ndarray | None = None) -> None:
-    """Signed pictures [k, h, w, c], zero as mid-grey, each stretched to its own largest entry, titled in its colour."""
+def pictures(
+    axes: list[Axes], images: Numbers, titles: list[str], colours: np.ndarray | None = None
+) -> None:
+    """Signed pictures [k, h, w, c], zero as mid-grey, each stretched to its own largest entry,
+    titled in its colour.
+    """
     images = np.asarray(images)
     for i, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         picture = 0.5 + 0.5 * images[i] / np.abs(images[i]).max()
@@ -112,11 +126,17 @@ def pictures(axes: list[Axes], images: Numbers, titles: list[str], colours: np.n
 
 
 def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> None:
-    """Write folder/name.png and folder/name.pdf, each under a temporary name that is then renamed; close the figure."""
+    """Write folder/name.png and folder/name.pdf, each under a temporary name that is then renamed;
+    close the figure.
+    """
     for suffix in ("png", "pdf"):
         temporary = Path(folder) / f".{name}.{uuid.uuid4().hex}"
         try:
-            fig.savefig(temporary, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            fig.savefig(
+                temporary,
+                format=suffix,
+                metadata={"CreationDate": None} if suffix == "pdf" else None,
+            )
             temporary.replace(Path(folder) / f"{name}.{suffix}")
         finally:
             temporary.unlink(missing_ok=True)
@@ -133,12 +153,16 @@ def vector(fig: Figure) -> bytes:
 
 
 def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:
-    """Logarithmic time, with room on the first plateau for a legend, where two things are told apart."""
+    """Logarithmic time, with room on the first plateau for a legend, where two things are told
+    apart.
+    """
     first = t[t > 0][:1] / (3 if beside else 1)
     ax.set(xscale="log", xlabel="time t = learning rate × step")
     if first.size and first[0] < t[-1]:
         ax.set_xlim(first[0], t[-1])
-        if t[-1] < 100 * first[0]:  # else the ticks between powers of ten are all labelled, one over the other
+        if (
+            t[-1] < 100 * first[0]
+        ):  # else the ticks between powers of ten are all labelled, one over the other
             ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(ticker.NullFormatter())
@@ -147,4 +171,6 @@ def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:
 def _step_lines(ax: Axes, steps: Numbers | None) -> None:
     steps = [] if steps is None else np.asarray(steps)
     for i, step in enumerate(s for s in steps if np.isfinite(s)):
-        ax.axvline(step, color="0.75", lw=0.8, zorder=0, label="predicted steps" if i == 0 else None)
+        ax.axvline(
+            step, color="0.75", lw=0.8, zorder=0, label="predicted steps" if i == 0 else None
+        )

@@ -1,4 +1,6 @@
-"""What a frozen representation is good for: nearest neighbours and a linear read-out, by scikit-learn."""
+"""What a frozen representation is good for: nearest neighbours and a linear read-out, by
+scikit-learn.
+"""
 
 import warnings
 from typing import Any
@@ -19,7 +21,9 @@ def features(encoder: Encoder, pixels: Numbers, *, batch_size: Whole = 256) -> n
     Raises:
         ValueError: pixels are not uint8 [n, h, w, c], or this is no `models.Encoder`.
     """
-    _check.require(hasattr(encoder, "everything"), "encoder", "a models.Encoder", type(encoder).__name__)
+    _check.require(
+        hasattr(encoder, "everything"), "encoder", "a models.Encoder", type(encoder).__name__
+    )
     fits = getattr(pixels, "dtype", None) == np.uint8 and np.ndim(pixels) == 4 and len(pixels) > 0
     _check.require(fits, "pixels", "uint8 [n, h, w, c]", pixels)
     encoder.eval()
@@ -33,7 +37,9 @@ def features(encoder: Encoder, pixels: Numbers, *, batch_size: Whole = 256) -> n
     out = []
     for i in range(0, len(pixels), batch_size):
         batch = np.asarray(pixels[i : i + batch_size])
-        filled = np.pad(batch, ((0, min(batch_size, len(pixels)) - len(batch)), (0, 0), (0, 0), (0, 0)))
+        filled = np.pad(
+            batch, ((0, min(batch_size, len(pixels)) - len(batch)), (0, 0), (0, 0), (0, 0))
+        )
         out.append(np.asarray(forward(state, filled))[: len(batch)])
     return np.concatenate(out)
 
@@ -47,7 +53,8 @@ def knn_accuracy(
     k: Whole = 20,
     temperature: Real = 0.07,
 ) -> float:
-    """Share of test rows whose k nearest train rows vote for their class, in cosine, each weighing e^{cos/temperature}.
+    """Share of test rows whose k nearest train rows vote for their class, in cosine, each weighing
+    e^{cos/temperature}.
 
     Wu et al. 2018; k and temperature as in the SSL literature, k = 200 there for ImageNet.
 
@@ -56,16 +63,26 @@ def knn_accuracy(
     """
     train, train_labels, test, test_labels = _sets(train, train_labels, test, test_labels)
     _check.require(1 <= k <= len(train), "k", f"a number in 1 ... {len(train)}, the train rows", k)
-    from sklearn.neighbors import KNeighborsClassifier  # here: it takes seconds, and every `runs` would wait for it
+    from sklearn.neighbors import (
+        KNeighborsClassifier,
+    )  # here: it takes seconds, and every `runs` would wait for it
 
-    found = KNeighborsClassifier(int(k), metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
+    found = KNeighborsClassifier(
+        int(k), metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature)
+    )
     return float(found.fit(train, train_labels).score(test, test_labels))
 
 
 def linear_accuracy(
-    train: Numbers, train_labels: Numbers, test: Numbers, test_labels: Numbers, *, penalty: Real = 1.0
+    train: Numbers,
+    train_labels: Numbers,
+    test: Numbers,
+    test_labels: Numbers,
+    *,
+    penalty: Real = 1.0,
 ) -> float:
-    """Share of test rows that a multinomial logistic regression on standardised train rows gets right.
+    """Share of test rows that a multinomial logistic regression on standardised train rows gets
+    right.
 
     Raises:
         ValueError: rows, labels and widths do not fit.
@@ -82,12 +99,21 @@ def linear_accuracy(
         return float(model.fit(train, train_labels).score(test, test_labels))
 
 
-def _sets(train: Numbers, train_labels: Numbers, test: Numbers, test_labels: Numbers) -> tuple[Any, ...]:
+def _sets(
+    train: Numbers, train_labels: Numbers, test: Numbers, test_labels: Numbers
+) -> tuple[Any, ...]:
     out = []
     for name, rows, labels in (("train", train, train_labels), ("test", test, test_labels)):
         rows = np.asarray(_check.real_array(name, rows, ndim=2))
         labels = np.asarray(labels)
-        _check.require(labels.shape == (len(rows),), f"{name}_labels", f"[{len(rows)}], one a row of {name}", labels)
+        _check.require(
+            labels.shape == (len(rows),),
+            f"{name}_labels",
+            f"[{len(rows)}], one a row of {name}",
+            labels,
+        )
         out += [rows, labels]
-    _check.require(out[2].shape[1] == out[0].shape[1], "test", f"{out[0].shape[1]} columns as train", out[2])
+    _check.require(
+        out[2].shape[1] == out[0].shape[1], "test", f"{out[0].shape[1]} columns as train", out[2]
+    )
     return tuple(out)

@@ -1,7 +1,8 @@
-"""What a computation leaves behind: numbers, settings, arrays and a drawing, each file written whole or not at all.
+"""What a computation leaves behind: numbers, settings, arrays and a drawing, each file written
+whole or not at all.
 
-Figures and the command line write the same: summary.json (numbers, seconds, versions, device, commit), config.json,
-arrays.npz, and figure.png with figure.pdf.
+Figures and the command line write the same: summary.json (numbers, seconds, versions, device,
+commit), config.json, arrays.npz, and figure.png with figure.pdf.
 """
 
 import importlib.metadata
@@ -20,7 +21,17 @@ from stepwise import _check, _npz, plotting
 from stepwise.plotting import Figure
 from stepwise.types import Real
 
-PACKAGES = ("stepwise", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn", "matplotlib")
+PACKAGES = (
+    "stepwise",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "diffrax",
+    "numpy",
+    "scikit-learn",
+    "matplotlib",
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -34,12 +45,16 @@ def write(
     seconds: Real,
     figure: Figure,
 ) -> str:
-    """All of it into one folder, made where it is not there, and a line that names it; the figure is closed."""
+    """All of it into one folder, made where it is not there, and a line that names it; the figure
+    is closed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _npz.write(folder / "arrays.npz", kind, arrays, {})
     write_json(folder / "config.json", config)
     plotting.save(figure, folder)
-    write_json(folder / "summary.json", {"seconds": seconds} | circumstances() | {"numbers": numbers})
+    write_json(
+        folder / "summary.json", {"seconds": seconds} | circumstances() | {"numbers": numbers}
+    )
     return f"{folder}/summary.json, arrays.npz, config.json, figure.png, figure.pdf"
 
 
@@ -55,7 +70,9 @@ def require_writable(name: str, folder: Path) -> None:
 
 
 def circumstances() -> dict[str, Any]:
-    """What a number depends on beside its settings: versions, device, cores, and the commit where this is a clone."""
+    """What a number depends on beside its settings: versions, device, cores, and the commit where
+    this is a clone.
+    """
     device = jax.devices()[0]
     where = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
     return {"versions": versions(), **where, "commit": _commit()}
@@ -63,11 +80,15 @@ def circumstances() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of the packages that numbers depend on, and of Python."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {name: importlib.metadata.version(name) for name in PACKAGES} | {
+        "python": platform.python_version()
+    }
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Strict JSON under a temporary name that is then renamed: infinities and NaN are null, arrays lists."""
+    """Strict JSON under a temporary name that is then renamed: infinities and NaN are null, arrays
+    lists.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -1,4 +1,6 @@
-"""The log of a training run: arrays for trajectory and checkpoints, JSON lines and TensorBoard events to look at."""
+"""The log of a training run: arrays for trajectory and checkpoints, JSON lines and TensorBoard
+events to look at.
+"""
 
 import json
 import os
@@ -28,10 +30,16 @@ class RunLog:
     """
 
     def __init__(
-        self, at: Numbers, times: Numbers, first: dict[str, Any], folder: str | os.PathLike[str] | None = None
+        self,
+        at: Numbers,
+        times: Numbers,
+        first: dict[str, Any],
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
         self.at, self.times = np.asarray(at, np.int64), np.asarray(times, np.float64)
-        self._arrays = {name: np.full((len(self.at), *np.shape(value)), np.nan) for name, value in first.items()}
+        self._arrays = {
+            name: np.full((len(self.at), *np.shape(value)), np.nan) for name, value in first.items()
+        }
         self._done = 0
         self._folder = None if folder is None or jax.process_index() != 0 else Path(folder)
         self._writer: SummaryWriter | None = None
@@ -39,7 +47,9 @@ class RunLog:
 
     def add(self, measured: dict[str, Any]) -> None:
         """What was measured at the next sample."""
-        _check.require(self._done < len(self.at), "measured", f"at most {len(self.at)} samples", "another one")
+        _check.require(
+            self._done < len(self.at), "measured", f"at most {len(self.at)} samples", "another one"
+        )
         for name, array in self._arrays.items():
             array[self._done] = measured[name]
         self._done += 1
@@ -48,7 +58,9 @@ class RunLog:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """A copy of everything so far, NaN where nothing was measured yet, as `load` takes it."""
-        return {name: array.copy() for name, array in self._arrays.items()} | {"done": np.asarray(self._done)}
+        return {name: array.copy() for name, array in self._arrays.items()} | {
+            "done": np.asarray(self._done)
+        }
 
     def load(self, arrays: dict[str, Any]) -> None:
         """Go on from what `arrays` gave."""
@@ -57,14 +69,18 @@ class RunLog:
             self._arrays[name] = np.array(arrays[name])
 
     def open(self) -> None:
-        """Begin to write: log.jsonl from the start (a run that was killed may have written more than it kept)."""
+        """Begin to write: log.jsonl from the start (a run that was killed may have written more
+        than it kept).
+        """
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         whole, new = self._folder / "log.jsonl", self._folder / f".log.{uuid.uuid4().hex}"
         new.write_text("".join(self._line(i) for i in range(self._done)))
         new.replace(whole)
-        self._writer = SummaryWriter(str(self._folder / "events"), purge_step=int(self.at[self._done - 1]) + 1)
+        self._writer = SummaryWriter(
+            str(self._folder / "events"), purge_step=int(self.at[self._done - 1]) + 1
+        )
         if self._done == 1:
             self._events(0)
 

@@ -1,4 +1,6 @@
-"""Training runs by their configuration, kept under runs/HASH-OF-CONFIG: who asks for the same training shares it."""
+"""Training runs by their configuration, kept under runs/HASH-OF-CONFIG: who asks for the same
+training shares it.
+"""
 
 import hashlib
 import json
@@ -24,7 +26,13 @@ from stepwise.dynamics.plan import Objective, Plan
 from stepwise.dynamics.training import Trained
 
 Method = Literal[
-    "barlow_twins_unnormalised", "barlow_twins", "simclr", "vicreg", "spectral_contrastive", "byol", "simsiam"
+    "barlow_twins_unnormalised",
+    "barlow_twins",
+    "simclr",
+    "vicreg",
+    "spectral_contrastive",
+    "byol",
+    "simsiam",
 ]
 OBJECTIVES: dict[str, Objective] = {
     "barlow_twins_unnormalised": Objective(losses.barlow_twins_unnormalised),
@@ -41,12 +49,15 @@ LOG = logging.getLogger(__name__)
 ELSEWHERE = ("data", "data_dir", "split")
 """Fields that say where images lie; which images they are is said by their pixels."""
 SETTLED = 100
-"""Batches after which running statistics, a tenth of a batch each, have forgotten where they began."""
+"""Batches after which running statistics, a tenth of a batch each, have forgotten where they began.
+"""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every knob of a training run; the defaults are those of a small ResNet that two cores train in minutes."""
+    """Every knob of a training run; the defaults are those of a small ResNet that two cores train
+    in minutes.
+    """
 
     data: str = "photos"
     """photos, cifar10, stl10, folder:PATH or npz:PATH."""
@@ -78,7 +89,9 @@ class Config:
     start_of: Literal["head", "all"] = "head"
     """Which weights it shrinks: the head's last layer, or all."""
     offset: float = 0.0
-    """Norm of the head's bias at the start, the small start of SimCLR (`models.offset_start`); 0: no bias."""
+    """Norm of the head's bias at the start, the small start of SimCLR (`models.offset_start`); 0:
+    no bias.
+    """
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     """lars leaves biases and normalisations alone, as does adamw's decay."""
     lr: float = 0.004
@@ -100,23 +113,34 @@ class Config:
     checkpoint_every: int = 200
     """Steps."""
     snapshots: int = 0
-    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and that at step 0."""
+    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and
+    that at step 0.
+    """
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no run could use, before anything is loaded."""
-        known = {"method": OBJECTIVES, "recipe": views.RECIPES, "optimiser": ("sgd", "lars", "adam", "adamw")}
+        known = {
+            "method": OBJECTIVES,
+            "recipe": views.RECIPES,
+            "optimiser": ("sgd", "lars", "adam", "adamw"),
+        }
         for name, names in known.items():
             value = getattr(self, name)
             _check.require(value in names, name, f"one of {sorted(names)}", repr(value))
         for name in ("blocks", "head", "predictor"):
             value = getattr(self, name)
-            fits = isinstance(value, tuple) and all(isinstance(each, int) and each > 0 for each in value)
+            fits = isinstance(value, tuple) and all(
+                isinstance(each, int) and each > 0 for each in value
+            )
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        from_one, from_zero = ("n_images", "side", "width", "steps"), ("warmup", "snapshots", "seed")
+        from_one, from_zero = (
+            ("n_images", "side", "width", "steps"),
+            ("warmup", "snapshots", "seed"),
+        )
         for name in (*from_one, *from_zero):
             least = 1 if name in from_one else 0
             value = getattr(self, name)
@@ -132,8 +156,11 @@ class Config:
         _check.require(fits, "temperature", "None but for simclr", self.temperature)
 
 
-def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool = False) -> Trained:
-    """The run of a configuration: read if it is finished, gone on with if it was stopped, begun otherwise.
+def train(
+    config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool = False
+) -> Trained:
+    """The run of a configuration: read if it is finished, gone on with if it was stopped, begun
+    otherwise.
 
     One that another version of the code trained is used too, with a warning.
 
@@ -171,16 +198,28 @@ def train(config: Config, *, root: str | os.PathLike[str] = "runs", progress: bo
 def _code() -> str:
     """A hash of the modules that a run's numbers depend on."""
     here, found = Path(__file__).parent, hashlib.sha256()
-    names = ["losses.py", "views.py", "augment.py", "models/*.py", "dynamics/plan.py", "dynamics/step.py"]
-    for path in sorted(path for name in [*names, "dynamics/training.py"] for path in here.glob(name)):
+    names = [
+        "losses.py",
+        "views.py",
+        "augment.py",
+        "models/*.py",
+        "dynamics/plan.py",
+        "dynamics/step.py",
+    ]
+    for path in sorted(
+        path for name in [*names, "dynamics/training.py"] for path in here.glob(name)
+    ):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
 
 
 def settled(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
-    """The encoder with the running batch statistics of these images, in place, in evaluation mode."""
+    """The encoder with the running batch statistics of these images, in place, in evaluation
+    mode."""
     forward, params, stats = models.stateful(encoder)
-    settle = jax.jit(lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2])
+    settle = jax.jit(
+        lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2]
+    )
     size = min(256, len(pixels))
     starts = range(0, len(pixels) - size + 1, size)
     for _ in range(-(-SETTLED // len(starts))):
@@ -191,21 +230,31 @@ def settled(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
 
 
 def knn(
-    config: Config, trained: nnx.Module, *, root: str | os.PathLike[str] = "runs", n_test: int = 2000, k: int = 20
+    config: Config,
+    trained: nnx.Module,
+    *,
+    root: str | os.PathLike[str] = "runs",
+    n_test: int = 2000,
+    k: int = 20,
 ) -> dict[str, float] | None:
-    """Nearest-neighbour accuracy on the test split, of the run's own images as neighbours; None without labels.
+    """Nearest-neighbour accuracy on the test split, of the run's own images as neighbours; None
+    without labels.
 
-    Of a trained encoder's backbone, beside two that learned nothing: the raw pixels, and the same network at its start
-    with batch statistics of these images (`probes.knn_accuracy`). Kept with the run, for these parameters.
+    Of a trained encoder's backbone, beside two that learned nothing: the raw pixels, and the same
+    network at its start with batch statistics of these images (`probes.knn_accuracy`). Kept with
+    the run, for these parameters.
 
     Raises:
-        ValueError: there is no test split (a folder has one where it is laid out as train/ and test/), or as
-            `probes.knn_accuracy`.
+        ValueError: there is no test split (a folder has one where it is laid out as train/ and
+            test/), or as `probes.knn_accuracy`.
     """
     images = load(config)
     if images.labels is None:
         return None
-    params = [np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(trained, nnx.Param))]
+    params = [
+        np.ascontiguousarray(leaf).tobytes()
+        for leaf in jax.tree.leaves(nnx.state(trained, nnx.Param))
+    ]
     which = hashlib.sha256(b"".join(params)).hexdigest()[:8]
     kept = folder(config, images, root) / f"knn-{n_test}-{k}-{which}.json"
     if kept.is_file():
@@ -219,7 +268,9 @@ def knn(
         "trained": lambda pixels: probes.features(trained, pixels),  # type: ignore[arg-type]
     }
     found = {
-        name: probes.knn_accuracy(of(images.pixels), images.labels, of(test.pixels), test.labels, k=k)
+        name: probes.knn_accuracy(
+            of(images.pixels), images.labels, of(test.pixels), test.labels, k=k
+        )
         for name, of in seen.items()
     }
     _write(kept, found)
@@ -248,7 +299,9 @@ def load(config: Config) -> Images:
         seed=config.seed,
     )
     expected = f"at least {config.n_images} images (n_images)"
-    _check.require(len(images.pixels) >= config.n_images, config.data, expected, f"{len(images.pixels)}")
+    _check.require(
+        len(images.pixels) >= config.n_images, config.data, expected, f"{len(images.pixels)}"
+    )
     return images
 
 
@@ -272,7 +325,9 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
         rngs=rngs,
     )
     options: dict[str, Any] = {"bias": False, "last_bias": config.offset > 0, "dtype": dtype}
-    whole = models.Encoder(backbone, models.Head(backbone.features, config.head, **options, rngs=rngs))
+    whole = models.Encoder(
+        backbone, models.Head(backbone.features, config.head, **options, rngs=rngs)
+    )
     if config.start_scale != 1:
         whole = models.scale_start(whole, config.start_scale, config.start_of)
     return models.offset_start(whole, config.offset, rngs=rngs) if config.offset > 0 else whole
@@ -296,9 +351,15 @@ def plan(config: Config) -> Plan:
         lr = optax.join_schedules([rising, rest], [config.warmup])
     decay = config.weight_decay
     optimisers: dict[str, Any] = {
-        "sgd": lambda lr: optax.chain(optax.add_decayed_weights(decay), optax.sgd(lr, momentum=config.momentum)),
+        "sgd": lambda lr: optax.chain(
+            optax.add_decayed_weights(decay), optax.sgd(lr, momentum=config.momentum)
+        ),
         "lars": lambda lr: optax.lars(
-            lr, decay, weight_decay_mask=_matrices, trust_ratio_mask=_matrices, momentum=config.momentum
+            lr,
+            decay,
+            weight_decay_mask=_matrices,
+            trust_ratio_mask=_matrices,
+            momentum=config.momentum,
         ),
         "adam": optax.adam,
         "adamw": partial(optax.adamw, weight_decay=decay, mask=_matrices),
@@ -322,7 +383,11 @@ def snapshot_steps(config: Config) -> tuple[int, ...]:
     if config.snapshots == 0:
         return ()
     first = config.steps if config.snapshots == 1 else max(1, config.steps // 100)
-    return tuple(sorted({0, *np.geomspace(first, config.steps, config.snapshots).round().astype(int).tolist()}))
+    return tuple(
+        sorted(
+            {0, *np.geomspace(first, config.steps, config.snapshots).round().astype(int).tolist()}
+        )
+    )
 
 
 def _matrices(params: Any) -> Any:

@@ -16,8 +16,8 @@ def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Arra
 
     Args:
         z1, z2: embeddings of the two views [n, d], row i of one belongs to row i of the other.
-        center: subtract the mean of all 2n embeddings first. Off by default: embed with a centred problem, or centre
-            kernel and embedding alike.
+        center: subtract the mean of all 2n embeddings first. Off by default: embed with a centred
+            problem, or centre kernel and embedding alike.
 
     Raises:
         ValueError: the embeddings are not finite matrices of one shape.
@@ -31,16 +31,18 @@ def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Arra
 
 
 def step_times(times: Numbers, eigenvalues: Numbers, level: Real = 0.5) -> Float[np.ndarray, " d"]:
-    """When each curve first rises through `level`; infinite for one that never does, or that begins above it.
+    """When each curve first rises through `level`; infinite for one that never does, or that begins
+    above it.
 
-    Between the two samples around the crossing the curve is taken as linear in logit λ where both lie in (0, 1),
-    which is exact for a logistic curve on any grid, and as linear in λ elsewhere. Samples that are not finite (a run
-    that diverged) cross nothing.
+    Between the two samples around the crossing the curve is taken as linear in logit λ where both
+    lie in (0, 1), which is exact for a logistic curve on any grid, and as linear in λ elsewhere.
+    Samples that are not finite (a run that diverged) cross nothing.
 
     Args:
         times: increasing [T].
         eigenvalues: curves [T, d].
-        level: the height that counts as learned; 1/2 of the final value for a mode whose final value is 1.
+        level: the height that counts as learned; 1/2 of the final value for a mode whose final
+            value is 1.
 
     Raises:
         ValueError: the shapes do not fit, or times do not increase.
@@ -63,22 +65,29 @@ def step_times(times: Numbers, eigenvalues: Numbers, level: Real = 0.5) -> Float
 
 
 def subspace_alignment(a: Numbers, b: Numbers) -> float:
-    """‖Q_aᵀ Q_b‖_F² / d, with Q orthonormal bases of the column spans: 1 for the same span, 0 for orthogonal ones.
+    """‖Q_aᵀ Q_b‖_F² / d, with Q orthonormal bases of the column spans: 1 for the same span, 0 for
+    orthogonal ones.
 
     Args:
         a, b: matrices [rows, d]; columns span the subspaces. With unlike widths d is the smaller.
 
     Raises:
-        ValueError: the rows differ in number, or a matrix does not have full column rank (its span then has fewer
-            dimensions than columns, and the score would be arbitrary).
+        ValueError: the rows differ in number, or a matrix does not have full column rank (its span
+            then has fewer dimensions than columns, and the score would be arbitrary).
     """
     bases = []
     for name, matrix in (("a", a), ("b", b)):
         matrix = np.asarray(_check.real_array(name, matrix, ndim=2))
         basis, sizes, _ = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
-        rank = int(np.sum(sizes > max(matrix.shape) * np.finfo(matrix.dtype).eps * sizes[0])) if sizes.size else 0
+        rank = (
+            int(np.sum(sizes > max(matrix.shape) * np.finfo(matrix.dtype).eps * sizes[0]))
+            if sizes.size
+            else 0
+        )
         expected = f"full column rank {matrix.shape[1]}"
-        _check.require(0 < rank == matrix.shape[1], name, expected, f"rank {rank} of {list(matrix.shape)}")
+        _check.require(
+            0 < rank == matrix.shape[1], name, expected, f"rank {rank} of {list(matrix.shape)}"
+        )
         bases.append(basis)
     _check.require(len(bases[0]) == len(bases[1]), "b", f"{len(bases[0])} rows as a", b)
     return float(np.sum((bases[0].T @ bases[1]) ** 2) / min(bases[0].shape[1], bases[1].shape[1]))
@@ -91,9 +100,11 @@ def random_alignment(d: Whole, rows: Whole) -> float:
 
 
 def rankme(z: Numbers) -> float:
-    """RankMe: exp(−Σ p ln p), p = σ_i/Σσ + 1e-7, σ the singular values of the uncentred embeddings z [n, d].
+    """RankMe: exp(−Σ p ln p), p = σ_i/Σσ + 1e-7, σ the singular values of the uncentred embeddings
+    z [n, d].
 
-    Garrido et al., *RankMe* (ICML 2023), eq. 1. About 1 for a collapsed embedding, d for a white one.
+    Garrido et al., *RankMe* (ICML 2023), eq. 1. About 1 for a collapsed embedding, d for a white
+    one.
 
     Raises:
         ValueError: z is not a finite matrix, or is zero throughout.
@@ -106,7 +117,8 @@ def rankme(z: Numbers) -> float:
 
 
 def covariance_eigenvalues(z: Numbers) -> Float[np.ndarray, " d"]:
-    """Eigenvalues, from the largest down, of the covariance (1/n) Σ_i (z_i − z̄)(z_i − z̄)ᵀ of embeddings z [n, d].
+    """Eigenvalues, from the largest down, of the covariance (1/n) Σ_i (z_i − z̄)(z_i − z̄)ᵀ of
+    embeddings z [n, d].
 
     Raises:
         ValueError: z is not a finite matrix.
@@ -116,7 +128,8 @@ def covariance_eigenvalues(z: Numbers) -> Float[np.ndarray, " d"]:
 
 
 def effective_rank(z: Numbers) -> float:
-    """exp(−Σ p ln p), p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings all the same.
+    """exp(−Σ p ln p), p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings
+    all the same.
 
     Roy & Vetterli 2007, on centred variances (RankMe takes uncentred singular values).
     """
@@ -125,12 +138,15 @@ def effective_rank(z: Numbers) -> float:
 
 
 def participation_ratio(z: Numbers) -> float:
-    """1/Σ p², p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings all the same."""
+    """1/Σ p², p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings all the
+    same.
+    """
     return float(1 / np.sum(_shares(z) ** 2))
 
 
 def alpha_req(z: Numbers) -> float:
-    """α of λ_i ∝ i^−α: minus the least-squares slope of ln λ_i against ln i, covariance eigenvalues above rounding.
+    """α of λ_i ∝ i^−α: minus the least-squares slope of ln λ_i against ln i, covariance eigenvalues
+    above rounding.
 
     Agrawal et al., *α-ReQ* (NeurIPS 2022). NaN with fewer than two such eigenvalues.
     """
@@ -142,14 +158,17 @@ def alpha_req(z: Numbers) -> float:
 
 
 def alignment(z1: Numbers, z2: Numbers) -> float:
-    """E ‖u(z) − u(z')‖² over positive pairs, u(z) = z/‖z‖ (Wang & Isola 2020): 0 for an invariant embedding."""
+    """E ‖u(z) − u(z')‖² over positive pairs, u(z) = z/‖z‖ (Wang & Isola 2020): 0 for an invariant
+    embedding.
+    """
     a, b = _unit(z1), _unit(z2)
     _check.require(a.shape == b.shape, "z2", f"shape {list(a.shape)} as z1", b)
     return float(np.mean(np.sum((a - b) ** 2, axis=1)))
 
 
 def uniformity(z: Numbers) -> float:
-    """ln E exp(−2 ‖u(z_i) − u(z_j)‖²) over pairs i ≠ j (Wang & Isola 2020): 0 at collapse, below for spread ones.
+    """ln E exp(−2 ‖u(z_i) − u(z_j)‖²) over pairs i ≠ j (Wang & Isola 2020): 0 at collapse, below
+    for spread ones.
 
     Raises:
         ValueError: z is not a finite matrix of at least two rows.
@@ -161,7 +180,9 @@ def uniformity(z: Numbers) -> float:
 
 
 def collapse_std(z: Numbers) -> float:
-    """Mean over dimensions of the std of z/‖z‖: 0 at collapse, about 1/√d when healthy (Chen & He 2021)."""
+    """Mean over dimensions of the std of z/‖z‖: 0 at collapse, about 1/√d when healthy (Chen & He
+    2021).
+    """
     return float(np.mean(np.std(_unit(z), axis=0)))
 
 
@@ -195,23 +216,26 @@ def steps_alone(
 ) -> tuple[int, int]:
     """How many modes crossed a half of their own final value, and how many of these alone.
 
-    A mode whose final value (the mean of the last three samples) is below `learned` counts as not learned. One stepped
-    alone when at its crossing the next was below `low` of the next one's final value, or of 2 · learned where that is
-    never learned. A run that diverged is read up to there.
+    A mode whose final value (the mean of the last three samples) is below `learned` counts as not
+    learned. One stepped alone when at its crossing the next was below `low` of the next one's final
+    value, or of 2 · learned where that is never learned. A run that diverged is read up to there.
 
     Args:
         times: [T], increasing.
         eigenvalues: [T, d], from the largest down.
         low: what counts as not begun.
-        learned: what counts as learned at all, in the eigenvalues' unit, such as 1/2 where the final value is 1; by
-            default a twentieth of the largest final value, whatever its unit.
+        learned: what counts as learned at all, in the eigenvalues' unit, such as 1/2 where the
+            final value is 1; by default a twentieth of the largest final value, whatever its unit.
 
     Raises:
         ValueError: the shapes do not fit, times do not increase, or `learned` is not positive.
     """
     values, t = np.asarray(eigenvalues, np.float64), np.asarray(times, np.float64)
     _check.require(
-        values.ndim == 2 and t.shape == values.shape[:1], "eigenvalues", "[T, d], a row for each time", values
+        values.ndim == 2 and t.shape == values.shape[:1],
+        "eigenvalues",
+        "[T, d], a row for each time",
+        values,
     )
     _check.require(learned is None or learned > 0, "learned", "a positive number", learned)
     finite = np.isfinite(values).all(axis=1)

@@ -1,4 +1,6 @@
-"""A training run to be looked at: fresh views, their embedding along training, and kernels that are kept with it."""
+"""A training run to be looked at: fresh views, their embedding along training, and kernels that are
+kept with it.
+"""
 
 import hashlib
 import json
@@ -53,7 +55,9 @@ class Subject:
 
     @cached_property
     def apply(self) -> Apply:
-        """The network in evaluation mode, a function of {"params", "stats"} and views: one for all steps."""
+        """The network in evaluation mode, a function of {"params", "stats"} and views: one for all
+        steps.
+        """
         forward = models.stateful(self.trained.encoder)[0]
         return lambda tree, x: forward(tree["params"], tree["stats"], x, False)[0]
 
@@ -78,7 +82,8 @@ class Subject:
     def network(self, step: Whole, *, settled: bool = True) -> nnx.Module:
         """The encoder after so many steps, in evaluation mode.
 
-        At the start, where there are no running statistics yet, with those of its images unless `settled` is false.
+        At the start, where there are no running statistics yet, with those of its images unless
+        `settled` is false.
 
         Raises:
             ValueError: the run kept no network of this step.
@@ -101,21 +106,34 @@ class Subject:
         which = hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()[:8]
         path = self.folder / "entk" / f"step_{step}_{which}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # anew: one of another version, or half done by another number of devices, is worth no more than its time
-        K = entk.gram(self.apply, leaves(network), self.x, only="params", path=path, anew=True, progress=progress)
+        # anew: one of another version, or half done by another number of devices, is worth no more
+        # than its time
+        K = entk.gram(
+            self.apply,
+            leaves(network),
+            self.x,
+            only="params",
+            path=path,
+            anew=True,
+            progress=progress,
+        )
         return np.asarray(K, np.float64)
 
     @cached_property
     def embeddings_along(self) -> np.ndarray:
-        """Of the views at every one of `steps` [S, 2n, d'], all d' outputs, each view's batch normalised by itself.
+        """Of the views at every one of `steps` [S, 2n, d'], all d' outputs, each view's batch
+        normalised by itself.
 
-        That is how the run's curves are measured (`dynamics.training`): running statistics lag behind at a step.
+        That is how the run's curves are measured (`dynamics.training`): running statistics lag
+        behind at a step.
         """
         forward = models.stateful(self.trained.encoder)[0]
         halves = self.x.reshape(2, -1, *self.x.shape[1:])
         embed = jax.jit(lambda tree, x: forward(tree["params"], tree["stats"], x, True)[0])
         trees = [leaves(self.network(step, settled=False)) for step in self.steps]
-        return np.stack([np.concatenate([embed(tree, jnp.asarray(half)) for half in halves]) for tree in trees])
+        return np.stack(
+            [np.concatenate([embed(tree, jnp.asarray(half)) for half in halves]) for tree in trees]
+        )
 
 
 def of(
@@ -126,16 +144,20 @@ def of(
     root: str | os.PathLike[str] = "runs",
     recipe: str | None = None,
 ) -> Subject:
-    """A run and fresh views of n_pairs of its images (of all, where it has fewer), which its training did not draw.
+    """A run and fresh views of n_pairs of its images (of all, where it has fewer), which its
+    training did not draw.
 
-    By the run's own recipe, or another. The same views for every run on the same images with the same seed and recipe.
+    By the run's own recipe, or another. The same views for every run on the same images with the
+    same seed and recipe.
 
     Raises:
         ValueError: n_pairs is not a positive number.
     """
     _check.require(n_pairs >= 1, "n_pairs", "a positive number of pairs", n_pairs)
     images = runs.load(config)
-    chosen = np.unique(np.linspace(0, len(images.pixels) - 1, min(n_pairs, len(images.pixels))).astype(int))
+    chosen = np.unique(
+        np.linspace(0, len(images.pixels) - 1, min(n_pairs, len(images.pixels))).astype(int)
+    )
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # the training's are of the key itself
     pair = views.positive_pairs(images.pixels[chosen], key, recipe or config.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
@@ -149,16 +171,26 @@ def configuration(folder: str | os.PathLike[str]) -> runs.Config:
         ValueError: there is no run, or of another version that had other fields.
     """
     path = Path(folder) / "config.json"
-    _check.require(path.is_file(), str(folder), "the folder of a run, with its config.json", "none there")
+    _check.require(
+        path.is_file(), str(folder), "the folder of a run, with its config.json", "none there"
+    )
     try:
         found = json.loads(path.read_text())
         known = {field.name for field in fields(runs.Config)}
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "code"}
+        given = {
+            name: tuple(v) if isinstance(v, list) else v
+            for name, v in found.items()
+            if name != "code"
+        }
         missing = sorted(known ^ given.keys())
-        _check.require(not missing, str(path), "this version's fields", f"a difference in {', '.join(missing)}")
+        _check.require(
+            not missing, str(path), "this version's fields", f"a difference in {', '.join(missing)}"
+        )
         return runs.Config(**given)  # type: ignore[arg-type]
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: expected a run's configuration, received something else ({error})") from error
+        raise ValueError(
+            f"{path}: expected a run's configuration, received something else ({error})"
+        ) from error
 
 
 def leaves(encoder: nnx.Module) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Before running: where the small-start theory will hold, and how far it will be off where it does not."""
+"""Before running: where the small-start theory will hold, and how far it will be off where it does
+not.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,10 +16,10 @@ from stepwise.types import Numbers, Real, Whole
 UNLUCKY = 10.0
 """Safety factor on the estimate for a random start; `KNOWN` is the one for a start that is given.
 
-Measured on seven problems (the photographs' spectrum, a power law, close pairs; α√γ_1 from 1e-5 to 1e-2; 20 starts
-each, closed form against flow): of 82 step times off by more than 2%, 80 were flagged by the first and 81 by the
-second, which flags far fewer modes. Measured errors were 0.7 to 1 times the estimate for a given start in the median,
-and at most 4 times in 95% of the cases.
+Measured on seven problems (the photographs' spectrum, a power law, close pairs; α√γ_1 from 1e-5 to
+1e-2; 20 starts each, closed form against flow): of 82 step times off by more than 2%, 80 were
+flagged by the first and 81 by the second, which flags far fewer modes. Measured errors were 0.7 to
+1 times the estimate for a given start in the median, and at most 4 times in 95% of the cases.
 """
 
 KNOWN = 3.0
@@ -29,17 +31,21 @@ class Report:
 
     Attributes:
         d, start_scale, lr, tolerance: what was asked.
-        n_positive: modes that can be learned; d beyond it leaves 1 in the loss for each missing one.
+        n_positive: modes that can be learned; d beyond it leaves 1 in the loss for each missing
+            one.
         step_times: τ_j expected [d] (at the mean of ln λ_j(0), or of the start given).
         spread: standard deviation of τ_j over Gaussian starts, relative to τ_j [d].
-        gap: the gap criterion (1 − γ_{j+1}/γ_j) ln(1/α_j) [d], α_j = sqrt(λ_j(0)); the law needs it ≫ 1.
-        expected_error: typical relative error of the step time [d] from modes that grow side by side.
-        delay: by which fraction gradient descent's steps come later than the flow's [d], 2 lr γ_j and a little less
-            (`laws.BarlowTwins.descent_delay`); 0 without lr.
+        gap: the gap criterion (1 − γ_{j+1}/γ_j) ln(1/α_j) [d], α_j = sqrt(λ_j(0)); the law needs it
+            ≫ 1.
+        expected_error: typical relative error of the step time [d] from modes that grow side by
+            side.
+        delay: by which fraction gradient descent's steps come later than the flow's [d], 2 lr γ_j
+            and a little less (`laws.BarlowTwins.descent_delay`); 0 without lr.
         at_risk: modes [d] whose step time may be off by more than the tolerance.
         lr_limit: min(1/(4 γ_1), 1/(2 |γ_min|)).
         stable: whether lr is below that limit; None without lr.
-        small: whether C(0) is small against the identity, as the law of a generic start assumes (below 0.01).
+        small: whether C(0) is small against the identity, as the law of a generic start assumes
+            (below 0.01).
     """
 
     d: int
@@ -58,13 +64,18 @@ class Report:
     small: bool
 
     def __str__(self) -> str:
-        """A table, a line for each mode that can be learned, and a sentence for each thing that is wrong."""
-        lines = [f"{'mode':>4} {'step time':>11} {'spread':>8} {'gap':>7} {'error':>9} {'delay':>8}"]
+        """A table, a line for each mode that can be learned, and a sentence for each thing that is
+        wrong.
+        """
+        lines = [
+            f"{'mode':>4} {'step time':>11} {'spread':>8} {'gap':>7} {'error':>9} {'delay':>8}"
+        ]
         for j in range(min(self.d, self.n_positive)):
             mark = "  at risk" if self.at_risk[j] else ""
             delay = "-" if self.lr is None else f"{self.delay[j]:.2%}"
             lines.append(
-                f"{j + 1:>4} {self.step_times[j]:>11.4g} {self.spread[j]:>8.1%} {self.gap[j]:>7.2f} "
+                f"{j + 1:>4} {self.step_times[j]:>11.4g} {self.spread[j]:>8.1%} "
+                f"{self.gap[j]:>7.2f} "
                 f"{self.expected_error[j]:>9.2%} {delay:>8}{mark}"
             )
         return "\n".join(lines + self.warnings())
@@ -75,16 +86,21 @@ class Report:
         if self.n_positive < self.d:
             missing = self.d - self.n_positive
             found.append(
-                f"{missing} of {self.d} dimensions cannot be learned: only {self.n_positive} modes are positive"
+                f"{missing} of {self.d} dimensions cannot be learned: only {self.n_positive} modes "
+                f"are positive"
             )
         if not self.small:
-            found.append(f"the start is not small: C(0) is not below 0.01 at scale {self.start_scale:.3g}")
+            found.append(
+                f"the start is not small: C(0) is not below 0.01 at scale {self.start_scale:.3g}"
+            )
         if self.stable is False:
             found.append(f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}")
         if self.at_risk.any():
             names = _ranges(np.flatnonzero(self.at_risk) + 1)
             often = "errors given are typical, not the worst"
-            found.append(f"step times may be off by more than {self.tolerance:.1%}: mode {names} ({often})")
+            found.append(
+                f"step times may be off by more than {self.tolerance:.1%}: mode {names} ({often})"
+            )
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -95,7 +111,9 @@ class Report:
                 return [plain(v) for v in value.tolist()]
             return None if isinstance(value, float) and not np.isfinite(value) else value
 
-        return {name: plain(value) for name, value in asdict(self).items()} | {"warnings": self.warnings()}
+        return {name: plain(value) for name, value in asdict(self).items()} | {
+            "warnings": self.warnings()
+        }
 
 
 def report(
@@ -109,27 +127,32 @@ def report(
 ) -> Report:
     """Say, before anything is run, where `dynamics.closed_form` will hold.
 
-    From a start in general position row j learns mode j while mode k > j has grown beside it to a relative amplitude
-    θ_jk. That adds Σ_k θ_jk² to ln λ_j(0), and so moves the step by the fraction Σ_k θ_jk² / ln(1/λ_j(0)). Mode k, for
-    its part, then grows beside a row that is not aligned: C_jk = 0 makes its rate 4γ_k (1 + θ_jk² (1 − γ_k/γ_j)) from
-    τ_j on, which moves its own step by the fraction θ_jk² (1 − γ_k/γ_j)(1 − τ_j/τ_k) more.
+    From a start in general position row j learns mode j while mode k > j has grown beside it to a
+    relative amplitude θ_jk. That adds Σ_k θ_jk² to ln λ_j(0), and so moves the step by the fraction
+    Σ_k θ_jk² / ln(1/λ_j(0)). Mode k, for its part, then grows beside a row that is not aligned:
+    C_jk = 0 makes its rate 4γ_k (1 + θ_jk² (1 − γ_k/γ_j)) from τ_j on, which moves its own step by
+    the fraction θ_jk² (1 − γ_k/γ_j)(1 − τ_j/τ_k) more.
 
-    For a Gaussian start the typical θ_jk is λ_j(0)^{(1 − γ_k/γ_j)/2}: small exactly when the gap criterion
-    (1 − γ_k/γ_j) ln(1/α_j) ≫ 1 holds. A mode is at risk when the estimate times `UNLUCKY` (`KNOWN` where A0 is given),
-    or descent's delay, exceeds the tolerance; and when it starts above 1/2, where it has no step.
+    For a Gaussian start the typical θ_jk is λ_j(0)^{(1 − γ_k/γ_j)/2}: small exactly when the gap
+    criterion (1 − γ_k/γ_j) ln(1/α_j) ≫ 1 holds. A mode is at risk when the estimate times `UNLUCKY`
+    (`KNOWN` where A0 is given), or descent's delay, exceeds the tolerance; and when it starts above
+    1/2, where it has no step.
 
     Args:
         problem: its γ, and its lowest eigenvalue for the limit of lr.
         d: dimension of the embedding.
         start_scale: α, the standard deviation of W(0)'s entries; or
-        A0: the very start [d, r], when it is known: its own θ_jk are used, and α is its root mean square.
+        A0: the very start [d, r], when it is known: its own θ_jk are used, and α is its root mean
+            square.
         lr: learning rate of the descent to come.
         tolerance: relative error of a step time that counts as an exception.
 
     Raises:
         ValueError: neither or both of start_scale and A0 are given, or a number is not positive.
     """
-    _check.require((start_scale is None) != (A0 is None), "start_scale, A0", "one of them", "none or both")
+    _check.require(
+        (start_scale is None) != (A0 is None), "start_scale, A0", "one of them", "none or both"
+    )
     _check.require(d >= 1, "d", "a positive number of dimensions", d)
     _check.require(tolerance > 0, "tolerance", "a positive number", tolerance)
     _check.require(lr is None or lr > 0, "lr", "a positive learning rate", lr)
@@ -155,7 +178,11 @@ def report(
     tau = np.asarray(law.step_times(jnp.asarray(lam0)), np.float64)
     plateau = np.log(1 / np.clip(lam0, 1e-300, 0.5))
     error = _side_by_side(gamma, lam0, tau, upper)
-    delay = np.zeros(k) if lr is None else np.asarray(law.descent_delay(lr, jnp.asarray(lam0)), np.float64)
+    delay = (
+        np.zeros(k)
+        if lr is None
+        else np.asarray(law.descent_delay(lr, jnp.asarray(lam0)), np.float64)
+    )
     ratio = np.append(gamma, 0)[1 : k + 1] / np.where(gamma[:k] > 0, gamma[:k], np.inf)
     limit = float(problem.max_stable_lr())
     learned, safety = gamma[:k] > 0, UNLUCKY if upper is None else KNOWN
@@ -174,7 +201,9 @@ def report(
         gap=full((1 - ratio) * plateau / 2, 0.0),
         expected_error=full(error, 0.0),
         delay=full(delay, 0.0),
-        at_risk=full((safety * error > tolerance) | (delay > tolerance) | ~np.isfinite(tau), 0.0).astype(bool),
+        at_risk=full(
+            (safety * error > tolerance) | (delay > tolerance) | ~np.isfinite(tau), 0.0
+        ).astype(bool),
         lr_limit=limit,
         stable=None if lr is None else bool(lr < limit),
         small=bool(largest < 0.01),
@@ -184,12 +213,18 @@ def report(
 def _ranges(numbers: np.ndarray) -> str:
     """1, 2, 3, 7 as "1 to 3, 7"."""
     parts = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-    listed = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts]
+    listed = [
+        f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts
+    ]
     return ", ".join(listed)
 
 
-def _side_by_side(gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: np.ndarray | None) -> np.ndarray:
-    """The estimate of `report`: from the modes that grow beside mode j, and from those beside which it grew itself."""
+def _side_by_side(
+    gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: np.ndarray | None
+) -> np.ndarray:
+    """The estimate of `report`: from the modes that grow beside mode j, and from those beside which
+    it grew itself.
+    """
     d = lam0.size
     plateau = np.log(1 / np.clip(lam0, 1e-300, 0.5))
     share = np.zeros((d, gamma.size))
@@ -201,6 +236,12 @@ def _side_by_side(gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: n
         start = 1.0 if upper is None else (upper[j] / max(upper[j, j], 1e-300)) ** 2
         share[j] = np.where(later & (gamma > 0), start * np.exp(np.minimum(exponent, 0)), 0)
     known = np.isfinite(tau[:, None]) & np.isfinite(tau[None]) & (tau[None] > 0)
-    learned_later = np.clip(1 - np.divide(tau[:, None], tau[None], out=np.full((d, d), np.inf), where=known), 0, 1)
-    faster = (1 - gamma[None, :d] / np.where(gamma[:d, None] > 0, gamma[:d, None], 1)) * learned_later
-    return share.sum(axis=1) / plateau + np.sum(share[:, :d] * (1 / plateau + np.maximum(faster, 0)), axis=0)
+    learned_later = np.clip(
+        1 - np.divide(tau[:, None], tau[None], out=np.full((d, d), np.inf), where=known), 0, 1
+    )
+    faster = (
+        1 - gamma[None, :d] / np.where(gamma[:d, None] > 0, gamma[:d, None], 1)
+    ) * learned_later
+    return share.sum(axis=1) / plateau + np.sum(
+        share[:, :d] * (1 / plateau + np.maximum(faster, 0)), axis=0
+    )

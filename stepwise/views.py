@@ -1,7 +1,7 @@
 """Positive pairs: two random views of every image, drawn on the device.
 
-A `Recipe` is two `View`s; a `View` is the operations of `stepwise.augment` with their probabilities and
-strengths, applied in the order of its fields. `RECIPES` holds those of the literature by name.
+A `Recipe` is two `View`s; a `View` is the operations of `stepwise.augment` with their probabilities
+and strengths, applied in the order of its fields. `RECIPES` holds those of the literature by name.
 """
 
 import math
@@ -20,7 +20,8 @@ from jaxtyping import Array, Float32, PRNGKeyArray, UInt8, UInt32
 from stepwise import augment
 from stepwise._check import describe, is_traced, require
 
-# Values of one batch of images: 4 MB in float32, which stays in a CPU's cache and is enough to fill a GPU.
+# Values of one batch of images: 4 MB in float32, which stays in a CPU's cache and is enough to fill
+# a GPU.
 _BATCH_VALUES = 2**20
 
 _ORDERS = np.array(list(permutations(range(4))), dtype=np.int32)
@@ -37,12 +38,18 @@ def _require_probability(name: str, value: Number) -> None:
 def _require_range(name: str, value: tuple[Number, Number], upto: Number = math.inf) -> None:
     pair = isinstance(value, tuple) and len(value) == 2
     ordered = pair and 0 < value[0] <= value[1] <= upto and value[1] < math.inf
-    require(ordered, name, f"a pair with 0 < low <= high{'' if upto == math.inf else f' <= {upto}'}", repr(value))
+    require(
+        ordered,
+        name,
+        f"a pair with 0 < low <= high{'' if upto == math.inf else f' <= {upto}'}",
+        repr(value),
+    )
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop of `side` x `side` pixels at a uniformly random place; moves bytes, computes nothing."""
+    """A crop of `side` x `side` pixels at a uniformly random place; moves bytes, computes
+    nothing."""
 
     side: int
 
@@ -52,9 +59,11 @@ class Crop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A box of random area (a fraction in `scale`) and aspect (log-uniform in `ratio`), resized to `size`.
+    """A box of random area (a fraction in `scale`) and aspect (log-uniform in `ratio`), resized to
+    `size`.
 
-    size=None is the input's height and width; interpolation is "bilinear" or "bicubic", both antialiased.
+    size=None is the input's height and width; interpolation is "bilinear" or "bicubic", both
+    antialiased.
     """
 
     scale: tuple[Number, Number] = (0.08, 1.0)
@@ -67,12 +76,19 @@ class ResizedCrop:
         _require_range("ratio", self.ratio)
         require(self.size is None or self.size >= 1, "size", "at least 1 pixel, or None", self.size)
         known = augment.INTERPOLATIONS
-        require(self.interpolation in known, "interpolation", f"one of {known}", repr(self.interpolation))
+        require(
+            self.interpolation in known,
+            "interpolation",
+            f"one of {known}",
+            repr(self.interpolation),
+        )
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """Brightness, contrast, saturation by U[max(0, 1 - s), 1 + s], hue by U[-s, s] turns, in random order."""
+    """Brightness, contrast, saturation by U[max(0, 1 - s), 1 + s], hue by U[-s, s] turns, in random
+    order.
+    """
 
     brightness: Number
     contrast: Number
@@ -90,7 +106,9 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Blur:
-    """Gaussian blur with standard deviation U(sigma) pixels; kernel=None is a tenth of the side, made odd."""
+    """Gaussian blur with standard deviation U(sigma) pixels; kernel=None is a tenth of the side,
+    made odd.
+    """
 
     probability: Number
     sigma: tuple[Number, Number] = (0.1, 2.0)
@@ -103,7 +121,9 @@ class Blur:
         _require_probability("probability", self.probability)
 
     def width(self, height: int, width: int) -> int:
-        """Return the kernel's width for images of height x width: 3 at 32 pixels, 9 at 96, 23 at 224."""
+        """Return the kernel's width for images of height x width: 3 at 32 pixels, 9 at 96, 23 at
+        224.
+        """
         return min(height, width) // 20 * 2 + 1 if self.kernel is None else self.kernel
 
 
@@ -152,12 +172,16 @@ class Recipe:
 
 
 def crops(side: int) -> Recipe:
-    """Return the recipe of the linear experiment: two random crops of `side` x `side`, nothing else."""
+    """Return the recipe of the linear experiment: two random crops of `side` x `side`, nothing
+    else.
+    """
     return Recipe(View(Crop(side)), View(Crop(side)))
 
 
 def _recipes() -> dict[str, Recipe]:
-    def view(least: float, jitter: Jitter, interpolation: str = "bicubic", blur: Blur | None = None) -> View:
+    def view(
+        least: float, jitter: Jitter, interpolation: str = "bicubic", blur: Blur | None = None
+    ) -> View:
         crop = ResizedCrop((least, 1.0), interpolation=interpolation)
         return View(crop, flip=0.5, jitter=jitter, grayscale=0.2, blur=blur)
 
@@ -188,9 +212,11 @@ def _recipes() -> dict[str, Recipe]:
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(_recipes())
-"""The published recipes; the names with _cifar are for 32 pixels, and "dino" is its two global views.
+"""The published recipes; the names with _cifar are for 32 pixels, and "dino" is its two global
+views.
 
-"crop20" is the linear experiment's, "small" (crops, flip, brightness, grey) that of the small networks here.
+"crop20" is the linear experiment's, "small" (crops, flip, brightness, grey) that of the small
+networks here.
 """
 
 
@@ -202,36 +228,46 @@ def positive_pairs(
     start: int | np.integer | Array = 0,
     batch_size: int | None = None,
 ) -> tuple[Float32[Array, "n h w c"], Float32[Array, "n h2 w2 c"]]:
-    """Draw two views of every image: x_i = T_i(pixels_i), x'_i = T'_i(pixels_i), T_i and T'_i independent.
+    """Draw two views of every image: x_i = T_i(pixels_i), x'_i = T'_i(pixels_i), T_i and T'_i
+    independent.
 
-    Image i draws from fold_in(key, start + i) alone, so the pairs of pixels[a:b] with start=a are the slice
-    [a:b] of the pairs of all of them: to the bit, because every call computes batches of one size, padding
-    the last. That size follows from the image's shape, or is `batch_size`; another size is another program,
-    whose last bits may differ, except in crops, which are exactly pixels / 255.
+    Image i draws from fold_in(key, start + i) alone, so the pairs of pixels[a:b] with start=a are
+    the slice [a:b] of the pairs of all of them: to the bit, because every call computes batches of
+    one size, padding the last. That size follows from the image's shape, or is `batch_size`;
+    another size is another program, whose last bits may differ, except in crops, which are exactly
+    pixels / 255.
 
     Args:
-        pixels: uint8 [n, H, W, C], a NumPy array (a memmap is read batch by batch) or one on the device.
+        pixels: uint8 [n, H, W, C], a NumPy array (a memmap is read batch by batch) or one on the
+            device.
         key: a threefry key, JAX's default: the other generators draw otherwise in another batch.
         recipe: a `Recipe`, or the name of one of `RECIPES`.
         start: index of the first image in the whole set; start + n is at most 2³².
         batch_size: images computed at a time; it bounds the memory beyond input and output.
 
     Returns:
-        x and x', float32 in [0, 1], in the order of `pixels`. There is one compilation for each recipe, image
-        shape and batch size. Under an enclosing jit the default is one batch of all images, nothing is
-        padded, and the last bits are the enclosing program's.
+        x and x', float32 in [0, 1], in the order of `pixels`. There is one compilation for each
+        recipe, image shape and batch size. Under an enclosing jit the default is one batch of all
+        images, nothing is padded, and the last bits are the enclosing program's.
 
     Raises:
-        ValueError: pixels that are not uint8 of rank 4, are none, are smaller than a crop or a blur kernel
-            needs, or have other than 1 or 3 channels where colours change; an unknown name; another kind of
-            key; a start or batch size out of range.
+        ValueError: pixels that are not uint8 of rank 4, are none, are smaller than a crop or a blur
+            kernel needs, or have other than 1 or 3 channels where colours change; an unknown name;
+            another kind of key; a start or batch size out of range.
     """
     if isinstance(recipe, str):
-        require(recipe in RECIPES, "recipe", f"a Recipe or one of {', '.join(RECIPES)}", repr(recipe))
+        require(
+            recipe in RECIPES, "recipe", f"a Recipe or one of {', '.join(RECIPES)}", repr(recipe)
+        )
         recipe = RECIPES[recipe]
     array = isinstance(pixels, (np.ndarray, jax.Array))
     received = describe(pixels) if array else type(pixels).__name__
-    require(array and pixels.dtype == np.uint8 and pixels.ndim == 4, "pixels", "uint8 [n, H, W, C]", received)
+    require(
+        array and pixels.dtype == np.uint8 and pixels.ndim == 4,
+        "pixels",
+        "uint8 [n, H, W, C]",
+        received,
+    )
     require(pixels.size > 0, "pixels", "at least one image", pixels)
     count, height, width, channels = pixels.shape
     for view in (recipe.first, recipe.second):
@@ -277,9 +313,11 @@ def _placed(whole: Array, part: Array, first: Array | int) -> Array:
 def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float32[Array, "h w c"]:
     """Draw one view of one image, in [0, 1]; for `vmap`, and for sets of more than two views.
 
-    Every operation has its own numbers, so that what one draws does not depend on which others there are.
+    Every operation has its own numbers, so that what one draws does not depend on which others
+    there are.
     """
-    # One draw for all, as a generator is slow to compile; float32 by name, so that x64 mode changes no view.
+    # One draw for all, as a generator is slow to compile; float32 by name, so that x64 mode changes
+    # no view.
     noise = jax.random.uniform(key, (33,), jnp.float32)
     place, flip, jitter, grey, blur, solarize = jnp.split(noise, [22, 23, 29, 30, 32])
     height, width, _ = pixels.shape
@@ -309,7 +347,9 @@ def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float3
     return jnp.moveaxis(image, 0, 2)
 
 
-def _jittered(jitter: Jitter, image: Float32[Array, "c h w"], noise: Float32[Array, "5"]) -> Float32[Array, "c h w"]:
+def _jittered(
+    jitter: Jitter, image: Float32[Array, "c h w"], noise: Float32[Array, "5"]
+) -> Float32[Array, "c h w"]:
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     bounds = [(max(0.0, 1 - s), 1 + s) for s in strengths]
     factors = [augment.between(u, b) for u, b in zip(noise[:3], bounds, strict=True)]
@@ -327,6 +367,13 @@ def _require_fit(view: View, pixels: Any) -> None:
         size = view.size(height, width)
         least = view.blur.width(*size) // 2 + 1
         received = f"views of {size[0]} x {size[1]}"
-        require(min(size) >= least, "pixels", f"views of at least {least} for the blur kernel", received)
+        require(
+            min(size) >= least, "pixels", f"views of at least {least} for the blur kernel", received
+        )
     coloured = view.grayscale > 0 or (view.jitter is not None and view.jitter.probability > 0)
-    require(not coloured or channels in (1, 3), "pixels", "1 or 3 channels for colour operations", pixels)
+    require(
+        not coloured or channels in (1, 3),
+        "pixels",
+        "1 or 3 channels for colour operations",
+        pixels,
+    )

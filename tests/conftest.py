@@ -1,4 +1,6 @@
-"""Strictness for every test: shapes are checked, warnings are errors, and both precisions are asked for by name."""
+"""Strictness for every test: shapes are checked, warnings are errors, and both precisions are asked
+for by name.
+"""
 
 import os
 from contextlib import contextmanager
@@ -6,10 +8,14 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Compiled once: pytest's workers and the processes that tests start share what XLA made of the same function.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
+# Compiled once: pytest's workers and the processes that tests start share what XLA made of the same
+# function.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Most of its time is XLA's, and most of that LLVM's optimiser. The smoke figures and `make test-latest` have it.
+# Most of its time is XLA's, and most of that LLVM's optimiser. The smoke figures and `make
+# test-latest` have it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
@@ -19,7 +25,9 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 jax.config.update("jax_numpy_rank_promotion", "allow")
-settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True, print_blob=True)
+settings.register_profile(
+    "suite", deadline=None, max_examples=20, derandomize=True, print_blob=True
+)
 settings.load_profile("suite")
 
 install_import_hook("stepwise", "beartype.beartype")

@@ -1,4 +1,6 @@
-"""Problems of prescribed spectrum, and the formulas of the theory written out a second time, in plain NumPy."""
+"""Problems of prescribed spectrum, and the formulas of the theory written out a second time, in
+plain NumPy.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,11 @@ def rotation(size, seed=0):
 
 
 def views(gamma, m=None, *, mean=0.0, seed=0):
-    """Two views [n, m] whose Γ (pooled centring) has just these non-zero eigenvalues, and the modes' directions [m, r].
+    """Two views [n, m] whose Γ (pooled centring) has just these non-zero eigenvalues, and the
+    modes' directions [m, r].
 
-    Each mode has two pairs, ± sqrt(n|γ|/2) v: the views agree where γ > 0 and are opposite where γ < 0.
+    Each mode has two pairs, ± sqrt(n|γ|/2) v: the views agree where γ > 0 and are opposite where γ
+    < 0.
     """
     gamma = np.asarray(gamma, float)
     m = gamma.size if m is None else m
@@ -31,11 +35,21 @@ def modes(gamma, dtype=float):
     x, x2, V = views(gamma)
     features = jnp.asarray(np.concatenate([x, x2]) @ V, dtype)
     g = jnp.asarray(gamma, dtype)
-    return Problem(g, features, jnp.eye(g.size, dtype=dtype), jnp.zeros_like(g), g[-1], center="pooled", linear=True)
+    return Problem(
+        g,
+        features,
+        jnp.eye(g.size, dtype=dtype),
+        jnp.zeros_like(g),
+        g[-1],
+        center="pooled",
+        linear=True,
+    )
 
 
 def aligned(gamma, d, scale, seed=0):
-    """A start U S V_{≤d}ᵀ in mode coordinates with distinct singular values near `scale`, and those."""
+    """A start U S V_{≤d}ᵀ in mode coordinates with distinct singular values near `scale`, and
+    those.
+    """
     s = scale * np.linspace(1, 0.6, d)
     return np.pad(rotation(d, seed) * s, ((0, 0), (0, len(gamma) - d))), s
 
@@ -49,7 +63,11 @@ def cross_moment(x, x2, center="none"):
     """Γ, one pair after the other."""
     x, x2 = (np.asarray(view, float).reshape(len(view), -1) for view in (x, x2))
     mu, mu2 = x.mean(0), x2.mean(0)
-    shift, shift2 = {"none": (0 * mu, 0 * mu), "pooled": ((mu + mu2) / 2,) * 2, "per_view": (mu, mu2)}[center]
+    shift, shift2 = {
+        "none": (0 * mu, 0 * mu),
+        "pooled": ((mu + mu2) / 2,) * 2,
+        "per_view": (mu, mu2),
+    }[center]
     total = np.zeros((x.shape[1], x.shape[1]))
     for a, b in zip(x - shift, x2 - shift2, strict=True):
         total += np.outer(a, b) + np.outer(b, a)

@@ -26,7 +26,8 @@ def test_an_image_of_one_colour_has_that_colours_hue_and_saturation(colour):
     assert found["contrast"][0] == pytest.approx(0, abs=1e-12)
     assert found["brightness"][0] == pytest.approx(np.dot([0.299, 0.587, 0.114], colour) / 255)
     if saturation > 0:
-        # the hexagon of HSV and the circle agree at its corners, and to a twentieth of a turn between
+        # the hexagon of HSV and the circle agree at its corners, and to a twentieth of a turn
+        # between
         off = np.angle(np.exp(1j * (found["hue"][0] - 2 * np.pi * hue)))
         assert abs(off) < 0.05 * 2 * np.pi
         if sorted(colour)[0] == 0 and len(set(colour)) == 2:
@@ -44,8 +45,13 @@ def test_a_score_that_is_a_measure_correlates_by_one_and_its_sign_is_kept():
 def test_it_is_the_textbooks_correlation_and_correlation_ratio():
     scores, labels = RNG.normal(size=60), RNG.integers(3, 6, 60)
     found = attributes.correlations(scores, PIXELS, labels)
-    assert found["brightness"] == pytest.approx(np.corrcoef(scores, attributes.measure(PIXELS)["brightness"])[0, 1])
-    between = sum(np.sum(labels == k) * (scores[labels == k].mean() - scores.mean()) ** 2 for k in np.unique(labels))
+    assert found["brightness"] == pytest.approx(
+        np.corrcoef(scores, attributes.measure(PIXELS)["brightness"])[0, 1]
+    )
+    between = sum(
+        np.sum(labels == k) * (scores[labels == k].mean() - scores.mean()) ** 2
+        for k in np.unique(labels)
+    )
     assert found["class"] == pytest.approx(np.sqrt(between / np.sum((scores - scores.mean()) ** 2)))
 
 

@@ -1,4 +1,6 @@
-"""Every operation against an independent reference: Pillow, SciPy, colorsys, or the formula in NumPy."""
+"""Every operation against an independent reference: Pillow, SciPy, colorsys, or the formula in
+NumPy.
+"""
 
 import colorsys
 import math
@@ -29,7 +31,9 @@ def pixels():
 
 
 # Compiled once for all numbers of a shape: one by one, their steps would each be compiled.
-brightness, contrast, saturation = map(jax.jit, (augment.brightness, augment.contrast, augment.saturation))
+brightness, contrast, saturation = map(
+    jax.jit, (augment.brightness, augment.contrast, augment.saturation)
+)
 hue, jitter, grayscale = map(jax.jit, (augment.hue, augment.jitter, augment.grayscale))
 resized_crop = jax.jit(augment.resized_crop, static_argnames=("size", "interpolation"))
 gaussian_blur = jax.jit(augment.gaussian_blur, static_argnames="kernel")
@@ -82,8 +86,13 @@ def test_blends_are_their_formulas(pixels, factor):
 def test_hue_is_a_turn_in_hsv(pixels, shift):
     image = planes(pixels)
     flat = np.asarray(image, np.float64).reshape(3, -1).T
-    turned = [colorsys.hsv_to_rgb((h + shift) % 1, s, v) for h, s, v in (colorsys.rgb_to_hsv(*p) for p in flat)]
-    np.testing.assert_allclose(hue(image, shift), np.array(turned).T.reshape(image.shape), atol=2e-6)
+    turned = [
+        colorsys.hsv_to_rgb((h + shift) % 1, s, v)
+        for h, s, v in (colorsys.rgb_to_hsv(*p) for p in flat)
+    ]
+    np.testing.assert_allclose(
+        hue(image, shift), np.array(turned).T.reshape(image.shape), atol=2e-6
+    )
 
 
 def test_hue_is_pillows_up_to_its_bytes(pixels):
@@ -99,14 +108,19 @@ def test_hue_is_pillows_up_to_its_bytes(pixels):
 def test_solarize_is_pillows_and_flip_mirrors(pixels):
     expected = np.asarray(ImageOps.solarize(Image.fromarray(pixels)), float)
     np.testing.assert_allclose(bytes_of(augment.solarize(planes(pixels))), expected, atol=1e-4)
-    np.testing.assert_array_equal(bytes_of(augment.flip(planes(pixels))), bytes_of(planes(pixels[:, ::-1])))
+    np.testing.assert_array_equal(
+        bytes_of(augment.flip(planes(pixels))), bytes_of(planes(pixels[:, ::-1]))
+    )
 
 
 def test_no_strength_is_the_identity_to_the_bit(pixels):
     image = planes(pixels)
     whole = jnp.array([0, 0, *image.shape[1:]], jnp.int32)
     results = [operation(image, 1.0) for operation in (brightness, contrast, saturation)]
-    results += [resized_crop(image, whole, size=image.shape[1:], interpolation=kind) for kind in augment.INTERPOLATIONS]
+    results += [
+        resized_crop(image, whole, size=image.shape[1:], interpolation=kind)
+        for kind in augment.INTERPOLATIONS
+    ]
     results += [hue(image, 0.0), gaussian_blur(image, 1.0, kernel=1)]
     results += [jitter(image, jnp.ones(3), 0.0, jnp.array([1, 3, 0, 2]))]
     for result in results:
@@ -122,7 +136,9 @@ def test_jitter_is_its_four_operations_in_any_order(pixels):
         lambda x: hue(x, shift),
     ]
     orders = list(permutations(range(4)))
-    results = jax.jit(jax.vmap(lambda order: jitter(image, factors, shift, order)))(jnp.array(orders))
+    results = jax.jit(jax.vmap(lambda order: jitter(image, factors, shift, order)))(
+        jnp.array(orders)
+    )
     for order, result in zip(orders, results, strict=True):
         expected = image
         for step in order:
@@ -135,10 +151,14 @@ def test_one_channel_has_brightness_and_contrast_but_no_colour(pixels):
     for operation in (saturation, hue):
         np.testing.assert_array_equal(operation(grey, 0.3), grey)
     np.testing.assert_array_equal(grayscale(grey), grey)
-    expected = np.asarray(ImageEnhance.Contrast(Image.fromarray(pixels[..., 0])).enhance(0.4), float)
+    expected = np.asarray(
+        ImageEnhance.Contrast(Image.fromarray(pixels[..., 0])).enhance(0.4), float
+    )
     np.testing.assert_allclose(bytes_of(contrast(grey, 0.4))[..., 0], expected, atol=1.6)
     for operation in (hue, saturation, contrast):
-        with pytest.raises(ValueError, match=r"image: expected 1 or 3 channels .*, received float32 \[2, 24, 20\]"):
+        with pytest.raises(
+            ValueError, match=r"image: expected 1 or 3 channels .*, received float32 \[2, 24, 20\]"
+        ):
             operation(planes(pixels[..., :2]), 0.3)
 
 
@@ -178,7 +198,9 @@ def test_gaussian_blur_is_a_mirrored_convolution(pixels, sigma, kernel):
     np.testing.assert_allclose(gaussian_blur(planes(pixels), sigma, kernel=kernel), x, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kernel", "expected"), [(4, "an odd number"), (0, "an odd number"), (41, "at most 39")])
+@pytest.mark.parametrize(
+    ("kernel", "expected"), [(4, "an odd number"), (0, "an odd number"), (41, "at most 39")]
+)
 def test_a_kernel_that_cannot_be_is_refused(pixels, kernel, expected):
     with pytest.raises(ValueError, match=f"kernel: expected {expected}.*, received {kernel}"):
         gaussian_blur(planes(pixels), 1.0, kernel=kernel)
@@ -221,11 +243,16 @@ def test_crop_box_is_torchvisions(height, width, scale, ratio):
     # float32 may round one side in thousands otherwise than float64.
     assert np.mean(np.all(found == expected, axis=1)) >= 0.99
     top, left, h, w = found.T
-    assert np.all((top >= 0) & (left >= 0) & (h > 0) & (w > 0) & (top + h <= height) & (left + w <= width))
+    assert np.all(
+        (top >= 0) & (left >= 0) & (h > 0) & (w > 0) & (top + h <= height) & (left + w <= width)
+    )
 
 
 def test_crop_area_and_log_aspect_and_place_are_uniform():
-    side, scale = 4000, (0.2, 0.56)  # √(0.56 · 4/3) < 1: the first try always fits, so nothing is biased
+    side, scale = (
+        4000,
+        (0.2, 0.56),
+    )  # √(0.56 · 4/3) < 1: the first try always fits, so nothing is biased
     _, found = boxes(4000, side, side, scale, RATIO)
     top, left, height, width = found.T
     samples = {
@@ -252,7 +279,9 @@ def test_float32_stays_float32_in_both_modes(dtype, pixels):
     order = jnp.array([2, 3, 0, 1])
     results = [
         jitter(image, jnp.full(3, 0.7, jnp.float32), 0.1, order),
-        resized_crop(image, jnp.array([1, 2, 9, 8], jnp.int32), size=(6, 6), interpolation="bicubic"),
+        resized_crop(
+            image, jnp.array([1, 2, 9, 8], jnp.int32), size=(6, 6), interpolation="bicubic"
+        ),
         gaussian_blur(image, 0.8, kernel=3),
         augment.solarize(image),
         grayscale(image),

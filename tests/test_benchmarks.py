@@ -1,4 +1,6 @@
-"""`python -m benchmarks --quick` runs: rows appear in the table and in the file. Never a word on how fast."""
+"""`python -m benchmarks --quick` runs: rows appear in the table and in the file. Never a word on
+how fast.
+"""
 
 import json
 import os
@@ -16,18 +18,28 @@ ROOT = __file__.rsplit("/tests/", 1)[0]
 
 def _run(*arguments, cwd=ROOT):
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": ROOT})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": ROOT}
+    )
 
 
 @pytest.mark.slow
 def test_each_pair_prints_its_rows_and_writes_them(tmp_path):
     output = tmp_path / "bench.json"
-    done = _run("setup", "kernels", "ensemble", "closed_form", "flow", "--quick", "--output", str(output))
+    done = _run(
+        "setup", "kernels", "ensemble", "closed_form", "flow", "--quick", "--output", str(output)
+    )
     assert done.returncode == 0, done.stderr
     assert report.HEAD in done.stdout
     found = json.loads(output.read_text())
     words = Counter(row["name"].split()[0] for row in found["rows"])
-    assert found["quick"] and words == {"setup": 3, "kernel": 5, "ensemble": 2, "closed": 1, "flow": 1}
+    assert found["quick"] and words == {
+        "setup": 3,
+        "kernel": 5,
+        "ensemble": 2,
+        "closed": 1,
+        "flow": 1,
+    }
     for row in found["rows"]:
         assert f"| {row['name']}: {row['case']} |" in done.stdout
         assert row["ours_s"] > 0 and row["peer_s"] > 0 and row["ratio"] > 0
@@ -43,9 +55,15 @@ def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
     assert drawing["name"] == "views" and drawing["ratio"] > 0
     if torch["peer_s"] is None:  # no row is given a ratio unless both compute the same
         assert "no peer: " in torch["note"] and torch["ratio"] is None
-        assert not (Path(ROOT) / training.TORCH).is_file() or "No module named 'torch'" in torch["note"]
+        assert (
+            not (Path(ROOT) / training.TORCH).is_file()
+            or "No module named 'torch'" in torch["note"]
+        )
     else:
-        assert torch["ratio"] > 0 and "1454 parameters (peer 1454); in float64 agree to" in torch["note"]
+        assert (
+            torch["ratio"] > 0
+            and "1454 parameters (peer 1454); in float64 agree to" in torch["note"]
+        )
 
 
 @pytest.mark.slow
@@ -54,8 +72,16 @@ def test_the_kernel_has_its_peers_its_growth_and_its_estimates(tmp_path):
     done = _run("entk", "--quick", "--output", str(output), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     batch, torch, growth, large, sketch = json.loads(output.read_text())["rows"]
-    assert batch["peer"] == "nt.batch, b = 1" and batch["ratio"] > 0 and "kernels agree to" in batch["note"]
-    assert ("no peer: " in torch["note"]) if torch["peer_s"] is None else ("kernels agree to" in torch["note"])
+    assert (
+        batch["peer"] == "nt.batch, b = 1"
+        and batch["ratio"] > 0
+        and "kernels agree to" in batch["note"]
+    )
+    assert (
+        ("no peer: " in torch["note"])
+        if torch["peer_s"] is None
+        else ("kernels agree to" in torch["note"])
+    )
     assert "GF/s" in growth["note"] and "exact" in large["case"]
     assert "stated" in sketch["note"] and sketch["ratio"] > 0
     assert (tmp_path / "results/bench/entk.png").is_file()
@@ -66,7 +92,9 @@ def test_a_peer_that_computes_something_else_is_found_out():
     theirs = ours | {"version": "2"}
 
     def note(**other):
-        return training._agreement(child.Outcome(1, arrays=ours), child.Outcome(1, arrays=theirs | other))
+        return training._agreement(
+            child.Outcome(1, arrays=ours), child.Outcome(1, arrays=theirs | other)
+        )
 
     assert "10 parameters (peer 10)" in note() and "agree to 1e-10 (loss)" in note(loss=2 + 2e-10)
     for other in ({"parameters": 11}, {"gradient": 3.001}, {"losses": float("nan")}):
@@ -78,7 +106,9 @@ def test_a_side_runs_in_a_process_of_its_own_within_its_limit():
     done = child.run("setup:ours", 60, 12, 3)
     assert done.arrays["gamma"].shape == (3,) and 0 < done.seconds < 60 and not done.late
     assert child.run("setup:ours", 60, 12, 3, limit=0.1).late
-    with pytest.raises(RuntimeError, match=r"setup:ours.*exit status 1(.|\n)*modes: expected a whole number"):
+    with pytest.raises(
+        RuntimeError, match=r"setup:ours.*exit status 1(.|\n)*modes: expected a whole number"
+    ):
         child.run("setup:ours", 60, 12, 0)
 
 
@@ -88,9 +118,14 @@ def test_an_interpreter_that_is_not_there_is_told_of():
 
 
 def test_a_row_without_its_peer_has_no_ratio():
-    row = report.Row("training", "d=1", "PyTorch", 0.5, 1.0, 2.0, None, 0.0, 2, note="no peer: not here")
+    row = report.Row(
+        "training", "d=1", "PyTorch", 0.5, 1.0, 2.0, None, 0.0, 2, note="no peer: not here"
+    )
     assert row.ratio is None
-    assert report.line(row) == "| training: d=1 | 500 ms | 1 s | 2 MB | PyTorch | none |  |  |  | no peer: not here |"
+    assert (
+        report.line(row)
+        == "| training: d=1 | 500 ms | 1 s | 2 MB | PyTorch | none |  |  |  | no peer: not here |"
+    )
 
 
 def test_an_unknown_name_is_refused_by_name():

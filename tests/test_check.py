@@ -6,7 +6,9 @@ import pytest
 from stepwise import _check
 
 
-@pytest.mark.parametrize("value", [[1, 2], (1.5,), np.uint8([3]), np.float16([1]), jnp.ones(2), 3, np.float64(2)])
+@pytest.mark.parametrize(
+    "value", [[1, 2], (1.5,), np.uint8([3]), np.float16([1]), jnp.ones(2), 3, np.float64(2)]
+)
 def test_real_numbers_of_any_kind_come_through_as_floats(value, dtype):
     out = _check.real_array("v", value)
     assert jnp.issubdtype(out.dtype, jnp.floating)

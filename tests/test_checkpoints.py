@@ -1,4 +1,5 @@
-"""Checkpoints: what is damaged, foreign or unwritable is named, and nothing that was whole is lost."""
+"""Checkpoints: what is damaged, foreign or unwritable is named, and nothing that was whole is
+lost."""
 
 import gc
 import resource
@@ -12,13 +13,19 @@ from stepwise.checkpoints import Checkpoints
 
 @pytest.fixture(autouse=True)
 def coroutines_of_this_test_end_with_it():
-    """Those that orbax leaves behind where it raises would warn in whatever test runs when they are collected."""
+    """Those that orbax leaves behind where it raises would warn in whatever test runs when they are
+    collected.
+    """
     yield
     gc.collect()
 
 
 def state(step):
-    return {"a": jnp.arange(6.0).reshape(2, 3) * step, "b": [jnp.asarray(step), np.full(3, np.nan)], "empty": {}}
+    return {
+        "a": jnp.arange(6.0).reshape(2, 3) * step,
+        "b": [jnp.asarray(step), np.full(3, np.nan)],
+        "empty": {},
+    }
 
 
 def saved(folder, steps=(1, 2), **about):
@@ -30,7 +37,11 @@ def saved(folder, steps=(1, 2), **about):
 
 
 def files(folder, step):
-    return sorted(path for path in (folder / f"step_{step}").rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(
+        path
+        for path in (folder / f"step_{step}").rglob("*")
+        if path.is_file() and path.stat().st_size
+    )
 
 
 def test_the_newest_comes_back_and_the_oldest_goes(tmp_path):
@@ -47,16 +58,23 @@ def test_the_newest_comes_back_and_the_oldest_goes(tmp_path):
 def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
     damaged = 0
     names = [
-        path.relative_to(tmp_path / "0" / "step_2") for path in files((saved(tmp_path / "0"), tmp_path / "0")[1], 2)
+        path.relative_to(tmp_path / "0" / "step_2")
+        for path in files((saved(tmp_path / "0"), tmp_path / "0")[1], 2)
     ]
-    data = [name for name in names if name.parts[:2] in (("state", "d"), ("state", "manifest.ocdbt"))]
+    data = [
+        name for name in names if name.parts[:2] in (("state", "d"), ("state", "manifest.ocdbt"))
+    ]
     assert data
     for i, name in enumerate([*data[:2], names[0]]):
         folder = tmp_path / str(i + 1)
         store, told = saved(folder)
         store.close()
         path = next(path for path in files(folder, 2) if path.name == name.name or name in data)
-        path = path if name not in data else next(p for p in files(folder, 2) if p.parts[-2] == name.parts[-2])
+        path = (
+            path
+            if name not in data
+            else next(p for p in files(folder, 2) if p.parts[-2] == name.parts[-2])
+        )
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         told = []
         store = Checkpoints(folder, {}, warn=told.append)
@@ -65,7 +83,9 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
         if step == 1:
             damaged += 1
             assert len(told) == 1 and "step_2: refused" in told[0]
-            assert [p.name for p in folder.iterdir() if p.name.startswith("refused")] == ["refused_step_2_0"]
+            assert [p.name for p in folder.iterdir() if p.name.startswith("refused")] == [
+                "refused_step_2_0"
+            ]
             store.save(2, state(2))
             assert store.restore(state(0))[0] == 2
     assert damaged >= 2
@@ -92,7 +112,9 @@ def test_one_of_another_run_is_refused_by_name_and_kept(tmp_path):
     saved(tmp_path, seed=1)[0].close()
     told = []
     store = Checkpoints(tmp_path, {"seed": 2}, warn=told.append)
-    with pytest.raises(ValueError, match=r"expected a checkpoint of this run, none is usable; .*step_2: refused"):
+    with pytest.raises(
+        ValueError, match=r"expected a checkpoint of this run, none is usable; .*step_2: refused"
+    ):
         store.restore(state(0))
     assert len(told) == 2 and "another (it differs in ['seed'])" in told[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]

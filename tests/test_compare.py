@@ -46,13 +46,19 @@ def test_a_constant_gap_is_its_own_rms():
 
 def test_the_rms_does_not_depend_on_how_densely_a_run_was_logged():
     moved, values = TAUS * 1.1, []
-    for times in (np.geomspace(0.1, 20, 3000), np.geomspace(0.1, 20, 700), np.linspace(0.1, 20, 4000)):
+    for times in (
+        np.geomspace(0.1, 20, 3000),
+        np.geomspace(0.1, 20, 700),
+        np.linspace(0.1, 20, 4000),
+    ):
         gap = compare((T, curves(T)), (times, curves(times, moved)))
         values.append([gap.eigenvalue_rms, gap.loss_rms])
     both = np.concatenate([np.geomspace(0.1, 20, 500), np.linspace(4, 6, 900)])
     both.sort()
     gap = compare((T, curves(T)), (both, curves(both, moved)))
-    np.testing.assert_allclose([*values[1:], [gap.eigenvalue_rms, gap.loss_rms]], [values[0]] * 3, rtol=5e-3)
+    np.testing.assert_allclose(
+        [*values[1:], [gap.eigenvalue_rms, gap.loss_rms]], [values[0]] * 3, rtol=5e-3
+    )
 
 
 def test_plain_arrays_tuples_dicts_and_trajectories_are_all_read(x64):
@@ -109,13 +115,23 @@ def test_only_shared_times_are_read():
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ((T + 100, curves(T)), r"experiment: expected at least two samples at times that the theory covers"),
+        (
+            (T + 100, curves(T)),
+            r"experiment: expected at least two samples at times that the theory covers",
+        ),
         ((T[::-1], curves(T)), "experiment times: expected increasing numbers"),
         ((T, curves(T)[:5]), r"experiment eigenvalues: expected \[400, d\], a row for each time"),
         ((T, curves(T) * np.nan), "experiment eigenvalues: expected finite entries"),
-        ((T, curves(T), np.ones(3)), r"experiment loss: expected \[400\], one a time, received float64 \[3\]"),
+        (
+            (T, curves(T), np.ones(3)),
+            r"experiment loss: expected \[400\], one a time, received float64 \[3\]",
+        ),
         ({"times": T}, "experiment: expected a dict with times and eigenvalues, received keys"),
-        ((T,), r"experiment: expected \(times, eigenvalues\) or \(times, eigenvalues, loss\), received 1"),
+        (
+            (T,),
+            r"experiment: expected \(times, eigenvalues\) or \(times, eigenvalues, loss\), "
+            r"received 1",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_by_name(run, message):
@@ -140,7 +156,10 @@ def test_the_text_says_which_modes_were_learned_and_how_far_off_each_is():
         return 1 / (1 + np.exp(-8 * (times - tau)))
 
     flat = np.zeros_like(times)
-    found = compare((times, np.stack([step(1), step(3), flat], 1)), (times, np.stack([step(1.1), flat, flat], 1)))
+    found = compare(
+        (times, np.stack([step(1), step(3), flat], 1)),
+        (times, np.stack([step(1.1), flat, flat], 1)),
+    )
     assert found.learned == 1 and found.summary()["learned"] == 1
     first, second, third = str(found).splitlines()[1:4]
     assert "10.0" in first and second.split()[-1] == third.split()[-1] == "-"

@@ -30,11 +30,15 @@ def test_the_top_pairs_are_those_of_the_whole_matrix(name, dtype):
     found = eigen.top(multiply, jnp.asarray(matrix), 160, 5, dtype=dtype)
     size, eps = np.abs(values).max(), 1e-5 if dtype == "float32" else 1e-9
     np.testing.assert_allclose(found.values, values[:5], atol=eps * size)
-    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(5), atol=10 * np.finfo(dtype).eps * 10)
+    np.testing.assert_allclose(
+        found.vectors.T @ found.vectors, np.eye(5), atol=10 * np.finfo(dtype).eps * 10
+    )
     exact = np.asarray(matrix, float) @ np.asarray(found.vectors, float) - np.asarray(
         found.vectors * found.values, float
     )
-    assert (np.linalg.norm(exact, axis=0) <= found.residuals + 20 * np.finfo(dtype).eps * size).all()
+    assert (
+        np.linalg.norm(exact, axis=0) <= found.residuals + 20 * np.finfo(dtype).eps * size
+    ).all()
     assert (np.asarray(found.residuals) <= max(1e-9, 20 * np.finfo(dtype).eps) * size).all()
     assert values[-1] - eps * size <= float(found.lowest) <= values[-1] + 0.2 * size
     if name == "degenerate":
@@ -65,10 +69,14 @@ def test_the_zero_operator_has_zeros(dtype):
 
 def test_not_converged_is_an_error_that_says_how_far_it_came(x64):
     matrix = jnp.asarray(matrix_of(np.linspace(1, 0.99, 400), float)[0])
-    with pytest.raises(eigen.NotConvergedError, match=r"below 1\.0e-09 .* within 10 block products, reached \d"):
+    with pytest.raises(
+        eigen.NotConvergedError, match=r"below 1\.0e-09 .* within 10 block products, reached \d"
+    ):
         eigen.top(multiply, matrix, 400, 3, dtype=float, max_products=10)
     for k in (0, 401):
-        with pytest.raises(ValueError, match=rf"modes: expected a number in 1 \.\.\. 400, received {k}"):
+        with pytest.raises(
+            ValueError, match=rf"modes: expected a number in 1 \.\.\. 400, received {k}"
+        ):
             eigen.top(multiply, matrix, 400, k)
 
 
@@ -97,20 +105,26 @@ def test_the_top_of_a_product_is_that_of_the_symmetric_root(rank):
     found = eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 120, 5)
     np.testing.assert_allclose(found.values, exact[:5], rtol=1e-10)
     np.testing.assert_allclose(found.vectors.T @ M @ found.vectors, np.eye(5), atol=1e-10)
-    np.testing.assert_allclose(S @ M @ found.vectors, found.vectors * found.values, atol=1e-6 * exact[0])
+    np.testing.assert_allclose(
+        S @ M @ found.vectors, found.vectors * found.values, atol=1e-6 * exact[0]
+    )
     assert found.residuals.max() <= 1e-9 * abs(exact).max()
     assert exact[-1] - 1e-9 <= found.lowest <= exact[4]
 
 
 def test_a_product_whose_right_side_is_not_positive_is_refused():
     S, M = _pair(60, 60)
-    with pytest.raises(ValueError, match="K: expected a positive semi-definite kernel, received a direction"):
+    with pytest.raises(
+        ValueError, match="K: expected a positive semi-definite kernel, received a direction"
+    ):
         eigen.top_of_product(lambda b: S @ b, lambda b: b - 1.2 * M @ b, 60, 3)
 
 
 def test_more_pairs_of_a_product_than_its_rank_are_refused():
     S, M = _pair(60, 4)
-    with pytest.raises(ValueError, match=r"modes: expected a number in 1 \.\.\. 4, the rank of K, received 6"):
+    with pytest.raises(
+        ValueError, match=r"modes: expected a number in 1 \.\.\. 4, the rank of K, received 6"
+    ):
         eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 60, 6)
 
 

@@ -1,4 +1,6 @@
-"""Kernel problems: the same modes and embeddings as explicit features give; with products alone as by decomposition."""
+"""Kernel problems: the same modes and embeddings as explicit features give; with products alone as
+by decomposition.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,9 @@ FREQUENCIES, PHASES = RNG.normal(size=(M, 9)), RNG.uniform(0, 6, size=9)
 def quadratic(x):
     """Features of (x·y + 1)²."""
     x = np.asarray(x)
-    products = np.stack([x[:, i] * x[:, j] * (1 if i == j else 2**0.5) for i in range(M) for j in range(i, M)], 1)
+    products = np.stack(
+        [x[:, i] * x[:, j] * (1 if i == j else 2**0.5) for i in range(M) for j in range(i, M)], 1
+    )
     return np.concatenate([products, 2**0.5 * x, np.ones((len(x), 1))], axis=1)
 
 
@@ -45,11 +49,16 @@ def test_predictions_equal_those_of_explicit_features(name, center, modes, x64):
     np.testing.assert_allclose(implicit.gamma[:3], explicit.gamma[:3], rtol=1e-10)
     for one, two in (
         (implicit.predict(3), explicit.predict(3)),
-        (implicit.embed(implicit.optimum(3), NEW), explicit.embed(explicit.optimum(3), features(NEW))),
+        (
+            implicit.embed(implicit.optimum(3), NEW),
+            explicit.embed(explicit.optimum(3), features(NEW)),
+        ),
     ):
         signs = np.sign(np.sum(np.asarray(one) * np.asarray(two), axis=0))
         np.testing.assert_allclose(one * signs, two, atol=1e-9 * np.abs(two).max())
-    np.testing.assert_allclose(spectra.eigenvalues(*np.split(np.asarray(implicit.predict(3)), 2)), 1, atol=0.2)
+    np.testing.assert_allclose(
+        spectra.eigenvalues(*np.split(np.asarray(implicit.predict(3)), 2)), 1, atol=0.2
+    )
 
 
 @pytest.mark.parametrize("center", ["none", "pooled", "per_view"])
@@ -62,13 +71,16 @@ def test_products_alone_find_what_a_decomposition_finds(center, x64, tmp_path):
     signs = np.sign(np.sum(np.asarray(few.features) * np.asarray(whole.features[:, :4]), axis=0))
     np.testing.assert_allclose(few.features * signs, whole.features[:, :4], atol=1e-7)
     A = np.eye(4)
-    np.testing.assert_allclose(few.embed(A, NEW) * signs, whole.truncated(4).embed(A, NEW), atol=1e-6)
+    np.testing.assert_allclose(
+        few.embed(A, NEW) * signs, whole.truncated(4).embed(A, NEW), atol=1e-6
+    )
 
 
 def test_a_positive_definite_kernel_has_as_many_negative_modes_as_positive(x64):
     p = from_kernel(kernels.rbf(0.7), X, X2)
     assert p.gamma.size == 2 * N and p.n_positive == N and np.sum(np.asarray(p.gamma) < 0) == N
-    # centred, one direction of K is null; by Cauchy's interlacing one positive mode less, or one negative
+    # centred, one direction of K is null; by Cauchy's interlacing one positive mode less, or one
+    # negative
     centred = from_kernel(kernels.rbf(0.7), X, X2, center="pooled")
     assert centred.gamma.size == 2 * N - 1 and centred.n_positive in (N - 1, N)
 
@@ -84,7 +96,9 @@ def test_the_kernel_model_meets_the_same_laws_and_solvers(x64):
     run = descent(p, A0, 0.02 * p.max_stable_lr(), 60_000, record_every=100)
     theory = closed_form(p, A0, run.times)
     assert str(run.result) == "converged"
-    C = spectra.eigenvalues(*np.split(np.asarray(p.embed(run.snapshots[-1], np.concatenate([X, X2]))), 2))
+    C = spectra.eigenvalues(
+        *np.split(np.asarray(p.embed(run.snapshots[-1], np.concatenate([X, X2]))), 2)
+    )
     np.testing.assert_allclose(C, run.eigenvalues[-1], rtol=1e-6)
     assert np.sqrt(np.mean((run.eigenvalues - theory.eigenvalues) ** 2)) < 0.05
 
@@ -98,14 +112,19 @@ def test_many_inputs_and_views_meet_the_kernel_in_parts(x64):
 
     whole, parts = from_kernel(rbf, X, X2), from_kernel(watched, X, X2, tile=16)
     A = np.eye(whole.gamma.size)[:2]
-    np.testing.assert_allclose(np.abs(parts.embed(A, X)), np.abs(whole.embed(A, X)), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(
+        np.abs(parts.embed(A, X)), np.abs(whole.embed(A, X)), rtol=1e-8, atol=1e-10
+    )
     assert max(most) == 16
 
 
 @pytest.mark.parametrize("center", ["none", "pooled"])
 def test_embeddings_have_their_coordinates(center, x64):
     both = np.concatenate([X, X2])
-    for p in (from_kernel(kernels.rbf(3.0), X, X2, center=center), from_views(X, X2, center=center)):
+    for p in (
+        from_kernel(kernels.rbf(3.0), X, X2, center=center),
+        from_views(X, X2, center=center),
+    ):
         A = p.start(jax.random.key(0), 3, 1.0)
         np.testing.assert_allclose(p.coordinates_of(p.embed(A, both)), A, rtol=1e-6, atol=1e-8)
     with pytest.raises(ValueError, match="embeddings: expected 120 rows, one a view"):
@@ -129,7 +148,9 @@ def test_a_kernel_that_is_not_positive_is_refused_in_either_way(x64):
 
 def test_more_dimensions_than_positive_modes_are_refused(x64):
     p = from_kernel(kernels.linear(), X, X2)
-    with pytest.raises(ValueError, match=r"d: expected a number in 1 \.\.\. 5, the positive modes of the problem"):
+    with pytest.raises(
+        ValueError, match=r"d: expected a number in 1 \.\.\. 5, the positive modes of the problem"
+    ):
         p.predict(6)
 
 
@@ -141,7 +162,9 @@ def test_products_alone_bear_kernels_that_decay_fast(seed, x64):
     for kernel in (kernels.rbf(3.0), kernels.rbf(0.7), kernels.polynomial(3)):
         whole = from_kernel(kernel, x, x2)
         for modes in (1, 3):
-            np.testing.assert_allclose(from_kernel(kernel, x, x2, modes=modes).gamma, whole.gamma[:modes], rtol=1e-7)
+            np.testing.assert_allclose(
+                from_kernel(kernel, x, x2, modes=modes).gamma, whole.gamma[:modes], rtol=1e-7
+            )
 
 
 def test_a_kernel_s_mean_does_not_make_it_indefinite(x64):
@@ -159,7 +182,9 @@ def test_a_kernel_rounded_to_float32_keeps_its_modes():
     rounded = from_gram(K.astype("float32"))
     resolved = exact[:30] > 3e-6 * exact[0]
     assert resolved.sum() >= 10
-    np.testing.assert_allclose(np.asarray(rounded.gamma)[:30][resolved], exact[:30][resolved], rtol=0.05)
+    np.testing.assert_allclose(
+        np.asarray(rounded.gamma)[:30][resolved], exact[:30][resolved], rtol=0.05
+    )
 
 
 def test_a_kernel_of_zeros_is_refused_in_either_way(x64):
@@ -171,16 +196,24 @@ def test_a_kernel_of_zeros_is_refused_in_either_way(x64):
 def test_the_cutoff_holds_for_products_alone_too(x64, monkeypatch):
     spread = np.r_[1, 0.5, 1e-4 * 0.8 ** np.arange(N - 2)]
     half = np.linalg.qr(RNG.normal(size=(N, N)))[0] / 2**0.5
-    views = np.concatenate([half, half])  # a view is its pair: K_Γ is K/2n, and K's eigenvectors are its modes
+    views = np.concatenate(
+        [half, half]
+    )  # a view is its pair: K_Γ is K/2n, and K's eigenvectors are its modes
     K = views * spread @ views.T
     np.testing.assert_allclose(from_gram(K, modes=3).gamma, spread[:3] / (2 * N), rtol=1e-8)
-    assert from_gram(K, modes=2, cutoff=1e-3).gamma.size == from_gram(K, cutoff=1e-3).gamma.size == 2
+    assert (
+        from_gram(K, modes=2, cutoff=1e-3).gamma.size == from_gram(K, cutoff=1e-3).gamma.size == 2
+    )
     with pytest.raises(
-        ValueError, match=r"modes: expected a whole number in 1 ... 2, the rank of the data, received 3"
+        ValueError,
+        match=r"modes: expected a whole number in 1 ... 2, the rank of the data, received 3",
     ):
         from_gram(K, modes=3, cutoff=1e-3)
     monkeypatch.setattr(gram, "DENSE", N)
-    with pytest.raises(ValueError, match=r"modes that stand above the cutoff \(1.0e-03 .* received mode 3, on 1.0e-04"):
+    with pytest.raises(
+        ValueError,
+        match=r"modes that stand above the cutoff \(1.0e-03 .* received mode 3, on 1.0e-04",
+    ):
         from_gram(K, modes=3, cutoff=1e-3)
 
 
@@ -209,7 +242,8 @@ def test_a_kernel_widened_from_float32_is_taken_in_tiles_once_its_rounding_is_st
         # float32 products in an order that differs from one triangle to the other
         a32, b32 = np.asarray(a, np.float32), np.asarray(b, np.float32)
         return np.asarray(
-            np.exp(-0.1 * ((a32[:, None] - b32[None]) ** 2).sum(-1) * (1 + 1e-7 * a32[:, :1])), np.float64
+            np.exp(-0.1 * ((a32[:, None] - b32[None]) ** 2).sum(-1) * (1 + 1e-7 * a32[:, :1])),
+            np.float64,
         )
 
     with pytest.raises(ValueError, match="a symmetric kernel"):

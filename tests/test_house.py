@@ -1,4 +1,6 @@
-"""The house rules: imports follow the data flow, rooms keep to their size, everything public says what it does."""
+"""The house rules: imports follow the data flow, rooms keep to their size, everything public says
+what it does.
+"""
 
 import ast
 import re
@@ -77,9 +79,13 @@ def imported(path):
 
 
 def room(name):
-    """The layered module that a dotted name of the package lies in: the longest that is listed, or none."""
+    """The layered module that a dotted name of the package lies in: the longest that is listed, or
+    none.
+    """
     parts = name.split(".")[1:]
-    return next((key for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in LAYER), None)
+    return next(
+        (key for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in LAYER), None
+    )
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=module)
@@ -130,7 +136,11 @@ def test_modules_stay_below_four_hundred_lines():
 
 def test_no_file_names_a_place_of_one_machine():
     places = re.compile(r"(?<![\w./])/(?:home|root|Users|work|tmp|mnt|opt|private)/|[A-Z]:\\\\")
-    for path in [*PACKAGE, *(ROOT / "experiments").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+    for path in [
+        *PACKAGE,
+        *(ROOT / "experiments").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    ]:
         found = places.search(path.read_text())
         assert not found, f"{path}: {found and found.group()}"
 

@@ -17,13 +17,25 @@ LAM0 = np.array([1e-6, 0.2, 1.4, 0.5, -0.3])
 def test_the_law_solves_its_differential_equation(x64):
     times = np.linspace(0, 3, 13)
     solved = solve_ivp(
-        lambda t, lam: 8 * GAMMA * lam * (1 - lam), (0, 3), LAM0, method="DOP853", rtol=1e-12, atol=1e-15, t_eval=times
+        lambda t, lam: 8 * GAMMA * lam * (1 - lam),
+        (0, 3),
+        LAM0,
+        method="DOP853",
+        rtol=1e-12,
+        atol=1e-15,
+        t_eval=times,
     )
-    np.testing.assert_allclose(BarlowTwins(GAMMA).eigenvalues(times, LAM0), solved.y.T, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(
+        BarlowTwins(GAMMA).eigenvalues(times, LAM0), solved.y.T, rtol=1e-9, atol=1e-13
+    )
 
 
 def test_the_law_is_the_formula_of_the_slides(x64):
-    gamma, s0, t = np.array([1.5, 0.4, -0.6]), np.array([1e-3, 0.3, 0.8]), np.linspace(0, 2, 9)[:, None]
+    gamma, s0, t = (
+        np.array([1.5, 0.4, -0.6]),
+        np.array([1e-3, 0.3, 0.8]),
+        np.linspace(0, 2, 9)[:, None],
+    )
     s = np.exp(4 * gamma * t) / np.sqrt(s0**-2 + (np.exp(8 * gamma * t) - 1) * gamma)
     law, lam0 = BarlowTwins(gamma), gamma * s0**2
     np.testing.assert_allclose(law.eigenvalues(t[:, 0], lam0), gamma * s**2, rtol=1e-12)
@@ -33,10 +45,28 @@ def test_the_law_is_the_formula_of_the_slides(x64):
 def test_growth_where_nothing_grows_or_nothing_moves(x64):
     growth = BarlowTwins([1.0, 0.0, -1.0]).growth([0.0, 1.0, 1e6], [0.0, 0.0, -0.5])
     np.testing.assert_array_equal(growth[:, :2], 1)
-    np.testing.assert_allclose(growth[:, 2], [1, np.exp(-4) / np.sqrt(1 + 0.5 * (1 - np.exp(-8))), 0], rtol=1e-12)
+    np.testing.assert_allclose(
+        growth[:, 2], [1, np.exp(-4) / np.sqrt(1 + 0.5 * (1 - np.exp(-8))), 0], rtol=1e-12
+    )
 
 
-SPECIAL = [0.0, 1.0, -1.0, 0.5, 1e6, 1e30, -1e30, 1e-30, -1e-30, 2.0**-126, 2.0**-149, 3e38, -3e38, 1 + 2e-7, 1 - 6e-8]
+SPECIAL = [
+    0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1e6,
+    1e30,
+    -1e30,
+    1e-30,
+    -1e-30,
+    2.0**-126,
+    2.0**-149,
+    3e38,
+    -3e38,
+    1 + 2e-7,
+    1 - 6e-8,
+]
 
 
 @pytest.mark.parametrize("width", [32, 64])
@@ -44,7 +74,11 @@ SPECIAL = [0.0, 1.0, -1.0, 0.5, 1e6, 1e30, -1e30, 1e-30, -1e-30, 2.0**-126, 2.0*
 @settings(max_examples=10)
 def test_the_law_is_finite_at_every_time_mode_and_start(width, data):
     kind = f"float{width}"
-    drawn = data.draw(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=width), min_size=10, max_size=10))
+    drawn = data.draw(
+        st.lists(
+            st.floats(allow_nan=False, allow_infinity=False, width=width), min_size=10, max_size=10
+        )
+    )
     numbers = np.array(SPECIAL + drawn, kind)
     gamma, lam0 = (grid.ravel() for grid in np.meshgrid(numbers, numbers))
     with jax.enable_x64(width == 64):
@@ -59,7 +93,9 @@ def test_the_law_is_finite_at_every_time_mode_and_start(width, data):
 
 
 def test_nothing_overflows_at_a_million_in_float32():
-    out = BarlowTwins(np.float32([5, 1e-3, -5])).eigenvalues(np.float32([1e6, 1e30]), np.float32([1e-30, 1e-30, -0.9]))
+    out = BarlowTwins(np.float32([5, 1e-3, -5])).eigenvalues(
+        np.float32([1e6, 1e30]), np.float32([1e-30, 1e-30, -0.9])
+    )
     np.testing.assert_array_equal(out, [[1, 1, 0], [1, 1, 0]])
 
 
@@ -75,14 +111,20 @@ def test_step_times_are_where_the_curve_is_one_half(x64):
     law, lam0 = BarlowTwins([2.0, 0.5, 0.01]), np.array([1e-9, 1e-3, 0.4])
     tau = np.asarray(law.step_times(lam0))
     np.testing.assert_allclose(np.diagonal(law.eigenvalues(tau, lam0)), 0.5, rtol=1e-12)
-    np.testing.assert_allclose(tau, np.log(1 / lam0 - 1) / (8 * np.array([2, 0.5, 0.01])), rtol=1e-12)
+    np.testing.assert_allclose(
+        tau, np.log(1 / lam0 - 1) / (8 * np.array([2, 0.5, 0.01])), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
-    ("gamma", "lam0"), [(0.0, 0.1), (-1.0, -0.1), (1.0, 0.0), (1.0, 0.7), (1.0, 1.0), (1.0, 1.5), (1.0, -0.2)]
+    ("gamma", "lam0"),
+    [(0.0, 0.1), (-1.0, -0.1), (1.0, 0.0), (1.0, 0.7), (1.0, 1.0), (1.0, 1.5), (1.0, -0.2)],
 )
 def test_a_mode_that_never_crosses_one_half_has_no_step(gamma, lam0, dtype):
-    assert np.asarray(BarlowTwins(np.array([gamma], dtype)).step_times(np.array([lam0], dtype)))[0] == np.inf
+    assert (
+        np.asarray(BarlowTwins(np.array([gamma], dtype)).step_times(np.array([lam0], dtype)))[0]
+        == np.inf
+    )
 
 
 def test_the_loss_is_what_each_mode_lacks_of_one(x64):
@@ -95,31 +137,51 @@ def test_the_loss_is_what_each_mode_lacks_of_one(x64):
 
 @pytest.mark.parametrize(
     ("gamma", "limit"),
-    [([1, 0.5], 0.25), ([1, 0.5, -5], 0.1), ([1, -2], 0.25), ([1, -2.5], 0.2), ([-2], 0.25), ([0, 0], np.inf)],
+    [
+        ([1, 0.5], 0.25),
+        ([1, 0.5, -5], 0.1),
+        ([1, -2], 0.25),
+        ([1, -2.5], 0.2),
+        ([-2], 0.25),
+        ([0, 0], np.inf),
+    ],
 )
 def test_the_largest_stable_lr_counts_negative_modes(gamma, limit, dtype):
     assert float(BarlowTwins(np.array(gamma, dtype)).max_stable_lr()) == np.array(limit, dtype)
 
 
 def test_derivatives_in_modes_and_starts_equal_finite_differences(x64):
-    times, gamma, lam0 = np.array([0.1, 0.7, 2.0]), np.array([1.3, 0.4, -0.8, 0.0]), np.array([1e-2, 0.9, -0.4, 0.3])
+    times, gamma, lam0 = (
+        np.array([0.1, 0.7, 2.0]),
+        np.array([1.3, 0.4, -0.8, 0.0]),
+        np.array([1e-2, 0.9, -0.4, 0.3]),
+    )
 
     def total(gamma, lam0):
-        return jnp.sum(jnp.sin(jnp.arange(12.0).reshape(3, 4)) * BarlowTwins(gamma).eigenvalues(times, lam0))
+        return jnp.sum(
+            jnp.sin(jnp.arange(12.0).reshape(3, 4)) * BarlowTwins(gamma).eigenvalues(times, lam0)
+        )
 
     slopes = jax.jit(jax.grad(total, argnums=(0, 1)))(gamma, lam0)
     for which, slope in enumerate(slopes):
         for j in range(4):
             step = 1e-6 * np.eye(4)[j]
-            ends = [total(*[a + s * step * (i == which) for i, a in enumerate((gamma, lam0))]) for s in (1, -1)]
+            ends = [
+                total(*[a + s * step * (i == which) for i, a in enumerate((gamma, lam0))])
+                for s in (1, -1)
+            ]
             np.testing.assert_allclose(slope[j], (ends[0] - ends[1]) / 2e-6, rtol=1e-7, atol=1e-8)
 
 
 def test_derivatives_at_the_resting_points_are_those_of_the_linear_phase(dtype):
     for lam0, sign in ((0.0, 1), (1.0, -1)):
         for gamma in (0.5, -0.5, 0.0):
-            slope = jax.grad(lambda lam, g=gamma: BarlowTwins(jnp.array([g])).eigenvalues([0.7], lam[None])[0, 0])
-            np.testing.assert_allclose(slope(jnp.asarray(lam0)), np.exp(sign * 8 * gamma * 0.7), rtol=1e-5)
+            slope = jax.grad(
+                lambda lam, g=gamma: BarlowTwins(jnp.array([g])).eigenvalues([0.7], lam[None])[0, 0]
+            )
+            np.testing.assert_allclose(
+                slope(jnp.asarray(lam0)), np.exp(sign * 8 * gamma * 0.7), rtol=1e-5
+            )
 
 
 def test_derivatives_are_finite_at_every_sign_and_size_that_the_model_can_have(dtype):
@@ -128,7 +190,9 @@ def test_derivatives_are_finite_at_every_sign_and_size_that_the_model_can_have(d
         + [(g, lam) for g in (-1.0, -1e-3) for lam in (0.0, -1e-35, -1.0, -100.0)],
         dtype,
     ).T
-    law = jax.jit(jax.jacrev(lambda g, lam: BarlowTwins(g).eigenvalues([0.0, 1.0, 1e6], lam), argnums=(0, 1)))
+    law = jax.jit(
+        jax.jacrev(lambda g, lam: BarlowTwins(g).eigenvalues([0.0, 1.0, 1e6], lam), argnums=(0, 1))
+    )
     for part in law(gamma, lam0):
         assert np.isfinite(part).all()
 
@@ -136,7 +200,9 @@ def test_derivatives_are_finite_at_every_sign_and_size_that_the_model_can_have(d
 def test_laws_map_over_starts_and_modes(x64):
     lam0 = np.array([[1e-3, 1e-2], [0.1, 0.2], [0.3, -0.4]])
     gammas = np.array([[1, 0.5], [2, 0.1], [3, -1]])
-    mapped = jax.jit(jax.vmap(lambda g, lam: BarlowTwins(g).eigenvalues([0.5, 1.0], lam)))(gammas, lam0)
+    mapped = jax.jit(jax.vmap(lambda g, lam: BarlowTwins(g).eigenvalues([0.5, 1.0], lam)))(
+        gammas, lam0
+    )
     for one, g, lam in zip(mapped, gammas, lam0, strict=True):
         np.testing.assert_allclose(one, BarlowTwins(g).eigenvalues([0.5, 1.0], lam), rtol=1e-13)
     limits = jax.vmap(lambda g: BarlowTwins(g).max_stable_lr())(gammas)
@@ -145,8 +211,12 @@ def test_laws_map_over_starts_and_modes(x64):
 
 
 def test_the_law_uses_as_many_modes_as_the_start_has(dtype):
-    assert BarlowTwins(np.ones(5, dtype)).eigenvalues(np.ones(3, dtype), np.full(2, 0.1, dtype)).shape == (3, 2)
-    with pytest.raises(ValueError, match=r"lam0: expected at most 2 entries.*received float.*\[3\]"):
+    assert BarlowTwins(np.ones(5, dtype)).eigenvalues(
+        np.ones(3, dtype), np.full(2, 0.1, dtype)
+    ).shape == (3, 2)
+    with pytest.raises(
+        ValueError, match=r"lam0: expected at most 2 entries.*received float.*\[3\]"
+    ):
         BarlowTwins(np.ones(2, dtype)).eigenvalues(np.ones(1, dtype), np.full(3, 0.1, dtype))
 
 
@@ -228,7 +298,9 @@ def test_gaussian_starts_spread_as_the_chi_squared_law_says(x64):
 
 
 def test_an_effective_start_with_too_few_modes_is_refused():
-    with pytest.raises(ValueError, match=r"A: expected at least as many columns.*received float.*\[3, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"A: expected at least as many columns.*received float.*\[3, 2\]"
+    ):
         laws.effective_start(np.ones((3, 2)))
     with pytest.raises(ValueError, match="d: expected a positive number of dimensions, received 0"):
         laws.expected_start(0)
@@ -240,11 +312,15 @@ def test_the_supervised_law_relaxes_exponentially_to_its_one_fixed_point(t):
     with jax.enable_x64(True):
         law = Supervised([1.0, 0.5, 0.0], [1.0, -2.0, 3.0])
         s = law.singular_values([t], [0.1, 0.1, 0.1])[0]
-    np.testing.assert_allclose(s, [1 - 0.9 * np.exp(-t), -2 + 2.1 * np.exp(-t / 2), 0.1], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        s, [1 - 0.9 * np.exp(-t), -2 + 2.1 * np.exp(-t / 2), 0.1], rtol=1e-12, atol=1e-14
+    )
 
 
 def test_the_supervised_law_refuses_a_target_of_another_size():
-    with pytest.raises(ValueError, match=r"target: expected shape \[2\] as gamma, received float32 \[3\]"):
+    with pytest.raises(
+        ValueError, match=r"target: expected shape \[2\] as gamma, received float32 \[3\]"
+    ):
         Supervised(np.ones(2, np.float32), np.ones(3, np.float32))
 
 

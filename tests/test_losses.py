@@ -21,8 +21,14 @@ def pair(shape, scale=1.0):
 
 def barlow_twins(z1, z2, off_diagonal=0.0051, eps=1e-5):
     n, d = z1.shape
-    a = [[(z1[i, j] - z1[:, j].mean()) / np.sqrt(z1[:, j].var() + eps) for j in range(d)] for i in range(n)]
-    b = [[(z2[i, j] - z2[:, j].mean()) / np.sqrt(z2[:, j].var() + eps) for j in range(d)] for i in range(n)]
+    a = [
+        [(z1[i, j] - z1[:, j].mean()) / np.sqrt(z1[:, j].var() + eps) for j in range(d)]
+        for i in range(n)
+    ]
+    b = [
+        [(z2[i, j] - z2[:, j].mean()) / np.sqrt(z2[:, j].var() + eps) for j in range(d)]
+        for i in range(n)
+    ]
     total = 0.0
     for j in range(d):
         for k in range(d):
@@ -34,7 +40,10 @@ def barlow_twins(z1, z2, off_diagonal=0.0051, eps=1e-5):
 def unnormalised(z1, z2):
     n, d = z1.shape
     mean = np.concatenate([z1, z2]).mean(0)
-    C = sum(np.outer(p - mean, q - mean) + np.outer(q - mean, p - mean) for p, q in zip(z1, z2, strict=True)) / (2 * n)
+    C = sum(
+        np.outer(p - mean, q - mean) + np.outer(q - mean, p - mean)
+        for p, q in zip(z1, z2, strict=True)
+    ) / (2 * n)
     return np.linalg.norm(C - np.eye(d)) ** 2
 
 
@@ -129,18 +138,28 @@ def test_the_value_at_full_collapse(loss, value, x64):
 
 def test_other_constants(x64):
     z1, z2 = pair((8, 5))
-    np.testing.assert_allclose(losses.barlow_twins(z1, z2, off_diagonal=1, eps=0.1), barlow_twins(z1, z2, 1, 0.1))
-    np.testing.assert_allclose(losses.simclr(z1, z2, temperature=0.5), simclr(z1, z2, 0.5), rtol=1e-12)
-    np.testing.assert_allclose(losses.spectral_contrastive(z1, z2, mu=10.0), spectral(z1, z2, 10.0), rtol=1e-12)
+    np.testing.assert_allclose(
+        losses.barlow_twins(z1, z2, off_diagonal=1, eps=0.1), barlow_twins(z1, z2, 1, 0.1)
+    )
+    np.testing.assert_allclose(
+        losses.simclr(z1, z2, temperature=0.5), simclr(z1, z2, 0.5), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        losses.spectral_contrastive(z1, z2, mu=10.0), spectral(z1, z2, 10.0), rtol=1e-12
+    )
 
 
 def test_the_theorys_form_is_the_distance_of_its_spectrum_from_one(x64):
     z1, z2 = pair((30, 4))
     values = spectra.eigenvalues(z1, z2, center=True)
-    np.testing.assert_allclose(losses.barlow_twins_unnormalised(z1, z2), np.sum((values - 1) ** 2), rtol=1e-12)
+    np.testing.assert_allclose(
+        losses.barlow_twins_unnormalised(z1, z2), np.sum((values - 1) ** 2), rtol=1e-12
+    )
     means = [z - z.mean(0) for z in (z1, z2)]
     each = losses.barlow_twins_unnormalised(z1, z2, center="per_view")
-    np.testing.assert_allclose(each, losses.barlow_twins_unnormalised(*means, center="none"), rtol=1e-12)
+    np.testing.assert_allclose(
+        each, losses.barlow_twins_unnormalised(*means, center="none"), rtol=1e-12
+    )
 
 
 def test_a_tiny_embedding_is_left_unnormalised_by_the_eps(x64):
@@ -162,7 +181,9 @@ def test_gradients_are_finite_at_zero_and_agree_with_differences(loss, x64):
     along = RNG.normal(size=z1.shape)
     step = 1e-5
     difference = (loss(z1 + step * along, z2) - loss(z1 - step * along, z2)) / (2 * step)
-    np.testing.assert_allclose(np.sum(jax.grad(loss)(z1, z2) * along), difference, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        np.sum(jax.grad(loss)(z1, z2) * along), difference, rtol=1e-6, atol=1e-8
+    )
 
 
 @given(st.integers(0, 1000))
@@ -179,18 +200,35 @@ def test_half_precision_is_computed_in_single(loss):
     z1, z2 = (jnp.asarray(z, jnp.bfloat16) for z in pair((6, 3)))
     value = loss(z1, z2)
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, loss(z1.astype(jnp.float32), z2.astype(jnp.float32)), rtol=1e-6)
+    np.testing.assert_allclose(
+        value, loss(z1.astype(jnp.float32), z2.astype(jnp.float32)), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: losses.simclr(z, z[:2]), r"z2: expected shape \[4, 3\] as z1, received float32 \[2, 3\]"),
-        (lambda z: losses.barlow_twins(z[0], z[0]), r"z1: expected embeddings \[n, d\].*received float32 \[3\]"),
+        (
+            lambda z: losses.simclr(z, z[:2]),
+            r"z2: expected shape \[4, 3\] as z1, received float32 \[2, 3\]",
+        ),
+        (
+            lambda z: losses.barlow_twins(z[0], z[0]),
+            r"z1: expected embeddings \[n, d\].*received float32 \[3\]",
+        ),
         (lambda z: losses.vicreg(z[:1], z[:1]), "z1: expected embeddings .* n at least 2"),
-        (lambda z: losses.vicreg(z.astype(int), z), "z1: expected real floating embeddings, received int"),
-        (lambda z: losses.simclr(z, z, temperature=0), "temperature: expected a positive number, received 0"),
-        (lambda z: losses.spectral_contrastive(z, z, mu=-1), "mu: expected a positive number, received -1"),
+        (
+            lambda z: losses.vicreg(z.astype(int), z),
+            "z1: expected real floating embeddings, received int",
+        ),
+        (
+            lambda z: losses.simclr(z, z, temperature=0),
+            "temperature: expected a positive number, received 0",
+        ),
+        (
+            lambda z: losses.spectral_contrastive(z, z, mu=-1),
+            "mu: expected a positive number, received -1",
+        ),
         (lambda z: losses.byol(z, z, z[:2], z[:2]), r"z1: expected shape \[4, 3\] as p1"),
         (lambda z: losses.barlow_twins_unnormalised(z, z, center="both"), "center: "),
     ],
@@ -202,11 +240,15 @@ def test_bad_arguments_are_refused_by_name(call, message):
 
 
 def test_vicreg_lets_a_mode_grow_beside_a_learned_one_where_the_views_agree_enough(x64):
-    # one mode on all outputs at its fixed point, the second small and on an output direction of its own
+    # one mode on all outputs at its fixed point, the second small and on an output direction of its
+    # own
     d, n, sigma, rho = 10, 600, np.array([2.0, 0.7]), np.array([0.95, 0.8])
     parts = np.linalg.qr(np.random.default_rng(0).normal(size=(n, 4)))[0]
     parts = np.linalg.qr(parts - parts.mean(0))[0] * np.sqrt(n - 1)
-    same, other = np.sqrt(sigma * (1 + rho) / 2) * parts[:, :2], np.sqrt(sigma * (1 - rho) / 2) * parts[:, 2:]
+    same, other = (
+        np.sqrt(sigma * (1 + rho) / 2) * parts[:, :2],
+        np.sqrt(sigma * (1 - rho) / 2) * parts[:, 2:],
+    )
     slope = jax.grad(lambda W: losses.vicreg((same + other) @ W.T, (same - other) @ W.T))
 
     def learned(variance):

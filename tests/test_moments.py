@@ -20,7 +20,11 @@ X, X2 = RNG.normal(size=(24, 4)) + 3, RNG.normal(size=(24, 4)) - 1
 def test_moments_are_the_formulas(center, x64):
     cross, single = moments.of_pairs(X, X2).centred(center)
     np.testing.assert_allclose(cross, problems.cross_moment(X, X2, center), atol=1e-13)
-    shifts = {"none": (0, 0), "pooled": ((X + X2).mean(0) / 2,) * 2, "per_view": (X.mean(0), X2.mean(0))}[center]
+    shifts = {
+        "none": (0, 0),
+        "pooled": ((X + X2).mean(0) / 2,) * 2,
+        "per_view": (X.mean(0), X2.mean(0)),
+    }[center]
     a, b = X - shifts[0], X2 - shifts[1]
     np.testing.assert_allclose(single, (a.T @ a + b.T @ b) / 48, atol=1e-13)
 
@@ -66,7 +70,10 @@ def test_a_large_mean_costs_no_digits(dtype):
     far = moments.of_pairs((x + mean).astype(dtype), (x2 + mean).astype(dtype)).centred("pooled")
     near = moments.of_pairs(x, x2).centred("pooled")
     np.testing.assert_allclose(far[0], near[0], rtol=1e-4 if dtype == "float32" else 1e-6)
-    half = [((x + mean)[:12].astype(dtype), (x2 + mean)[:12].astype(dtype)), ((x + mean)[12:], (x2 + mean)[12:])]
+    half = [
+        ((x + mean)[:12].astype(dtype), (x2 + mean)[:12].astype(dtype)),
+        ((x + mean)[12:], (x2 + mean)[12:]),
+    ]
     streamed = moments.of_batches(half).centred("pooled")
     np.testing.assert_allclose(streamed[0], near[0], rtol=1e-4 if dtype == "float32" else 1e-6)
 
@@ -76,16 +83,25 @@ def test_images_integers_and_device_arrays_are_read(dtype):
     expected = problems.cross_moment(pixels, pixels[::-1], "pooled")
     for x in (pixels, jnp.asarray(pixels), pixels.tolist()):
         np.testing.assert_allclose(
-            moments.of_pairs(x, x[::-1]).centred()[0], expected, rtol=1e-5, atol=1e-3 * np.abs(expected).max()
+            moments.of_pairs(x, x[::-1]).centred()[0],
+            expected,
+            rtol=1e-5,
+            atol=1e-3 * np.abs(expected).max(),
         )
 
 
 def test_bad_pairs_and_streams_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"x2: expected shape \[24, 4\] as x, received float64 \[3, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"x2: expected shape \[24, 4\] as x, received float64 \[3, 4\]"
+    ):
         moments.of_pairs(X, X2[:3])
-    with pytest.raises(ValueError, match="batches: expected at least one batch of pairs, received none"):
+    with pytest.raises(
+        ValueError, match="batches: expected at least one batch of pairs, received none"
+    ):
         moments.of_batches([])
-    with pytest.raises(ValueError, match="batches: expected inputs of size 4 as in the first batch"):
+    with pytest.raises(
+        ValueError, match="batches: expected inputs of size 4 as in the first batch"
+    ):
         moments.of_batches([(X, X2), (X[:, :3], X2[:, :3])])
     with pytest.raises(ValueError, match="x2: expected finite entries"):
         moments.of_pairs(X, X2 * np.inf)
@@ -109,5 +125,7 @@ for n in (24, 23):
 def test_eight_devices_give_what_one_does():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **flags}
-    done = subprocess.run([sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]

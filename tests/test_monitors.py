@@ -13,20 +13,26 @@ RNG = np.random.default_rng(0)
 def embeddings(variances, n=200, mean=0.0):
     """Exactly these covariance eigenvalues, in a random frame."""
     d = len(variances)
-    white = np.linalg.qr(np.concatenate([np.ones((n, 1)), RNG.normal(size=(n, d))], axis=1))[0][:, 1:] * np.sqrt(n)
+    white = np.linalg.qr(np.concatenate([np.ones((n, 1)), RNG.normal(size=(n, d))], axis=1))[0][
+        :, 1:
+    ] * np.sqrt(n)
     frame = np.linalg.qr(RNG.normal(size=(d, d)))[0]
     return white * np.sqrt(variances) @ frame + mean
 
 
 def test_the_covariance_s_eigenvalues_are_the_variances():
     variances = np.array([5.0, 2.0, 0.3, 0.01])
-    np.testing.assert_allclose(spectra.covariance_eigenvalues(embeddings(variances, mean=3.0)), variances, rtol=1e-10)
+    np.testing.assert_allclose(
+        spectra.covariance_eigenvalues(embeddings(variances, mean=3.0)), variances, rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_k_equal_variances_have_rank_k(k):
     z = embeddings([2.0] * k + [0.0] * (6 - k))
-    np.testing.assert_allclose([spectra.effective_rank(z), spectra.participation_ratio(z)], k, rtol=1e-6)
+    np.testing.assert_allclose(
+        [spectra.effective_rank(z), spectra.participation_ratio(z)], k, rtol=1e-6
+    )
     np.testing.assert_allclose(spectra.rankme(z), k, rtol=1e-4)
 
 
@@ -71,17 +77,28 @@ def test_monitors_do_not_depend_on_scale_or_frame(seed, scale):
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(30, 4)) * [3, 1, 0.5, 0.1]
     frame = np.linalg.qr(rng.normal(size=(4, 4)))[0]
-    for measure in (spectra.rankme, spectra.effective_rank, spectra.participation_ratio, spectra.uniformity):
+    for measure in (
+        spectra.rankme,
+        spectra.effective_rank,
+        spectra.participation_ratio,
+        spectra.uniformity,
+    ):
         np.testing.assert_allclose(measure(scale * z @ frame), measure(z), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: spectra.effective_rank(np.ones(3)), "z: expected an array of rank 2, received float64"),
+        (
+            lambda: spectra.effective_rank(np.ones(3)),
+            "z: expected an array of rank 2, received float64",
+        ),
         (lambda: spectra.alpha_req(np.full((3, 2), np.nan)), "z: expected finite entries"),
         (lambda: spectra.uniformity(np.ones((1, 2))), "z: expected at least two rows"),
-        (lambda: spectra.alignment(np.ones((3, 2)), np.ones((4, 2))), r"z2: expected shape \[3, 2\] as z1"),
+        (
+            lambda: spectra.alignment(np.ones((3, 2)), np.ones((4, 2))),
+            r"z2: expected shape \[3, 2\] as z1",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(call, message):

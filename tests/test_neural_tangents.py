@@ -1,4 +1,6 @@
-"""neural-tangents on this JAX, against closed forms and finite differences that are written out here."""
+"""neural-tangents on this JAX, against closed forms and finite differences that are written out
+here.
+"""
 
 import subprocess
 import sys
@@ -18,7 +20,9 @@ Y = np.random.default_rng(1).normal(size=(4, 5))
 
 
 def relu_net(x, y, depth, w2=1.0, b2=0.0):
-    """NNGP and NTK of `depth` hidden ReLU layers: Cho and Saul's arc-cosine kernels, layer by layer."""
+    """NNGP and NTK of `depth` hidden ReLU layers: Cho and Saul's arc-cosine kernels, layer by
+    layer.
+    """
 
     def dense(k):
         return w2 * k + b2
@@ -31,7 +35,9 @@ def relu_net(x, y, depth, w2=1.0, b2=0.0):
         cosine = np.clip(nngp / size, -1, 1)
         angle = np.arccos(cosine)
         slope = (np.pi - angle) / (2 * np.pi)  # E[1(u > 0) 1(v > 0)]
-        value = size * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)  # E[max(u, 0) max(v, 0)]
+        value = (
+            size * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)
+        )  # E[max(u, 0) max(v, 0)]
         nngp, xx, yy = dense(value), dense(xx / 2), dense(yy / 2)
         ntk = nngp + w2 * slope * ntk
     return nngp, ntk
@@ -47,7 +53,8 @@ def stack(depth, w=1.0, b=0.0):
 def test_relu_networks_have_the_arc_cosine_kernels(depth, w, b, x64):
     nngp, ntk = relu_net(X, Y, depth, w**2, b**2)
     layers = stack(depth, w, b)
-    # at equal inputs the arc cosine loses half the digits to rounding; these inputs are all different
+    # at equal inputs the arc cosine loses half the digits to rounding; these inputs are all
+    # different
     np.testing.assert_allclose(kernels.infinite_width(layers, "nngp")(X, Y), nngp, rtol=1e-12)
     np.testing.assert_allclose(kernels.infinite_width(layers)(X, Y), ntk, rtol=1e-12)
 
@@ -78,7 +85,8 @@ def network(depth=1, width=7, outputs=3):
 
 
 def finite_difference_ntk(apply, params, x, y):
-    """(1/O) Σ_o ⟨∂f_o(x)/∂θ, ∂f_o(y)/∂θ⟩, each derivative by a central difference of sixth order."""
+    """(1/O) Σ_o ⟨∂f_o(x)/∂θ, ∂f_o(y)/∂θ⟩, each derivative by a central difference of sixth
+    order."""
     flat, rebuild = jax.flatten_util.ravel_pytree(params)
     weights, h = {1: 45 / 60, 2: -9 / 60, 3: 1 / 60}, 2e-3
 
@@ -87,7 +95,11 @@ def finite_difference_ntk(apply, params, x, y):
         for p in range(flat.size):
             step = jnp.zeros_like(flat).at[p].set(h)
             ends = [
-                w * (apply(rebuild(flat + k * step), inputs) - apply(rebuild(flat - k * step), inputs))
+                w
+                * (
+                    apply(rebuild(flat + k * step), inputs)
+                    - apply(rebuild(flat - k * step), inputs)
+                )
                 for k, w in weights.items()
             ]
             columns.append(np.asarray(sum(ends)) / h)
@@ -101,7 +113,9 @@ def finite_difference_ntk(apply, params, x, y):
 def test_empirical_kernels_are_those_of_finite_differences(implementation, x64):
     apply, params = network()
     fn = nt.empirical_ntk_fn(apply, implementation=getattr(nt.NtkImplementation, implementation))
-    np.testing.assert_allclose(fn(X, Y, params), finite_difference_ntk(apply, params, X, Y), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(
+        fn(X, Y, params), finite_difference_ntk(apply, params, X, Y), rtol=1e-10, atol=1e-11
+    )
 
 
 def test_predict_solves_the_gradient_flow_of_least_squares(x64):
@@ -114,13 +128,16 @@ def test_predict_solves_the_gradient_flow_of_least_squares(x64):
 
 
 def _python(code):
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300
+    )
 
 
 def test_the_plain_import_works_afterwards_without_tensorflow_and_jax_is_left_as_it_was():
     done = _python(
         "import jax, sys\n"
-        "before = {m: set(vars(sys.modules[m])) for m in ('jax', 'jax.core', 'jax.interpreters.ad')}\n"
+        "before = {m: set(vars(sys.modules[m])) for m in ('jax', 'jax.core', "
+        "'jax.interpreters.ad')}\n"
         "import stepwise.neural_tangents\n"
         "import neural_tangents as nt\n"
         "assert nt is stepwise.neural_tangents.nt\n"

@@ -18,7 +18,9 @@ def test_a_short_runs_ticks_are_few_and_plain():
     plotting.loss(ax, (times, np.ones((30, 1)), np.ones(30)))
     fig.canvas.draw()
     low, high = ax.get_xlim()
-    shown = [label.get_text() for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+    shown = [
+        label.get_text() for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high
+    ]
     assert shown == ["0.01", "0.02", "0.05"]
     assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
     plotting.plt.close(fig)

@@ -21,7 +21,10 @@ def test_separate_classes_are_found_and_noise_is_at_chance():
         (a, la), (b, lb) = clusters(300, 0.05), clusters(200, 0.05)
         assert probe(a, la, b, lb) > 0.97
         chance = probe(
-            RNG.normal(size=(600, 6)), RNG.integers(0, 3, 600), RNG.normal(size=(600, 6)), RNG.integers(0, 3, 600)
+            RNG.normal(size=(600, 6)),
+            RNG.integers(0, 3, 600),
+            RNG.normal(size=(600, 6)),
+            RNG.integers(0, 3, 600),
         )
         assert abs(chance - 1 / 3) < 0.08
 
@@ -50,7 +53,10 @@ def test_features_are_the_backbones_in_evaluation_whatever_the_batch():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1], np.ones((1, 2)), [0]), r"train_labels: expected \[3\]"),
+        (
+            lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1], np.ones((1, 2)), [0]),
+            r"train_labels: expected \[3\]",
+        ),
         (
             lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1, 0], np.ones((1, 3)), [0]),
             "test: expected 2 columns as train",
@@ -61,7 +67,9 @@ def test_features_are_the_backbones_in_evaluation_whatever_the_batch():
         ),
         (
             lambda: probes.features(
-                models.Encoder(models.Features(4, [2], rngs=nnx.Rngs(0)), models.Head(2, [1], rngs=nnx.Rngs(0))),
+                models.Encoder(
+                    models.Features(4, [2], rngs=nnx.Rngs(0)), models.Head(2, [1], rngs=nnx.Rngs(0))
+                ),
                 np.ones((2, 2, 2, 1)),
             ),
             "pixels: expected uint8",

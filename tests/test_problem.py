@@ -1,4 +1,6 @@
-"""What a problem does: coordinates, precisions, embeddings of new inputs, refusals, saving and loading."""
+"""What a problem does: coordinates, precisions, embeddings of new inputs, refusals, saving and
+loading.
+"""
 
 import pickle
 
@@ -26,13 +28,20 @@ def test_weights_and_coordinates_are_inverse_on_the_span(x64):
     A = RNG.normal(size=(3, p.gamma.size))
     np.testing.assert_allclose(p.coordinates(p.weights(A)), A, atol=1e-12)
     W = RNG.normal(size=(3, 47))
-    np.testing.assert_allclose(p.weights(p.coordinates(W)), W @ problems.projector(p.basis), atol=1e-11)
     np.testing.assert_allclose(
-        p.embed(A, NEW @ np.eye(7, 47)), (NEW @ np.eye(7, 47) - (WIDE + WIDE2).mean(0) / 2) @ p.weights(A).T
+        p.weights(p.coordinates(W)), W @ problems.projector(p.basis), atol=1e-11
     )
-    with pytest.raises(ValueError, match="coordinates: expected a linear problem, made by from_views"):
+    np.testing.assert_allclose(
+        p.embed(A, NEW @ np.eye(7, 47)),
+        (NEW @ np.eye(7, 47) - (WIDE + WIDE2).mean(0) / 2) @ p.weights(A).T,
+    )
+    with pytest.raises(
+        ValueError, match="coordinates: expected a linear problem, made by from_views"
+    ):
         from_kernel(linear, X, X2).coordinates(W)
-    with pytest.raises(ValueError, match=r"W: expected 47 columns as the inputs, received float64 \[3, 7\]"):
+    with pytest.raises(
+        ValueError, match=r"W: expected 47 columns as the inputs, received float64 \[3, 7\]"
+    ):
         p.coordinates(W[:, :7])
 
 
@@ -46,14 +55,28 @@ def test_a_start_has_the_scale_asked_for(dtype):
 def test_inputs_of_any_kind_give_results_in_their_own_precision(kind, dtype):
     whole = np.round(10 * np.abs(X)).astype(int)
     x, x2 = (
-        v.tolist() if kind is list else jnp.asarray(v, kind) if kind is jnp.bfloat16 else v.astype(kind)
+        v.tolist()
+        if kind is list
+        else jnp.asarray(v, kind)
+        if kind is jnp.bfloat16
+        else v.astype(kind)
         for v in (whole, whole[::-1] % 7)
     )
     p = from_views(x, x2)
     wide = dtype == "float64" and kind in (np.float64, np.int64, np.uint8, list)
-    for field in (p.gamma, p.features, p.basis, p.offset, p.lowest, p.predict(1), p.embed(p.optimum(1), x)):
+    for field in (
+        p.gamma,
+        p.features,
+        p.basis,
+        p.offset,
+        p.lowest,
+        p.predict(1),
+        p.embed(p.optimum(1), x),
+    ):
         assert field.dtype == ("float64" if wide else "float32")
-    np.testing.assert_allclose(p.gamma, from_views(whole, whole[::-1] % 7).gamma, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        p.gamma, from_views(whole, whole[::-1] % 7).gamma, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_images_are_flattened(x64):
@@ -86,9 +109,18 @@ def test_truncation_keeps_the_first_modes_and_the_lowest(x64):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: from_views(X, X2[:3]), r"x2: expected shape \[12, 7\] as x, received float64 \[3, 7\]"),
-        (lambda: from_views(X[:0], X2[:0]), r"x: expected at least one view .* received float64 \[0, 7\]"),
-        (lambda: from_views(X * np.nan, X2), "x: expected finite entries, received 84 of 84 not finite"),
+        (
+            lambda: from_views(X, X2[:3]),
+            r"x2: expected shape \[12, 7\] as x, received float64 \[3, 7\]",
+        ),
+        (
+            lambda: from_views(X[:0], X2[:0]),
+            r"x: expected at least one view .* received float64 \[0, 7\]",
+        ),
+        (
+            lambda: from_views(X * np.nan, X2),
+            "x: expected finite entries, received 84 of 84 not finite",
+        ),
         (lambda: from_views(X > 0, X2), "x: expected real numbers, received bool"),
         (lambda: from_gram(np.eye(3)), r"K: expected a square matrix \[2n, 2n\]"),
         (lambda: from_gram(np.ones((2, 4))), r"K: expected a square matrix \[2n, 2n\]"),
@@ -96,18 +128,39 @@ def test_truncation_keeps_the_first_modes_and_the_lowest(x64):
             lambda: from_gram(np.triu(np.ones((4, 4)))),
             r"K: expected a symmetric matrix .* received \|K - Kᵀ\| up to 1.0e",
         ),
-        (lambda: from_gram(np.diag([1.0, 1, 1, -1])), "positive semi-definite.*eigenvalues from -1.000e"),
+        (
+            lambda: from_gram(np.diag([1.0, 1, 1, -1])),
+            "positive semi-definite.*eigenvalues from -1.000e",
+        ),
         (lambda: from_gram(np.zeros((4, 4))), "that differ from one another"),
-        (lambda: from_kernel(lambda a, b: jnp.eye(4), X, X2), r"kernel: expected values \[24, 24\]"),
+        (
+            lambda: from_kernel(lambda a, b: jnp.eye(4), X, X2),
+            r"kernel: expected values \[24, 24\]",
+        ),
         (lambda: from_kernel(linear, X, X2[:3]), r"x2: expected shape \[12, 7\] as x"),
-        (lambda: from_gram(np.eye(4), modes=5), "modes: expected a whole number in 1 ... 4, received 5"),
+        (
+            lambda: from_gram(np.eye(4), modes=5),
+            "modes: expected a whole number in 1 ... 4, received 5",
+        ),
         (lambda: require_modes(1.5, 4), "modes: expected a whole number in 1 ... 4, received 1.5"),
-        (lambda: from_gram(np.eye(4), cutoff=-1e-3), r"cutoff: expected a number in \[0, 1\).* received -0.001"),
-        (lambda: from_gram(np.eye(4), cutoff=np.nan), r"cutoff: expected a number in \[0, 1\).* received nan"),
+        (
+            lambda: from_gram(np.eye(4), cutoff=-1e-3),
+            r"cutoff: expected a number in \[0, 1\).* received -0.001",
+        ),
+        (
+            lambda: from_gram(np.eye(4), cutoff=np.nan),
+            r"cutoff: expected a number in \[0, 1\).* received nan",
+        ),
         (lambda: from_views(X[:0], X2[:0]), "x: expected at least one"),
         (lambda: from_kernel(linear, X[:0], X2[:0]), "x: expected at least one"),
-        (lambda: from_views(X, X2).embed(np.ones((2, 7)), np.ones((1, 3))), "inputs: expected 7 numbers an input"),
-        (lambda: from_gram(np.eye(4)).embed(np.ones((2, 4)), np.ones((1, 3))), "inputs: expected 4 kernel values"),
+        (
+            lambda: from_views(X, X2).embed(np.ones((2, 7)), np.ones((1, 3))),
+            "inputs: expected 7 numbers an input",
+        ),
+        (
+            lambda: from_gram(np.eye(4)).embed(np.ones((2, 4)), np.ones((1, 3))),
+            "inputs: expected 4 kernel values",
+        ),
         (lambda: from_views(X, X2).embed(np.ones((2, 3)), X), "A: expected 7 columns, one a mode"),
     ],
 )
@@ -116,7 +169,9 @@ def test_bad_arguments_are_refused_by_name(call, message, x64):
         call()
 
 
-@pytest.mark.parametrize("make", [lambda: from_views(X, X2), lambda: from_gram(quadratic(WIDE, WIDE))])
+@pytest.mark.parametrize(
+    "make", [lambda: from_views(X, X2), lambda: from_gram(quadratic(WIDE, WIDE))]
+)
 def test_a_saved_problem_comes_back_bit_for_bit(make, dtype, tmp_path):
     p = make()
     p.save(tmp_path / "p")
@@ -133,9 +188,14 @@ def test_a_saved_kernel_problem_takes_its_kernel_again_or_embeds_rows(x64, tmp_p
     p = from_kernel(quadratic, X, X2, center="pooled")
     p.save(tmp_path / "p.npz")
     A, expected = p.optimum(2), p.embed(p.optimum(2), NEW)
-    again, rows = Problem.load(tmp_path / "p.npz", kernel=quadratic), Problem.load(tmp_path / "p.npz")
+    again, rows = (
+        Problem.load(tmp_path / "p.npz", kernel=quadratic),
+        Problem.load(tmp_path / "p.npz"),
+    )
     np.testing.assert_array_equal(again.embed(A, NEW), expected)
-    np.testing.assert_allclose(rows.embed(A, quadratic(NEW, np.concatenate([X, X2]))), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        rows.embed(A, quadratic(NEW, np.concatenate([X, X2]))), expected, atol=1e-12
+    )
 
 
 def test_a_problem_saved_without_views_takes_no_kernel(x64, tmp_path):
@@ -165,7 +225,10 @@ def test_a_saved_problem_knows_its_kernel(center, modes, dtype, tmp_path):
         lambda a, b: 1.1 * watched(a, b),
         lambda a, b: jnp.nan * a @ b.T,
     ):
-        with pytest.raises(ValueError, match="kernel: expected the one that the problem was made with, received one"):
+        with pytest.raises(
+            ValueError,
+            match="kernel: expected the one that the problem was made with, received one",
+        ):
             Problem.load(tmp_path / "p", kernel=other)
     with pytest.raises(ValueError, match=r"kernel: expected values \[8, 8\], received"):
         Problem.load(tmp_path / "p", kernel=lambda a, b: watched(a, b)[:, :1])
@@ -176,7 +239,9 @@ def test_a_constant_makes_another_kernel_unless_the_problem_is_centred(center, x
     from_kernel(linear, X, X2, center=center).save(tmp_path / "p")
     shifted = kernels.polynomial(1, offset=3.0)
     if center == "none":
-        with pytest.raises(ValueError, match="kernel: expected the one that the problem was made with"):
+        with pytest.raises(
+            ValueError, match="kernel: expected the one that the problem was made with"
+        ):
             Problem.load(tmp_path / "p", kernel=shifted)
     else:
         again = Problem.load(tmp_path / "p", kernel=shifted)
@@ -190,7 +255,10 @@ def test_foreign_and_damaged_files_are_refused_by_name(tmp_path):
     from_gram(np.eye(4, dtype=np.float32)).save(path)
     good = path.read_bytes()
     rng = np.random.default_rng(0)
-    damaged = [good[:cut] for cut in (0, 1, 100, len(good) // 2, len(good) - 1)] + [b"x" * 300, pickle.dumps([1])]
+    damaged = [good[:cut] for cut in (0, 1, 100, len(good) // 2, len(good) - 1)] + [
+        b"x" * 300,
+        pickle.dumps([1]),
+    ]
     for _ in range(60):
         broken = bytearray(good)
         broken[rng.integers(len(good))] ^= 255
@@ -202,7 +270,9 @@ def test_foreign_and_damaged_files_are_refused_by_name(tmp_path):
         except ValueError as error:
             assert str(error).startswith(f"{path}: expected a saved stepwise.Problem")
         else:
-            np.testing.assert_array_equal(loaded.gamma, from_gram(np.eye(4, dtype=np.float32)).gamma)
+            np.testing.assert_array_equal(
+                loaded.gamma, from_gram(np.eye(4, dtype=np.float32)).gamma
+            )
     np.savez(path, gamma=np.ones(3))
     with pytest.raises(ValueError, match="received something else"):
         Problem.load(path)
@@ -210,7 +280,9 @@ def test_foreign_and_damaged_files_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="received something else"):
         Problem.load(tmp_path / "a.npy")
     _npz.write(path, "stepwise.Trajectory", {"gamma": np.ones(3)}, {})
-    with pytest.raises(ValueError, match=r"received a stepwise.Trajectory without \['basis', 'features'"):
+    with pytest.raises(
+        ValueError, match=r"received a stepwise.Trajectory without \['basis', 'features'"
+    ):
         Problem.load(path)
     with pytest.raises(FileNotFoundError, match=r"absent\.npz"):
         Problem.load(tmp_path / "absent.npz")

@@ -1,4 +1,6 @@
-"""Which modes views or a kernel have: spectra, vectors, features, each against its formula or another route."""
+"""Which modes views or a kernel have: spectra, vectors, features, each against its formula or
+another route.
+"""
 
 import tracemalloc
 
@@ -15,7 +17,9 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 7)) + 2
 X2 = X + 0.8 * RNG.normal(size=X.shape)
 NEW = RNG.normal(size=(5, 7)) + 2
-WIDE = np.concatenate([X, np.zeros((12, 40))], 1) @ problems.rotation(47)  # the same pairs, in a larger space
+WIDE = np.concatenate([X, np.zeros((12, 40))], 1) @ problems.rotation(
+    47
+)  # the same pairs, in a larger space
 WIDE2 = np.concatenate([X2, np.zeros((12, 40))], 1) @ problems.rotation(47)
 
 
@@ -92,7 +96,9 @@ def test_linear_is_the_kernel_of_dot_products(center, x64):
             z @ z.T, np.asarray(ways[0].predict(3)) @ np.asarray(ways[0].predict(3)).T, atol=1e-9
         )
         padded = np.pad(A, ((0, 0), (0, p.gamma.size - 3)))
-        np.testing.assert_allclose(embedding_gram(p, padded, inputs), embedding_gram(ways[0], padded, NEW), atol=1e-9)
+        np.testing.assert_allclose(
+            embedding_gram(p, padded, inputs), embedding_gram(ways[0], padded, NEW), atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("center", CENTERS)
@@ -104,10 +110,15 @@ def test_a_kernel_predicts_what_its_explicit_features_do(center, x64):
     d = kernel.n_positive
     pairs = [
         (kernel.predict(d), features.predict(d)),
-        (kernel.embed(kernel.optimum(d), NEW[:, :3]), features.embed(features.optimum(d), expanded(NEW[:, :3]))),
+        (
+            kernel.embed(kernel.optimum(d), NEW[:, :3]),
+            features.embed(features.optimum(d), expanded(NEW[:, :3])),
+        ),
     ]
     for z, w in pairs:
-        np.testing.assert_allclose(np.asarray(z) @ np.asarray(z).T, np.asarray(w) @ np.asarray(w).T, atol=1e-10)
+        np.testing.assert_allclose(
+            np.asarray(z) @ np.asarray(z).T, np.asarray(w) @ np.asarray(w).T, atol=1e-10
+        )
 
 
 def test_a_positive_definite_kernel_has_as_many_positive_as_negative_modes(x64):
@@ -116,17 +127,23 @@ def test_a_positive_definite_kernel_has_as_many_positive_as_negative_modes(x64):
     K = np.asarray(laplace(np.concatenate([X, X2]), np.concatenate([X, X2])))
     np.testing.assert_allclose(p.basis.T @ K @ p.basis, np.eye(24), atol=1e-10)
     swap = np.roll(np.eye(24), 12, 0)
-    np.testing.assert_allclose(p.gamma, np.sort(np.linalg.eigvals(swap @ K / 24).real)[::-1], atol=1e-13)
+    np.testing.assert_allclose(
+        p.gamma, np.sort(np.linalg.eigvals(swap @ K / 24).real)[::-1], atol=1e-13
+    )
     assert from_kernel(laplace, X, X2, center="pooled").n_positive == 11
 
 
-@pytest.mark.parametrize("make", [lambda: from_views(X, X2), lambda: from_kernel(laplace, X, X2, center="pooled")])
+@pytest.mark.parametrize(
+    "make", [lambda: from_views(X, X2), lambda: from_kernel(laplace, X, X2, center="pooled")]
+)
 def test_predicted_embeddings_have_the_identity_for_cross_moment(make, x64):
     p = make()
     for d in (1, p.n_positive):
         z = p.predict(d)
         np.testing.assert_allclose(spectra.eigenvalues(z[:12], z[12:]), 1, atol=1e-9)
-    with pytest.raises(ValueError, match=rf"d: expected a number in 1 ... {p.n_positive}, the positive modes"):
+    with pytest.raises(
+        ValueError, match=rf"d: expected a number in 1 ... {p.n_positive}, the positive modes"
+    ):
         p.predict(p.n_positive + 1)
     with pytest.raises(ValueError, match=r"d: expected a number in 1 .* received 0"):
         p.predict(0)
@@ -142,7 +159,9 @@ def test_null_directions_of_the_data_are_dropped(center, rank, dtype):
 def test_repeated_pairs_change_nothing(x64):
     once, twice = from_views(X, X2), from_views(np.concatenate([X, X]), np.concatenate([X2, X2]))
     np.testing.assert_allclose(once.gamma, twice.gamma, atol=1e-13)
-    np.testing.assert_allclose(problems.projector(once.basis), problems.projector(twice.basis), atol=1e-10)
+    np.testing.assert_allclose(
+        problems.projector(once.basis), problems.projector(twice.basis), atol=1e-10
+    )
     doubled = from_views(np.tile(WIDE[:4], (2, 1)), np.tile(WIDE2[:4], (2, 1)))
     assert doubled.gamma.size == 7
 
@@ -153,7 +172,9 @@ def test_a_prescribed_spectrum_comes_back_degenerate_modes_and_all(x64):
     p = from_views(x, x2)
     np.testing.assert_allclose(p.gamma, gamma, atol=1e-12)
     for part in (slice(0, 2), slice(2, 3), slice(3, 5), slice(5, 6)):
-        np.testing.assert_allclose(problems.projector(p.basis[:, part]), problems.projector(V[:, part]), atol=1e-10)
+        np.testing.assert_allclose(
+            problems.projector(p.basis[:, part]), problems.projector(V[:, part]), atol=1e-10
+        )
 
 
 def test_one_pair_has_one_positive_and_one_negative_mode_or_one_of_them(x64):
@@ -176,11 +197,17 @@ def test_a_kernel_computed_in_float32_and_widened_wants_a_cutoff(x64):
 
 def big_views(n, m, dtype, noise=0.5, rank=20):
     rng = np.random.default_rng(3)
-    base = (rng.normal(size=(n, rank)) * 0.8 ** np.arange(rank)) @ rng.normal(size=(rank, m)) / np.sqrt(m)
+    base = (
+        (rng.normal(size=(n, rank)) * 0.8 ** np.arange(rank))
+        @ rng.normal(size=(rank, m))
+        / np.sqrt(m)
+    )
     return tuple((base + noise * rng.normal(size=(n, m)) / m + 1).astype(dtype) for _ in range(2))
 
 
-@pytest.mark.parametrize(("shape", "center"), [((80, 300), "pooled"), ((200, 130), "none"), ((200, 130), "per_view")])
+@pytest.mark.parametrize(
+    ("shape", "center"), [((80, 300), "pooled"), ((200, 130), "none"), ((200, 130), "per_view")]
+)
 def test_the_first_modes_alone_are_the_first_of_all(shape, center, dtype):
     x, x2 = big_views(*shape, dtype)
     whole, some = from_views(x, x2, center=center), from_views(x, x2, center=center, modes=4)
@@ -191,7 +218,9 @@ def test_the_first_modes_alone_are_the_first_of_all(shape, center, dtype):
     np.testing.assert_allclose(some.gamma, whole.gamma[:4], rtol=tolerance)
     for name in ("features", "basis", "offset"):
         scale = float(np.abs(getattr(whole, name)[..., :4]).max())
-        difference = np.abs(np.abs(getattr(some, name)) - np.abs(getattr(whole, name)[..., :4])).max()
+        difference = np.abs(
+            np.abs(getattr(some, name)) - np.abs(getattr(whole, name)[..., :4])
+        ).max()
         assert difference <= 300 * tolerance * scale + tolerance
     assert float(whole.lowest) <= float(some.lowest) + 1e-6 * float(whole.gamma[0])
     z = np.asarray(some.predict(4), float)
@@ -201,13 +230,18 @@ def test_the_first_modes_alone_are_the_first_of_all(shape, center, dtype):
 def test_modes_beyond_the_positive_ones_come_from_the_whole_spectrum(x64):
     gamma = np.r_[np.linspace(3, 1, 3), -np.linspace(0.1, 2, 150)]
     x, x2, _ = problems.views(gamma, 200)
-    np.testing.assert_allclose(from_views(x, x2, modes=5).gamma, [3, 2, 1, *np.sort(gamma)[::-1][3:5]], atol=1e-10)
+    np.testing.assert_allclose(
+        from_views(x, x2, modes=5).gamma, [3, 2, 1, *np.sort(gamma)[::-1][3:5]], atol=1e-10
+    )
     np.testing.assert_allclose(from_views(x, x2, modes=2).gamma, [3, 2], atol=1e-8)
     with pytest.raises(
-        ValueError, match=r"modes: expected a whole number in 1 ... 153, the rank of the data, received 180"
+        ValueError,
+        match=r"modes: expected a whole number in 1 ... 153, the rank of the data, received 180",
     ):
         from_views(x, x2, modes=180)
-    with pytest.raises(ValueError, match=r"modes: expected a whole number in 1 ... 200, received 201"):
+    with pytest.raises(
+        ValueError, match=r"modes: expected a whole number in 1 ... 200, received 201"
+    ):
         from_views(x, x2, modes=201)
 
 

@@ -25,7 +25,9 @@ def test_the_code_of_the_readme_runs_in_the_order_in_which_it_stands(capsys, tmp
             assert names["compare"](names["theory"], names["run"]).within(0.05) == 4
     compare = names["compare"]
     assert compare(names["theory"], names["run"]).within(0.05) == 3
-    network = compare(names["dynamics"].flow(names["p"], names["A0"], names["real"].times), names["real"])
+    network = compare(
+        names["dynamics"].flow(names["p"], names["A0"], names["real"].times), names["real"]
+    )
     assert network.within(0.15) == 3 and network.eigenvalue_rms < 0.05
 
 

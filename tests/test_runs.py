@@ -11,7 +11,16 @@ from stepwise.dynamics.step import Step
 from tests.data import layouts
 
 SMALL = runs.Config(
-    n_images=16, side=16, blocks=(1,), width=4, head=(3,), steps=4, batch_size=8, probe=8, records=3, lr=0.01
+    n_images=16,
+    side=16,
+    blocks=(1,),
+    width=4,
+    head=(3,),
+    steps=4,
+    batch_size=8,
+    probe=8,
+    records=3,
+    lr=0.01,
 )
 
 
@@ -36,7 +45,11 @@ def test_any_other_field_is_another_run_and_another_path_of_the_same_images_is_n
 
 @pytest.mark.parametrize("optimiser", ["lars", "adamw"])
 def test_warm_up_and_cosine_make_a_schedule(optimiser):
-    plan = runs.plan(replace(SMALL, optimiser=optimiser, warmup=10, cosine=True, steps=110, lr=0.5, weight_decay=1e-4))
+    plan = runs.plan(
+        replace(
+            SMALL, optimiser=optimiser, warmup=10, cosine=True, steps=110, lr=0.5, weight_decay=1e-4
+        )
+    )
     rates = plan.rates()
     np.testing.assert_allclose(rates[:11], [*np.arange(0.05, 0.51, 0.05), 0.5], rtol=1e-5)
     np.testing.assert_allclose(rates[60], 0.25025, rtol=1e-5)
@@ -63,7 +76,9 @@ def test_neighbours_are_counted_on_the_test_split_and_kept_with_the_run(tmp_path
     config = replace(SMALL, data="cifar10", data_dir=str(root), n_images=16)
     trained = runs.train(config, root=tmp_path)
     found = runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1)
-    assert found.keys() == {"pixels", "untrained", "trained"} and all(0 <= share <= 1 for share in found.values())
+    assert found.keys() == {"pixels", "untrained", "trained"} and all(
+        0 <= share <= 1 for share in found.values()
+    )
     images, test = runs.load(config), runs.load(replace(config, split="test", n_images=8))
     flat = [pixels.reshape(len(pixels), -1) / 255 for pixels in (images.pixels, test.pixels)]
     assert found["pixels"] == probes.knn_accuracy(flat[0], images.labels, flat[1], test.labels, k=1)
@@ -71,7 +86,12 @@ def test_neighbours_are_counted_on_the_test_split_and_kept_with_the_run(tmp_path
     assert runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1) == found
     np.savez(tmp_path / "bare.npz", pixels=images.pixels)
     assert (
-        runs.knn(replace(SMALL, data=f"npz:{tmp_path / 'bare.npz'}"), trained.encoder, root=tmp_path / "other") is None
+        runs.knn(
+            replace(SMALL, data=f"npz:{tmp_path / 'bare.npz'}"),
+            trained.encoder,
+            root=tmp_path / "other",
+        )
+        is None
     )
 
 

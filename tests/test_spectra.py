@@ -41,13 +41,23 @@ def test_the_law_and_the_measurement_agree(x64):
 
 def test_curves_that_do_not_rise_through_the_level_have_no_step():
     t, nan, inf = np.arange(4.0), np.nan, np.inf
-    curves = np.array([[0, 0, 0.4, 0.4], [1, 0.9, 0.6, 0.4], [0, nan, 1, 1], [0.1, 0.2, nan, nan], [0.2, inf, 1, 1]]).T
+    curves = np.array(
+        [
+            [0, 0, 0.4, 0.4],
+            [1, 0.9, 0.6, 0.4],
+            [0, nan, 1, 1],
+            [0.1, 0.2, nan, nan],
+            [0.2, inf, 1, 1],
+        ]
+    ).T
     np.testing.assert_array_equal(spectra.step_times(t, curves), np.inf)
 
 
 def test_the_first_crossing_counts_linear_in_the_logit_or_in_the_value():
     t = np.array([0.0, 2, 4, 6, 8])
-    curves = np.array([[0.2, 0.8, 0.1, 0.9, 1], [0, 1, 1, 1, 1], [-0.5, 0.5, 0.5, 1, 1], [0.4, 1.4, 1, 1, 1]]).T
+    curves = np.array(
+        [[0.2, 0.8, 0.1, 0.9, 1], [0, 1, 1, 1, 1], [-0.5, 0.5, 0.5, 1, 1], [0.4, 1.4, 1, 1, 1]]
+    ).T
     np.testing.assert_allclose(spectra.step_times(t, curves), [1, 1, 2, 0.2])
     np.testing.assert_allclose(spectra.step_times(t, 3 * curves[:, 1:2], 1.5), [1])
 
@@ -55,7 +65,11 @@ def test_the_first_crossing_counts_linear_in_the_logit_or_in_the_value():
 @pytest.mark.parametrize(
     ("times", "curves", "message"),
     [
-        ([0, 1], np.zeros((3, 1)), r"eigenvalues: expected \[2, d\], a row for each time, received float64 \[3, 1\]"),
+        (
+            [0, 1],
+            np.zeros((3, 1)),
+            r"eigenvalues: expected \[2, d\], a row for each time, received float64 \[3, 1\]",
+        ),
         ([0, 1], np.zeros(2), "eigenvalues: expected"),
         ([1, 1], np.zeros((2, 1)), "times: expected increasing numbers"),
         ([0, np.nan], np.zeros((2, 1)), "times: expected finite entries"),
@@ -71,11 +85,15 @@ def test_curves_that_do_not_fit_their_times_are_refused(times, curves, message):
 def test_eigenvalues_are_those_of_the_cross_view_moment(center, dtype):
     rng = np.random.default_rng(0)
     z1, z2 = rng.normal(size=(30, 4)) + 1, rng.normal(size=(30, 4)) + 2
-    expected = np.linalg.eigvalsh(problems.cross_moment(z1, z2, "pooled" if center else "none"))[::-1]
+    expected = np.linalg.eigvalsh(problems.cross_moment(z1, z2, "pooled" if center else "none"))[
+        ::-1
+    ]
     out = spectra.eigenvalues(z1.astype(dtype), z2.astype(dtype), center=center)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
     assert out.dtype == dtype
-    turned = spectra.eigenvalues((z1 @ problems.rotation(4)).astype(dtype), (z2 @ problems.rotation(4)).astype(dtype))
+    turned = spectra.eigenvalues(
+        (z1 @ problems.rotation(4)).astype(dtype), (z2 @ problems.rotation(4)).astype(dtype)
+    )
     if not center:
         np.testing.assert_allclose(turned, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"z2: expected shape \[30, 4\] as z1"):
@@ -101,14 +119,23 @@ def test_alignment_of_orthogonal_nested_and_random_spans():
     assert spectra.subspace_alignment(eye[:, :3], eye[:, 2:5]) == pytest.approx(1 / 3)
     assert spectra.subspace_alignment(eye[:, :2], eye[:, :5]) == 1
     rng = np.random.default_rng(0)
-    scores = [spectra.subspace_alignment(rng.normal(size=(10, 3)), rng.normal(size=(10, 3))) for _ in range(600)]
-    assert np.mean(scores) == pytest.approx(spectra.random_alignment(3, 10), abs=4 * np.std(scores) / np.sqrt(600))
+    scores = [
+        spectra.subspace_alignment(rng.normal(size=(10, 3)), rng.normal(size=(10, 3)))
+        for _ in range(600)
+    ]
+    assert np.mean(scores) == pytest.approx(
+        spectra.random_alignment(3, 10), abs=4 * np.std(scores) / np.sqrt(600)
+    )
     assert spectra.random_alignment(50, 2000) == 0.025
 
 
-@pytest.mark.parametrize("bad", [np.ones((6, 2)), np.zeros((6, 1)), np.ones((2, 3)), np.ones((6, 0))])
+@pytest.mark.parametrize(
+    "bad", [np.ones((6, 2)), np.zeros((6, 1)), np.ones((2, 3)), np.ones((6, 0))]
+)
 def test_a_span_of_fewer_dimensions_than_columns_is_refused(bad):
-    with pytest.raises(ValueError, match=rf"b: expected full column rank {bad.shape[1]}, received rank"):
+    with pytest.raises(
+        ValueError, match=rf"b: expected full column rank {bad.shape[1]}, received rank"
+    ):
         spectra.subspace_alignment(np.eye(6)[:, :2], bad)
     with pytest.raises(ValueError, match="b: expected 6 rows as a"):
         spectra.subspace_alignment(np.eye(6)[:, :2], np.eye(5)[:, :2])
@@ -121,7 +148,9 @@ def test_rankme_counts_the_dimensions_in_use():
     assert spectra.rankme(turn[:, :5]) == pytest.approx(5, rel=1e-4)
     assert spectra.rankme(np.outer(turn[0], np.ones(5))) == pytest.approx(1, abs=1e-4)
     p = np.array([4, 2, 1, 1]) / 8
-    assert spectra.rankme(turn[:, :4] * p @ problems.rotation(4)) == pytest.approx(np.exp(-p @ np.log(p)), rel=1e-5)
+    assert spectra.rankme(turn[:, :4] * p @ problems.rotation(4)) == pytest.approx(
+        np.exp(-p @ np.log(p)), rel=1e-5
+    )
     assert spectra.rankme(7 * turn[:, :5]) == pytest.approx(spectra.rankme(turn[:, :5]))
     with pytest.raises(ValueError, match="z: expected embeddings that are not all zero"):
         spectra.rankme(np.zeros((3, 2)))
@@ -135,7 +164,10 @@ def test_steps_alone_counts_what_crosses_while_the_next_has_not_begun():
 
     curves = np.stack([step(1), step(4, 0.8), step(4.05, 0.8), step(8, 0.9), step(9, 0.3)], axis=1)
     crossed, alone = spectra.steps_alone(t, curves, learned=0.5)
-    assert (crossed, alone) == (4, 3)  # the fifth stays below a half; the second has the third beside it
+    assert (crossed, alone) == (
+        4,
+        3,
+    )  # the fifth stays below a half; the second has the third beside it
     assert spectra.steps_alone(t, 0 * curves) == (0, 0)
     # in another unit the same curves give the same counts, with the threshold in that unit
     assert spectra.steps_alone(t, 0.01 * curves, learned=0.005) == (4, 3)

@@ -10,11 +10,20 @@ from stepwise.dynamics.trajectory import Result, Trajectory
 def run(eigenvalues, code=0, cause="", loss=None):
     T = len(eigenvalues)
     steps = np.arange(T) * 10.0
-    stats = {"step": steps, "train_loss": np.ones(T), "rankme": np.linspace(1, 2, T), "stages/stage1": np.ones((T, 3))}
+    stats = {
+        "step": steps,
+        "train_loss": np.ones(T),
+        "rankme": np.linspace(1, 2, T),
+        "stages/stage1": np.ones((T, 3)),
+    }
     return Trajectory(
-        0.1 * steps, jnp.asarray(eigenvalues), jnp.ones(T) if loss is None else loss, Result(code, -1, cause),
-        covariance_eigenvalues=jnp.asarray(eigenvalues), stats=stats,
-    )  # fmt: skip
+        0.1 * steps,
+        jnp.asarray(eigenvalues),
+        jnp.ones(T) if loss is None else loss,
+        Result(code, -1, cause),
+        covariance_eigenvalues=jnp.asarray(eigenvalues),
+        stats=stats,
+    )
 
 
 def sigmoids(*centres, T=101):
@@ -45,7 +54,16 @@ def test_a_run_that_diverged_has_learned_nothing_and_keeps_what_is_finite():
     assert found["result"].startswith("diverged")
     kept = staircase.curves(diverged)
     assert all(len(values) == 60 and np.isfinite(values).all() for values in kept.values())
-    assert {"times", "steps", "loss", "train_loss", "eigenvalues", "covariance", "rankme", "stage1"} == kept.keys()
+    assert {
+        "times",
+        "steps",
+        "loss",
+        "train_loss",
+        "eigenvalues",
+        "covariance",
+        "rankme",
+        "stage1",
+    } == kept.keys()
 
 
 def test_a_collapsed_run_has_learned_nothing():

@@ -11,9 +11,18 @@ from stepwise import runs, spectra, staircase, subject
 
 pytestmark = pytest.mark.slow
 CONFIG = runs.Config(
-    n_images=48, side=8, blocks=(1,), width=4, head=(2,), steps=40, batch_size=16, probe=16, lr=0.02, records=20,
+    n_images=48,
+    side=8,
+    blocks=(1,),
+    width=4,
+    head=(2,),
+    steps=40,
+    batch_size=16,
+    probe=16,
+    lr=0.02,
+    records=20,
     snapshots=3,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +85,10 @@ def test_d_is_what_was_learned(of):
     ("change", "message"),
     [
         (lambda found: found | {"steps": -1}, "steps"),
-        (lambda found: {name: found[name] for name in found if name != "width"}, "difference in width"),
+        (
+            lambda found: {name: found[name] for name in found if name != "width"},
+            "difference in width",
+        ),
         (lambda found: found | {"colour": 1}, "difference in colour"),
         (lambda found: [1, 2], "expected a run's configuration"),
         (None, "expected a run's configuration"),
@@ -86,7 +98,9 @@ def test_a_foreign_or_damaged_configuration_is_refused_by_name(of, change, messa
     folder = tmp_path / "run"
     shutil.copytree(of.folder, folder)
     path = folder / "config.json"
-    path.write_text('{"data": ' if change is None else json.dumps(change(json.loads(path.read_text()))))
+    path.write_text(
+        '{"data": ' if change is None else json.dumps(change(json.loads(path.read_text())))
+    )
     with pytest.raises(ValueError, match=message):
         runs.plan(subject.configuration(folder))
     with pytest.raises(ValueError, match="expected the folder of a run"):

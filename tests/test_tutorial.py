@@ -20,6 +20,16 @@ def test_the_tutorial_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for said in ("step time", "modes learned", "eNTK, trained", "pixel kernel", "the kernel turned by", "RankMe"):
+    for said in (
+        "step time",
+        "modes learned",
+        "eNTK, trained",
+        "pixel kernel",
+        "the kernel turned by",
+        "RankMe",
+    ):
         assert said in done.stdout
-    assert {path.name for path in (tmp_path / "results" / "tutorial").glob("*.png")} == {"linear.png", "network.png"}
+    assert {path.name for path in (tmp_path / "results" / "tutorial").glob("*.png")} == {
+        "linear.png",
+        "network.png",
+    }

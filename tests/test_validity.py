@@ -67,7 +67,10 @@ def test_the_spread_of_step_times_is_that_of_the_chi_squared_law(x64):
 def test_a_smaller_start_and_a_wider_gap_are_safer(x64):
     wide, narrow = problems.modes(0.3 ** np.arange(4.0)), problems.modes(0.95 ** np.arange(4.0))
     for p, q, scale, other in ((wide, narrow, 1e-4, 1e-4), (narrow, narrow, 1e-12, 1e-3)):
-        one, two = validity.report(p, 3, start_scale=scale), validity.report(q, 3, start_scale=other)
+        one, two = (
+            validity.report(p, 3, start_scale=scale),
+            validity.report(q, 3, start_scale=other),
+        )
         assert (one.expected_error[:2] < two.expected_error[:2]).all()
         assert (one.gap[:3] > two.gap[:3]).all()
     assert not validity.report(wide, 3, start_scale=1e-6).at_risk.any()
@@ -81,7 +84,9 @@ def test_what_breaks_an_assumption_is_said_in_a_sentence(dtype):
     assert (good.stable, good.small) == (True, True)
     assert good.lr_limit == pytest.approx(0.1)
     lam0 = np.exp(-8 * np.array([1, 0.4]) * good.step_times)  # 1/(1/λ0 − 1) of these starts
-    np.testing.assert_allclose(good.delay, [2e-3, 8e-4] * (1 - 3 * np.log(2) / np.log(1 / lam0)), rtol=1e-6)
+    np.testing.assert_allclose(
+        good.delay, [2e-3, 8e-4] * (1 - 3 * np.log(2) / np.log(1 / lam0)), rtol=1e-6
+    )
     bad = validity.report(p, 4, start_scale=1.0, lr=0.2)
     said = " | ".join(bad.warnings())
     assert "2 of 4 dimensions cannot be learned: only 2 modes are positive" in said
@@ -95,7 +100,14 @@ def test_what_breaks_an_assumption_is_said_in_a_sentence(dtype):
 
 
 @pytest.mark.parametrize(
-    "A0", [np.zeros((2, 3)), np.full((4, 3), 0.1), np.diag([1e-3, 0, 1e-3]), 5 * np.eye(3), np.full((1, 3), 1e-200)]
+    "A0",
+    [
+        np.zeros((2, 3)),
+        np.full((4, 3), 0.1),
+        np.diag([1e-3, 0, 1e-3]),
+        5 * np.eye(3),
+        np.full((1, 3), 1e-200),
+    ],
 )
 def test_reports_of_odd_starts_are_numbers_that_json_holds(A0, x64):
     report = validity.report(problems.modes([1.0, 0.4, -5.0]), len(A0), A0=A0, lr=0.01)

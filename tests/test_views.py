@@ -1,4 +1,6 @@
-"""Pairs of views: exact crops, the same bits however a set is split, the distributions a recipe asks for."""
+"""Pairs of views: exact crops, the same bits however a set is split, the distributions a recipe
+asks for.
+"""
 
 import math
 from dataclasses import replace
@@ -18,7 +20,9 @@ KEY = jax.random.key(7)
 
 
 def images(count, side=32, channels=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(
+        0, 256, (count, side, side, channels), dtype=np.uint8
+    )
 
 
 def alone(view):
@@ -58,13 +62,18 @@ def test_same_key_gives_the_same_bits_whatever_the_split(recipe, batch_size):
     for a, b in ((0, 11), (0, 1), (3, 4), (2, 9), (8, 11)):
         part = positive_pairs(pixels[a:b], KEY, recipe, start=a, batch_size=batch_size)
         assert_same_bits(part, (x[a:b], x2[a:b]))
-    assert not np.array_equal(x, positive_pairs(pixels, KEY, recipe, start=1, batch_size=batch_size)[0])
-    assert not np.array_equal(x, positive_pairs(pixels, jax.random.key(8), recipe, batch_size=batch_size)[0])
+    assert not np.array_equal(
+        x, positive_pairs(pixels, KEY, recipe, start=1, batch_size=batch_size)[0]
+    )
+    assert not np.array_equal(
+        x, positive_pairs(pixels, jax.random.key(8), recipe, batch_size=batch_size)[0]
+    )
     assert not np.array_equal(x, x2)
 
 
 def test_another_batch_size_changes_last_bits_only():
-    # At this side a batch of one once compiled to a hue whose largest channel was none of the three.
+    # At this side a batch of one once compiled to a hue whose largest channel was none of the
+    # three.
     pixels, recipe = images(5, 96), alone(replace(views.RECIPES["simsiam_cifar"].first, flip=0.0))
     sizes = (1, 4)
     one, four = (positive_pairs(pixels, KEY, recipe, batch_size=size)[0] for size in sizes)
@@ -130,13 +139,24 @@ def test_published_recipes_are_the_table():
         return (
             view.crop.scale,
             view.flip,
-            jitter and (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.probability),
+            jitter
+            and (
+                jitter.brightness,
+                jitter.contrast,
+                jitter.saturation,
+                jitter.hue,
+                jitter.probability,
+            ),
             view.grayscale,
             blur.probability if blur else 0,
             solarize.probability if solarize else 0,
         )
 
-    strong, even, weak = (0.8, 0.8, 0.8, 0.2, 0.8), (0.4, 0.4, 0.4, 0.1, 0.8), (0.4, 0.4, 0.2, 0.1, 0.8)
+    strong, even, weak = (
+        (0.8, 0.8, 0.8, 0.2, 0.8),
+        (0.4, 0.4, 0.4, 0.1, 0.8),
+        (0.4, 0.4, 0.2, 0.1, 0.8),
+    )
     table = {
         "simclr": [((0.08, 1), 0.5, strong, 0.2, 0.5, 0)] * 2,
         "simclr_cifar": [((0.08, 1), 0.5, even, 0.2, 0, 0)] * 2,
@@ -149,7 +169,11 @@ def test_published_recipes_are_the_table():
     for name, rows in table.items():
         recipe = views.RECIPES[name]
         assert [row(recipe.first), row(recipe.second)] == rows, name
-    for name, same in {"vicreg": "barlow_twins", "byol": "barlow_twins", "spectral": "simsiam"}.items():
+    for name, same in {
+        "vicreg": "barlow_twins",
+        "byol": "barlow_twins",
+        "spectral": "simsiam",
+    }.items():
         assert views.RECIPES[name] == views.RECIPES[same]
     assert views.RECIPES["crop20"] == Recipe(View(Crop(20)), View(Crop(20)))
     assert [Blur(1.0).width(side, side) for side in (16, 32, 96, 224)] == [1, 3, 9, 23]
@@ -221,12 +245,16 @@ def test_no_strength_is_the_identity(interpolation):
 def test_what_one_operation_draws_does_not_depend_on_the_others():
     pixels = images(20, 8)
     flipped = positive_pairs(pixels, KEY, alone(View(flip=0.5)))[0]
-    both = positive_pairs(pixels, KEY, alone(View(flip=0.5, solarize=Solarize(1.0, threshold=0.0))))[0]
+    both = positive_pairs(
+        pixels, KEY, alone(View(flip=0.5, solarize=Solarize(1.0, threshold=0.0)))
+    )[0]
     np.testing.assert_array_equal(both, 1 - flipped)
 
 
 def test_views_may_have_their_own_sizes_and_one_channel():
-    recipe = Recipe(View(ResizedCrop(size=9)), View(Crop(7), jitter=Jitter(0.4, 0.4, 0.4, 0.1), grayscale=0.5))
+    recipe = Recipe(
+        View(ResizedCrop(size=9)), View(Crop(7), jitter=Jitter(0.4, 0.4, 0.4, 0.1), grayscale=0.5)
+    )
     x, x2 = positive_pairs(images(3, 12, channels=1), KEY, recipe)
     assert x.shape == (3, 9, 9, 1) and x2.shape == (3, 7, 7, 1)
     assert positive_pairs(images(3, 12, channels=5), KEY, views.crops(4))[0].shape == (3, 4, 4, 5)
@@ -242,7 +270,11 @@ def test_views_may_have_their_own_sizes_and_one_channel():
         ),
         (images(2)[0], "crop20", r"pixels: expected uint8 .*, received uint8 \[32, 32, 3\]"),
         ([[1, 2]], "crop20", "pixels: expected uint8 .*, received list"),
-        (images(2)[:0], "crop20", r"pixels: expected at least one image, received uint8 \[0, 32, 32, 3\]"),
+        (
+            images(2)[:0],
+            "crop20",
+            r"pixels: expected at least one image, received uint8 \[0, 32, 32, 3\]",
+        ),
         (
             images(2, 19),
             "crop20",
@@ -253,8 +285,16 @@ def test_views_may_have_their_own_sizes_and_one_channel():
             "simclr",
             r"pixels: expected 1 or 3 channels .*, received uint8 \[2, 32, 32, 2\]",
         ),
-        (images(2), "crop21", "recipe: expected a Recipe or one of crop20, .*simclr, .*, received 'crop21'"),
-        (images(2, 4), alone(View(blur=Blur(0.5, kernel=9))), "pixels: expected views of at least 5 .*4 x 4"),
+        (
+            images(2),
+            "crop21",
+            "recipe: expected a Recipe or one of crop20, .*simclr, .*, received 'crop21'",
+        ),
+        (
+            images(2, 4),
+            alone(View(blur=Blur(0.5, kernel=9))),
+            "pixels: expected views of at least 5 .*4 x 4",
+        ),
     ],
 )
 def test_bad_input_is_refused(pixels, recipe, message):
@@ -278,7 +318,13 @@ fractions = st.floats(0, 1)
 wrong_fractions = st.floats().filter(lambda p: not 0 <= p <= 1)
 
 
-@given(st.tuples(fractions, fractions).map(sorted), fractions, fractions, st.floats(0, 10), st.floats(0, 0.5))
+@given(
+    st.tuples(fractions, fractions).map(sorted),
+    fractions,
+    fractions,
+    st.floats(0, 10),
+    st.floats(0, 0.5),
+)
 def test_valid_recipes_are_values(scale, chance, other, strength, hue):
     def build():
         crop = ResizedCrop((max(scale[0], 1e-3), max(scale[1], 1e-3)))
@@ -297,7 +343,9 @@ def test_what_is_no_probability_is_refused(p):
         (lambda: Blur(p), "probability"),
         (lambda: Solarize(p), "probability"),
     ):
-        with pytest.raises(ValueError, match=rf"{name}: expected a probability in \[0, 1\], received"):
+        with pytest.raises(
+            ValueError, match=rf"{name}: expected a probability in \[0, 1\], received"
+        ):
             build()
 
 

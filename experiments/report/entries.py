@@ -1,4 +1,5 @@
-"""What the page says of each figure, from its header and from what it left in results/NAME/PRESET."""
+"""What the page says of each figure, from its header and from what it left in
+results/NAME/PRESET."""
 
 import ast
 import base64
@@ -18,7 +19,12 @@ PRESETS = ("paper", "laptop", "smoke")
 """Of several that are there the first is shown."""
 LARGEST = 900_000
 """Bytes of a vector drawing beyond which the page has its pixels instead."""
-VERDICTS = {"holds": "✓ holds", "fails": "✗ fails", "untried": "– not tried", "unfinished": "… unfinished"}
+VERDICTS = {
+    "holds": "✓ holds",
+    "fails": "✗ fails",
+    "untried": "– not tried",
+    "unfinished": "… unfinished",
+}
 CIRCUMSTANCES = ("checks", "seconds", "device", "cores", "commit", "versions")
 """What the page reads of a summary.json."""
 UNUSABLE = (OSError, ValueError, KeyError, TypeError, IndexError)
@@ -27,7 +33,9 @@ UNUSABLE = (OSError, ValueError, KeyError, TypeError, IndexError)
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure as the page shows it; `folder` is None where it was not made, or left what cannot be read: `why`."""
+    """One figure as the page shows it; `folder` is None where it was not made, or left what cannot
+    be read: `why`.
+    """
 
     name: str
     title: str
@@ -53,7 +61,8 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """holds: all checks passed; untried: a premise failed, and no claim that is tried; fails; "" where not made.
+        """holds: all checks passed; untried: a premise failed, and no claim that is tried; fails;
+        "" where not made.
 
         unfinished: it was stopped before its last part, and what it left says nothing yet.
         """
@@ -69,7 +78,9 @@ class Entry:
     @property
     def alternative(self) -> str:
         """What the picture shows, for those who do not see it."""
-        made = f" {sum(check['passed'] for check in self.checks)} of {len(self.checks)} checks passed."
+        made = (
+            f" {sum(check['passed'] for check in self.checks)} of {len(self.checks)} checks passed."
+        )
         return f"{self.title} Claim: {self.header.get('Claim', '')}{made}"
 
 
@@ -81,7 +92,9 @@ def entries(results: Path, preset: str | None) -> list[Entry]:
     """
     found = [_entry(name, results, [preset] if preset else list(PRESETS)) for name in run.FIGURES]
     if not any(entry.folder for entry in found):
-        raise ValueError(f"{results}: expected figures, found none; make figures (or PRESET=smoke) comes first")
+        raise ValueError(
+            f"{results}: expected figures, found none; make figures (or PRESET=smoke) comes first"
+        )
     return found
 
 
@@ -114,18 +127,38 @@ def header(text: str) -> tuple[str, dict[str, str]]:
 
 def _entry(name: str, results: Path, presets: list[str]) -> Entry:
     module = run.module(name)
-    title, fields = header(ast.get_docstring(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))) or "")
+    title, fields = header(
+        ast.get_docstring(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))) or ""
+    )
     for preset in presets:
         folder = results / name / preset
         if not (folder / "summary.json").is_file():
             continue
         try:
-            summary, config = (json.loads((folder / f"{part}.json").read_text()) for part in ("summary", "config"))
+            summary, config = (
+                json.loads((folder / f"{part}.json").read_text()) for part in ("summary", "config")
+            )
             fits = isinstance(summary, dict) and isinstance(config, dict)
-            _check.require(fits, str(folder), "summary.json and config.json of a figure", "something else")
+            _check.require(
+                fits, str(folder), "summary.json and config.json of a figure", "something else"
+            )
             absent = [part for part in CIRCUMSTANCES if part not in summary]
-            _check.require(not absent, f"{folder}/summary.json", "a figure's", f"one without {', '.join(absent)}")
-            return Entry(name, title, fields, preset, folder, summary, config, _picture(module, folder, config))
+            _check.require(
+                not absent,
+                f"{folder}/summary.json",
+                "a figure's",
+                f"one without {', '.join(absent)}",
+            )
+            return Entry(
+                name,
+                title,
+                fields,
+                preset,
+                folder,
+                summary,
+                config,
+                _picture(module, folder, config),
+            )
         except UNUSABLE as error:
             return Entry(name, title, fields, why=f"not to be read: {explained(error)}")
     return Entry(name, title, fields)
@@ -149,7 +182,9 @@ def _picture(module: Any, folder: Path, config: dict[str, Any]) -> str:
 
 def explained(error: Exception) -> str:
     """What is wrong, in words: a KeyError's own are the bare key."""
-    return f"no {error.args[0]!r} in it" if isinstance(error, KeyError) and error.args else str(error)
+    return (
+        f"no {error.args[0]!r} in it" if isinstance(error, KeyError) and error.args else str(error)
+    )
 
 
 def embedded(kind: str, content: bytes) -> str:

@@ -1,4 +1,6 @@
-"""What the modes of a trained network see: the images at the two ends of each, and what goes with them."""
+"""What the modes of a trained network see: the images at the two ends of each, and what goes with
+them.
+"""
 
 import io
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ SIDE = 48
 
 @dataclass(frozen=True)
 class Mode:
-    """One learned direction: step, images at its lowest and highest scores (as one picture each), correlations."""
+    """One learned direction: step, images at its lowest and highest scores (as one picture each),
+    correlations.
+    """
 
     number: int
     step: float
@@ -52,10 +56,14 @@ class Gallery:
 
 
 def gallery(of: Subject, method: str) -> Gallery:
-    """All images that the network was trained on, embedded whole, along the directions in their order of learning."""
+    """All images that the network was trained on, embedded whole, along the directions in their
+    order of learning.
+    """
     z = of.embeddings_along[:, : len(of.x) // 2]
     step_times = np.asarray(of.numbers["step_times"], np.float64)
-    directions = learned_directions(z - z.mean(axis=1, keepdims=True), np.asarray(of.steps), step_times)
+    directions = learned_directions(
+        z - z.mean(axis=1, keepdims=True), np.asarray(of.steps), step_times
+    )
     scores = _embedded(of) @ directions
     pixels, labels = of.images.pixels, of.images.labels
     learned = np.sort(step_times[np.isfinite(step_times)])

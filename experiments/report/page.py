@@ -1,4 +1,6 @@
-"""One self-contained page of every figure: claims beside measurements, trainings to drag through, what modes see."""
+"""One self-contained page of every figure: claims beside measurements, trainings to drag through,
+what modes see.
+"""
 
 import json
 import sys
@@ -37,7 +39,9 @@ def main(argv: list[str]) -> int:
     try:
         found = entries(args.results, args.preset)
         made, subjects, missing = replays(found)
-        galleries = [gallery(of, one.name) for of, one in zip(subjects, _networks(made), strict=True)]
+        galleries = [
+            gallery(of, one.name) for of, one in zip(subjects, _networks(made), strict=True)
+        ]
     except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
@@ -54,14 +58,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def page(found: list[Entry], made: list[Replay], galleries: list[Gallery], missing: list[str]) -> str:
+def page(
+    found: list[Entry], made: list[Replay], galleries: list[Gallery], missing: list[str]
+) -> str:
     """The page's HTML, with style, script, pictures and data within it."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters |= {"short": _short, "sign": {"<=": "≤", ">=": "≥", "==": "="}.get}
     data = json.dumps([each.data() for each in made], allow_nan=False).replace("<", "\\u003c")
-    parts: dict[str, Any] = {name: (HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")}
+    parts: dict[str, Any] = {
+        name: (HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
+    }
     return environment.get_template("page.html").render(
         entries=found,
         verdicts=VERDICTS,

@@ -1,4 +1,6 @@
-"""Training to be dragged through: loss, eigenvalues and the embedding's cloud of points at the same moments."""
+"""Training to be dragged through: loss, eigenvalues and the embedding's cloud of points at the same
+moments.
+"""
 
 import base64
 from dataclasses import dataclass, fields
@@ -15,7 +17,9 @@ from stepwise import problem, runs, subject
 from stepwise.subject import Subject
 
 CLASSES = 8
-"""More classes than this have no colours of their own; points are then coloured by their image's brightness."""
+"""More classes than this have no colours of their own; points are then coloured by their image's
+brightness.
+"""
 MOMENTS = 60
 """Of the linear model; a network has those at which it was kept."""
 SCALE = 32767
@@ -60,10 +64,14 @@ class Replay:
             "steps": _short(self.steps),
             "loss": _short(self.loss),
             "eigenvalues": _short(self.eigenvalues.T),
-            "theory": None if theirs is None else {"loss": theirs[0], "eigenvalues": _short(self.theory[1].T)},  # type: ignore[index]
+            "theory": None
+            if theirs is None
+            else {"loss": theirs[0], "eigenvalues": _short(self.theory[1].T)},  # type: ignore[index]
             "moments": _short(self.moments),
             "points": self.cloud.shape[1],
-            "cloud": base64.b64encode(np.round(self.cloud / largest * SCALE).astype("<i2").tobytes()).decode(),
+            "cloud": base64.b64encode(
+                np.round(self.cloud / largest * SCALE).astype("<i2").tobytes()
+            ).decode(),
             "colours": _short(self.colours),
             "classes": list(self.classes),
             "stepTimes": _short(self.step_times[np.isfinite(self.step_times)]),
@@ -84,7 +92,9 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
     if "fig3" in by_name:
         entry = by_name["fig3"]
         known = {field.name for field in fields(alignment.Config)}
-        given = {name: _tuples(value) for name, value in (entry.config or {}).items() if name in known}
+        given = {
+            name: _tuples(value) for name, value in (entry.config or {}).items() if name in known
+        }
         config = alignment.Config(**given)
         for method in config.methods:
             try:
@@ -97,20 +107,29 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
 
 
 def linear(found: Result, digest: str, config: dict[str, Any]) -> Replay:
-    """The linear model's descent and closed form; its cloud is the closed form's, √λ_j(t) on mode j of the optimum.
+    """The linear model's descent and closed form; its cloud is the closed form's, √λ_j(t) on mode j
+    of the optimum.
 
     Raises:
         ValueError: the images are others by now than those of this digest.
     """
     a, numbers = found.arrays, found.numbers
     known = {field.name for field in fields(fig1_steps.Config)}
-    settings = fig1_steps.Config(**{name: _tuples(value) for name, value in config.items() if name in known})
+    settings = fig1_steps.Config(
+        **{name: _tuples(value) for name, value in config.items() if name in known}
+    )
     if fig1_steps.digest(settings) != digest:
-        raise ValueError(f"the images of {settings.data} are others than those that fig1 was made from (make fig1)")
+        raise ValueError(
+            f"the images of {settings.data} are others than those that fig1 was made from (make "
+            f"fig1)"
+        )
     with jax.enable_x64(settings.x64):
         p = problem.from_views(*images.crops(settings), center=settings.center)
         final = np.asarray(p.predict(3))[: p.n_pairs]
-    steps, grown = a["times"] / numbers["lr"], np.sqrt(np.maximum(a["theory_eigenvalues"][:, :3], 0))
+    steps, grown = (
+        a["times"] / numbers["lr"],
+        np.sqrt(np.maximum(a["theory_eigenvalues"][:, :3], 0)),
+    )
     some = np.unique(np.linspace(0, len(steps) - 1, MOMENTS).astype(int))
     pixels = images.load(settings)
     return Replay(
@@ -130,11 +149,15 @@ def linear(found: Result, digest: str, config: dict[str, Any]) -> Replay:
 
 
 def network(of: Subject, method: str) -> Replay:
-    """A network's training; its cloud is of one view of each image, at the networks that its run kept."""
+    """A network's training; its cloud is of one view of each image, at the networks that its run
+    kept.
+    """
     curves, numbers = of.trained.trajectory, of.numbers
     z = of.embeddings_along[:, : len(of.x) // 2]
     z = z - z.mean(axis=1, keepdims=True)
-    directions = learned_directions(z, np.asarray(of.steps), np.asarray(numbers["step_times"]))[:, :3]
+    directions = learned_directions(z, np.asarray(of.steps), np.asarray(numbers["step_times"]))[
+        :, :3
+    ]
     labels = of.images.labels
     few = labels is not None and len(of.images.class_names) <= CLASSES
     return Replay(
@@ -155,9 +178,9 @@ def network(of: Subject, method: str) -> Replay:
 def learned_directions(z: np.ndarray, steps: np.ndarray, step_times: np.ndarray) -> np.ndarray:
     """Directions of the output space in the order in which they were learned [d, k].
 
-    The first is the leading principal direction at the first kept step after mode 1's own, the next the leading one
-    orthogonal to it after mode 2's, and so on; then what is left, by its variance at the end. At the end alone the
-    order cannot be told: there all learned eigenvalues are equal.
+    The first is the leading principal direction at the first kept step after mode 1's own, the next
+    the leading one orthogonal to it after mode 2's, and so on; then what is left, by its variance
+    at the end. At the end alone the order cannot be told: there all learned eigenvalues are equal.
 
     Args:
         z: centred embeddings at the kept steps [S, n, d].

@@ -1,8 +1,9 @@
-"""The command line, for one's own images and networks: `stepwise predict`, `train`, `entk`, `align`, `figure`, `data`.
+"""The command line, for one's own images and networks: `stepwise predict`, `train`, `entk`,
+`align`, `figure`, `data`.
 
-Every command's flags are the fields of one dataclass. Exit codes: 0 for done, 1 for a figure whose checks failed, 2 for
-a bad argument or file, in one line that says what was expected and what was received, 130 where it was interrupted, to
-go on when it is called again.
+Every command's flags are the fields of one dataclass. Exit codes: 0 for done, 1 for a figure whose
+checks failed, 2 for a bad argument or file, in one line that says what was expected and what was
+received, 130 where it was interrupted, to go on when it is called again.
 """
 
 import importlib.metadata
@@ -20,7 +21,10 @@ from stepwise.cli.kernels import Align, Entk
 from stepwise.cli.predict import Predict
 from stepwise.cli.train import Train
 
-ABOUT = "What self-supervised learning will learn of your images, when, and what your network has learned of them."
+ABOUT = (
+    "What self-supervised learning will learn of your images, when, and what your network has "
+    "learned of them."
+)
 FLAGS = {"size": ("side",), "limit": ("n_pairs", "n_images"), "name": ("data",)}
 """What the library calls otherwise than the command line."""
 
@@ -30,7 +34,8 @@ def script() -> None:
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == 130:  # threads of XLA and orbax that an interrupted run leaves crash the interpreter's own way out
+    # threads of XLA and orbax that an interrupted run leaves would crash the interpreter's exit
+    if code == 130:
         os._exit(code)
     sys.exit(code)
 
@@ -52,7 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     command: Any = None
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            commands, args=given or ["--help"], prog="stepwise", description=ABOUT, config=(tyro.conf.OmitArgPrefixes,)
+            commands,
+            args=given or ["--help"],
+            prog="stepwise",
+            description=ABOUT,
+            config=(tyro.conf.OmitArgPrefixes,),
         )
         return int(command.run())
     except BrokenPipeError:  # `stepwise ... | head`: not for the interpreter to say at its end
@@ -68,15 +77,23 @@ def main(argv: list[str] | None = None) -> int:
         print(f"stepwise {given[0]}: {_in_flags(str(error), command)}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"stepwise {given[0]}: out of memory, with fewer or smaller images it may fit: {error}", file=sys.stderr)
+        print(
+            f"stepwise {given[0]}: out of memory, with fewer or smaller images it may fit: {error}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
-        print(f"stepwise {given[0]}: stopped; call it again and it goes on where it was", file=sys.stderr)
+        print(
+            f"stepwise {given[0]}: stopped; call it again and it goes on where it was",
+            file=sys.stderr,
+        )
         return 130
 
 
 def _in_flags(message: str, command: Any) -> str:
-    """A refusal that begins with the name of an argument, with that of its flag: `n_pairs: ...` is `--n-pairs: ...`."""
+    """A refusal that begins with the name of an argument, with that of its flag: `n_pairs: ...` is
+    `--n-pairs: ...`.
+    """
     name, _, rest = message.partition(":")
     holders = [each for each in (command, getattr(command, "given", None)) if each is not None]
     known = {field.name for each in holders for field in fields(each)}

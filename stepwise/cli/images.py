@@ -24,7 +24,9 @@ class Source:
 
     def load(self, n: int, seed: int) -> Images:
         """So many of them, or all where there are fewer, which is said."""
-        images = data.load(self.data, split=self.split, root=self.data_dir, limit=n, size=self.side, seed=seed)
+        images = data.load(
+            self.data, split=self.split, root=self.data_dir, limit=n, size=self.side, seed=seed
+        )
         say_if_fewer(len(images), n)
         return images
 
@@ -65,7 +67,9 @@ class Show:
         """Read all of it."""
         images = data.load(self.name, split=self.split, root=self.data_dir, size=self.size)
         height, width, channels = images.pixels.shape[1:]
-        print(f"{images.source}\n{len(images)} images of {height} x {width} px, {channels} channels")
+        print(
+            f"{images.source}\n{len(images)} images of {height} x {width} px, {channels} channels"
+        )
         if images.labels is not None:
             counts = Counter(images.class_names[label] for label in images.labels.tolist())
             few = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))

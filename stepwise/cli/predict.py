@@ -1,4 +1,6 @@
-"""`stepwise predict`: from images alone, before any training, which modes will be learned, when, and how surely."""
+"""`stepwise predict`: from images alone, before any training, which modes will be learned, when,
+and how surely.
+"""
 
 import math
 import time
@@ -19,10 +21,11 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Predict(Source):
-    """Say what Barlow Twins will learn of your images, in which order, and when: before any training.
+    """Say what Barlow Twins will learn of your images, in which order, and when: before any
+    training.
 
-    Of a linear model, or of an infinitely wide network, from a small start: its modes, the step at which each is
-    learned, and how far the closed form is to be trusted.
+    Of a linear model, or of an infinitely wide network, from a small start: its modes, the step at
+    which each is learned, and how far the closed form is to be trusted.
     """
 
     n_pairs: int = 500
@@ -38,19 +41,33 @@ class Predict(Source):
     start_scale: float = 1e-6
     """Standard deviation of the starting weights, in mode coordinates."""
     lr: float | None = None
-    """Learning rate of the descent to be predicted; by default a hundredth of the largest stable one."""
+    """Learning rate of the descent to be predicted; by default a hundredth of the largest stable
+    one.
+    """
     seed: int = 0
     """Of the choice of images and of their views."""
     out: Path = Path("results/predict")
-    """Folder of summary.json, arrays.npz, config.json and the figure; the next call writes over them."""
+    """Folder of summary.json, arrays.npz, config.json and the figure; the next call writes over
+    them.
+    """
 
     def run(self) -> int:
         """Print the report and write its files."""
         began = time.perf_counter()
         record.require_writable("--out", self.out)
         for name, least in (("n_pairs", 2), ("d", 1)):
-            _check.require(getattr(self, name) >= least, name, f"a whole number from {least}", getattr(self, name))
-        _check.require(self.recipe in views.RECIPES, "recipe", f"one of {sorted(views.RECIPES)}", repr(self.recipe))
+            _check.require(
+                getattr(self, name) >= least,
+                name,
+                f"a whole number from {least}",
+                getattr(self, name),
+            )
+        _check.require(
+            self.recipe in views.RECIPES,
+            "recipe",
+            f"one of {sorted(views.RECIPES)}",
+            repr(self.recipe),
+        )
         images = self.load(self.n_pairs, self.seed)
         pair = views.positive_pairs(images.pixels, jax.random.key(self.seed + 1), self.recipe)
         with jax.enable_x64(True):
@@ -59,21 +76,39 @@ class Predict(Source):
             lr = self.lr if self.lr is not None else 0.01 * float(p.max_stable_lr())
             report = validity.report(p, self.d, start_scale=self.start_scale, lr=lr)
             arrays, numbers = self._curves(p, report, lr)
-        print(f"{images.source}: {len(x)} pairs ({self.recipe}), {x[0].size} numbers a view; {self.model} model")
+        print(
+            f"{images.source}: {len(x)} pairs ({self.recipe}), {x[0].size} numbers a view; "
+            f"{self.model} model"
+        )
         gamma = np.asarray(p.gamma)
-        print(f"{int((gamma > 0).sum())} of {gamma.size} modes can be learned; γ = {_row(gamma[:SHOWN])}, ...")
+        print(
+            f"{int((gamma > 0).sum())} of {gamma.size} modes can be learned; γ = "
+            f"{_row(gamma[:SHOWN])}, ..."
+        )
         print(report)
         if report.stable:
-            steps = [f"{math.ceil(time / lr):,}" for time in report.step_times[:SHOWN] if np.isfinite(time)]
+            steps = [
+                f"{math.ceil(time / lr):,}"
+                for time in report.step_times[:SHOWN]
+                if np.isfinite(time)
+            ]
             print(f"in steps of gradient descent with lr = {lr:.4g}: {'; '.join(steps)}, ...")
         with plotting.style():
             figure = _figure(
-                arrays, f"{images.source}: {len(x)} pairs, {self.model.replace('_', ' ')} model, d = {self.d}"
+                arrays,
+                f"{images.source}: {len(x)} pairs, {self.model.replace('_', ' ')} model, d = "
+                f"{self.d}",
             )
             seconds = time.perf_counter() - began
             config = asdict(self) | {"command": "predict"}
             written = record.write(
-                self.out, "prediction", arrays=arrays, numbers=numbers, config=config, seconds=seconds, figure=figure
+                self.out,
+                "prediction",
+                arrays=arrays,
+                numbers=numbers,
+                config=config,
+                seconds=seconds,
+                figure=figure,
             )
         print(written)
         return 0
@@ -84,14 +119,23 @@ class Predict(Source):
         from stepwise.neural_tangents import nt
 
         stax = nt.stax
-        network = kernels.infinite_width([stax.Flatten(), stax.Dense(1), stax.Relu(), stax.Dense(1)], get="ntk")
+        network = kernels.infinite_width(
+            [stax.Flatten(), stax.Dense(1), stax.Relu(), stax.Dense(1)], get="ntk"
+        )
         return problem.from_kernel(network, x - 0.5, x2 - 0.5, center=self.center)
 
-    def _curves(self, p: Problem, report: validity.Report, lr: float) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """The closed form of a typical start up to half as long again as the last step, and all numbers."""
+    def _curves(
+        self, p: Problem, report: validity.Report, lr: float
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The closed form of a typical start up to half as long again as the last step, and all
+        numbers.
+        """
         learned = report.step_times[np.isfinite(report.step_times)]
         _check.require(
-            learned.size > 0, self.data, "images with at least one positive mode", "none: nothing is learned"
+            learned.size > 0,
+            self.data,
+            "images with at least one positive mode",
+            "none: nothing is learned",
         )
         times = np.geomspace(learned.min() / 5, 1.5 * learned.max(), 400)
         k = min(self.d, p.gamma.size)
@@ -107,7 +151,12 @@ class Predict(Source):
             "loss": np.asarray(curve.loss),
             "step_times": report.step_times,
         }
-        return arrays, {"validity": report.summary(), "lr": lr, "n_pairs": p.n_pairs, "rank": int(p.gamma.size)}
+        return arrays, {
+            "validity": report.summary(),
+            "lr": lr,
+            "n_pairs": p.n_pairs,
+            "rank": int(p.gamma.size),
+        }
 
 
 def _row(values: np.ndarray) -> str:
@@ -128,7 +177,9 @@ def _figure(a: dict[str, np.ndarray], title: str) -> plotting.Figure:
     d = a["eigenvalues"].shape[1]
     axes[2].plot(rank[positive], a["gamma"][positive], color="0.75", label="positive modes")
     for j, colour in enumerate(plotting.mode_colours(d)[: int(positive.sum())]):
-        axes[2].plot(rank[j], a["gamma"][j], "o", color=colour, label=f"the first {d}" if j == 0 else None)
+        axes[2].plot(
+            rank[j], a["gamma"][j], "o", color=colour, label=f"the first {d}" if j == 0 else None
+        )
     axes[2].set(xscale="log", yscale="log", xlabel="mode", ylabel="γ")
     axes[2].set_title("C  The spectrum of Γ")
     axes[2].legend(loc="lower left")

@@ -1,4 +1,5 @@
-"""`stepwise train`: a network on one's own images, kept under runs/ and gone on with after a kill."""
+"""`stepwise train`: a network on one's own images, kept under runs/ and gone on with after a
+kill."""
 
 import sys
 import time
@@ -14,7 +15,8 @@ from stepwise import plotting, record, runs, staircase
 
 @dataclass(frozen=True)
 class _Given(runs.Config):
-    """As it was given: `Train.run` makes a runs.Config of it, which says in one line what is wrong."""
+    """As it was given: `Train.run` makes a runs.Config of it, which says in one line what is
+    wrong."""
 
     def __post_init__(self) -> None:
         """Refuse nothing yet."""
@@ -24,15 +26,16 @@ class _Given(runs.Config):
 class Train:
     """Train an encoder, and count the modes that it learns one at a time.
 
-    The run is kept under RUNS-DIR/HASH-OF-CONFIG with its checkpoints and log: killed at any moment it goes on, to the
-    same bits, when the same command is given again.
+    The run is kept under RUNS-DIR/HASH-OF-CONFIG with its checkpoints and log: killed at any moment
+    it goes on, to the same bits, when the same command is given again.
     """
 
     given: tyro.conf.OmitArgPrefixes[_Given] = field(default_factory=_Given)
     runs_dir: Path = Path("runs")
     """Folder of the training runs."""
     out: Path = Path("results/train")
-    """Folder in which the run's own one has summary.json, arrays.npz, config.json and the figure."""
+    """Folder in which the run's own one has summary.json, arrays.npz, config.json and the figure.
+    """
 
     def run(self) -> int:
         """Train, or go on, or read; then write its files."""
@@ -42,11 +45,17 @@ class Train:
         record.require_writable("--runs-dir", self.runs_dir)
         images = runs.load(config)
         folder = runs.folder(config, images, self.runs_dir)
-        print(f"{images.source}: {len(images)} images, {config.method}, {config.steps} steps; {folder}")
+        print(
+            f"{images.source}: {len(images)} images, {config.method}, {config.steps} steps; "
+            f"{folder}"
+        )
         trained = runs.train(config, root=self.runs_dir, progress=sys.stderr.isatty())
         if not trained.finished:
             raise KeyboardInterrupt
-        arrays, numbers = staircase.curves(trained.trajectory), staircase.numbers(trained.trajectory)
+        arrays, numbers = (
+            staircase.curves(trained.trajectory),
+            staircase.numbers(trained.trajectory),
+        )
         steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
         print(f"{staircase.counted(numbers)}, at steps {steps or '-'}")
         out = self.out / folder.name
@@ -56,14 +65,24 @@ class Train:
             settings = asdict(config) | {"command": "train"}
             seconds = time.perf_counter() - began
             written = record.write(
-                out, "training", arrays=arrays, numbers=numbers, config=settings, seconds=seconds, figure=figure
+                out,
+                "training",
+                arrays=arrays,
+                numbers=numbers,
+                config=settings,
+                seconds=seconds,
+                figure=figure,
             )
         print(written)
         if numbers["result"].startswith("diverged"):
             print(f"{numbers['result']}; try --lr {config.lr / 4:.2g}", file=sys.stderr)
             return 1
         kept = runs.snapshot_steps(config)
-        print(f"networks kept at steps {', '.join(map(str, kept))}" if kept else "no networks kept (--snapshots)")
+        print(
+            f"networks kept at steps {', '.join(map(str, kept))}"
+            if kept
+            else "no networks kept (--snapshots)"
+        )
         print(f"next: stepwise align --run-dir {folder}")
         return 0
 

@@ -18,22 +18,32 @@ STL10 = Archive(
     url="http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
     md5="91f7769df0f17e558f3565bffb0c7dfb",
     folder="stl10_binary",
-    members=("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin", "class_names.txt"),
+    members=(
+        "train_X.bin",
+        "train_y.bin",
+        "test_X.bin",
+        "test_y.bin",
+        "unlabeled_X.bin",
+        "class_names.txt",
+    ),
 )
 CLASSES = 10
-# Records in the official files; shorter copies are read too, for development, if consistent in themselves.
+# Records in the official files; shorter copies are read too, for development, if consistent in
+# themselves.
 CIFAR10_RECORDS = 10_000
 STL10_RECORDS = {"train": 5_000, "test": 8_000, "unlabeled": 100_000}
 
 
-def cifar10(root: Path | None, split: str, limit: int | None, size: int | None, seed: int) -> Images:
+def cifar10(
+    root: Path | None, split: str, limit: int | None, size: int | None, seed: int
+) -> Images:
     """Load CIFAR-10, 32 x 32 px: 50,000 images of train in five files, 10,000 of test in one.
 
-    A record is 1 label byte and 3,072 pixel bytes, [channel, row, column]. The test set is a view of its
-    file, and of a subset only its rows are read; the whole of train, 150 MB, is copied into memory, because
-    five files make no single map. A file may hold any whole number of records, and the five the same number.
-    Raises DataError, with the bytes or records expected and found, for a file that does not, or has a label
-    above 9.
+    A record is 1 label byte and 3,072 pixel bytes, [channel, row, column]. The test set is a view
+    of its file, and of a subset only its rows are read; the whole of train, 150 MB, is copied into
+    memory, because five files make no single map. A file may hold any whole number of records, and
+    the five the same number. Raises DataError, with the bytes or records expected and found, for a
+    file that does not, or has a label above 9.
     """
     require_split("cifar10", split, ("train", "test"))
     folder = locate(CIFAR10, root)
@@ -46,7 +56,9 @@ def cifar10(root: Path | None, split: str, limit: int | None, size: int | None, 
     keep = subset(most * len(files), limit, seed)
     labels = _gather([records[:, 0] for records in files], keep)
     _require_labels([folder / name for name in names], most, keep, labels, 0)
-    pixels = _gather([records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for records in files], keep)
+    pixels = _gather(
+        [records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for records in files], keep
+    )
     class_names = _class_names(folder / "batches.meta.txt")
     labels = np.array(labels, np.int32)
     return Images(fit_all(pixels, size), labels, class_names, f"cifar10/{split} in {folder}")
@@ -55,10 +67,11 @@ def cifar10(root: Path | None, split: str, limit: int | None, size: int | None, 
 def stl10(root: Path | None, split: str, limit: int | None, size: int | None, seed: int) -> Images:
     """Load STL-10, 96 x 96 px: 5,000 images of train, 8,000 of test, 100,000 unlabeled (2.7 GB).
 
-    A record is 27,648 pixel bytes, [channel, column, row]; labels are 1 to 10, one byte each, in a file of
-    their own, and 0 to 9 here. The images are viewed in place, or the rows of a subset read and no others. A
-    file may hold any whole number of records. Raises DataError, with the bytes or records expected and found,
-    for a file that does not, another number of labels than of images, or a label out of range.
+    A record is 27,648 pixel bytes, [channel, column, row]; labels are 1 to 10, one byte each, in a
+    file of their own, and 0 to 9 here. The images are viewed in place, or the rows of a subset read
+    and no others. A file may hold any whole number of records. Raises DataError, with the bytes or
+    records expected and found, for a file that does not, another number of labels than of images,
+    or a label out of range.
     """
     require_split("stl10", split, STL10_RECORDS)
     folder = locate(STL10, root)
@@ -81,19 +94,26 @@ def stl10(root: Path | None, split: str, limit: int | None, size: int | None, se
 def _records(path: Path, width: int, official: int) -> UInt8[np.ndarray, "n width"]:
     """Map a file of records of `width` bytes, read-only."""
     if not path.is_file():
-        raise MissingDataError(f"{path}: expected {official:,} records of {width:,} bytes, found no such file")
+        raise MissingDataError(
+            f"{path}: expected {official:,} records of {width:,} bytes, found no such file"
+        )
     length = path.stat().st_size
     require(
         length > 0 and length % width == 0,
         path,
-        f"a whole number of {width:,}-byte records (officially {official:,} in {official * width:,} bytes)",
+        f"a whole number of {width:,}-byte records (officially {official:,} in "
+        f"{official * width:,} bytes)",
         f"{length:,} bytes, {length // width:,} records and {length % width:,} bytes more",
     )
     return np.memmap(path, np.uint8, "r").reshape(-1, width)
 
 
-def _gather(parts: list[np.ndarray], keep: Int[np.ndarray, " kept"]) -> UInt8[np.ndarray, "kept *rest"]:
-    """Take rows `keep`, ascending, of the parts laid end to end; one part kept whole is a view of it."""
+def _gather(
+    parts: list[np.ndarray], keep: Int[np.ndarray, " kept"]
+) -> UInt8[np.ndarray, "kept *rest"]:
+    """Take rows `keep`, ascending, of the parts laid end to end; one part kept whole is a view of
+    it.
+    """
     if len(parts) == 1 and len(keep) == len(parts[0]):
         return parts[0]
     out = np.empty((len(keep), *parts[0].shape[1:]), np.uint8)
@@ -105,7 +125,9 @@ def _gather(parts: list[np.ndarray], keep: Int[np.ndarray, " kept"]) -> UInt8[np
     return out
 
 
-def _require_labels(files: list[Path], each: int, keep: np.ndarray, labels: np.ndarray, low: int) -> None:
+def _require_labels(
+    files: list[Path], each: int, keep: np.ndarray, labels: np.ndarray, low: int
+) -> None:
     """Refuse the first label out of low, ..., low + 9, by the file and the record it stands in."""
     wrong = np.flatnonzero((labels < low) | (labels >= low + CLASSES))
     if wrong.size:
@@ -116,7 +138,9 @@ def _require_labels(files: list[Path], each: int, keep: np.ndarray, labels: np.n
 
 def _class_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
-        raise MissingDataError(f"{path}: expected {CLASSES} class names, one a line, found no such file")
+        raise MissingDataError(
+            f"{path}: expected {CLASSES} class names, one a line, found no such file"
+        )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     require(len(names) == CLASSES, path, f"{CLASSES} class names, one a line", f"{len(names)}")

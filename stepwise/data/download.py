@@ -19,7 +19,8 @@ from stepwise.data.images import DataError, MissingDataError, require
 
 @dataclass(frozen=True)
 class Archive:
-    """A .tar.gz archive: its address and MD5, the folder it unpacks to, and the files wanted of it."""
+    """A .tar.gz archive: its address and MD5, the folder it unpacks to, and the files wanted of
+    it."""
 
     url: str
     md5: str
@@ -33,18 +34,20 @@ class Archive:
 
 
 def cache() -> Path:
-    """Name the folder for downloads: STEPWISE_CACHE of the environment, or else the user's cache."""
+    """Name the folder for downloads: STEPWISE_CACHE of the environment, or else the user's
+    cache."""
     return Path(os.environ.get("STEPWISE_CACHE") or pooch.os_cache("stepwise")).expanduser()
 
 
 def locate(archive: Archive, root: Path | None) -> Path:
     """Return the folder that holds the archive's files, unpacked or downloaded first where need be.
 
-    With a root: the root itself, its sub-folder of the archive's name, or the archive lying in it, checked
-    and unpacked there. Without: the cache, filled from the archive's address. A folder appears whole or not
-    at all, processes that want the same one wait for the first, and what a killed one left behind goes with
-    the next call. Raises MissingDataError where a root has neither, DataError for a download that fails, a
-    checksum or an archive that is not as it should be.
+    With a root: the root itself, its sub-folder of the archive's name, or the archive lying in it,
+    checked and unpacked there. Without: the cache, filled from the archive's address. A folder
+    appears whole or not at all, processes that want the same one wait for the first, and what a
+    killed one left behind goes with the next call. Raises MissingDataError where a root has
+    neither, DataError for a download that fails, a checksum or an archive that is not as it should
+    be.
     """
     base = cache() if root is None else root
     folder = base / archive.folder
@@ -55,7 +58,9 @@ def locate(archive: Archive, root: Path | None) -> Path:
         if any((root / member).is_file() for member in archive.members):
             return root
         if not packed.is_file():
-            wanted = f"{archive.folder}/, its files ({archive.members[0]}, ...) or {archive.filename}"
+            wanted = (
+                f"{archive.folder}/, its files ({archive.members[0]}, ...) or {archive.filename}"
+            )
             raise MissingDataError(f"{root}: expected {wanted}, found none of them")
     with _scratch(base, archive.folder) as scratch:
         if not folder.is_dir():
@@ -77,7 +82,8 @@ def _scratch(base: Path, name: str) -> Iterator[Path]:
         if sys.platform != "win32":
             import fcntl
 
-            # The system lets go of it when the process dies, so that a folder found here belongs to nobody.
+            # The system lets go of it when the process dies, so that a folder found here belongs to
+            # nobody.
             fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
@@ -91,9 +97,13 @@ def _download(archive: Archive, into: Path) -> Path:
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20)
     try:
         known_hash = f"md5:{archive.md5}"
-        return Path(pooch.retrieve(archive.url, known_hash, archive.filename, into, downloader=downloader))
+        return Path(
+            pooch.retrieve(archive.url, known_hash, archive.filename, into, downloader=downloader)
+        )
     except (OSError, ValueError) as error:
-        raise DataError(f"{archive.url}: expected an archive of MD5 {archive.md5}, found: {error}") from error
+        raise DataError(
+            f"{archive.url}: expected an archive of MD5 {archive.md5}, found: {error}"
+        ) from error
 
 
 def _unpack(packed: Path, archive: Archive, into: Path) -> Path:
@@ -101,7 +111,9 @@ def _unpack(packed: Path, archive: Archive, into: Path) -> Path:
     wanted = {f"{archive.folder}/{member}" for member in archive.members}
     try:
         with tarfile.open(packed, "r:gz") as tar:
-            for member in tqdm(tar, f"unpacking {packed.name}", delay=2, unit=" files", leave=False):
+            for member in tqdm(
+                tar, f"unpacking {packed.name}", delay=2, unit=" files", leave=False
+            ):
                 _require_inside(packed, member)
                 name = str(PurePosixPath(member.name))
                 content = tar.extractfile(member) if name in wanted else None  # none of a folder

@@ -10,26 +10,39 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from stepwise.data.images import DataError, Images, MissingDataError, fit, require, require_split, subset
+from stepwise.data.images import (
+    DataError,
+    Images,
+    MissingDataError,
+    fit,
+    require,
+    require_split,
+    subset,
+)
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 SPLITS = ("train", "val", "test")
 # More bits than eight in a channel: Pillow would clip or shift them to fit.
 DEEP_MODES = ("I", "F")
 
 
 def load(path: Path, split: str, limit: int | None, size: int | None, seed: int) -> Images:
-    """Read the images of a folder, in the order of their names, as RGB, upright by their EXIF orientation.
+    """Read the images of a folder, in the order of their names, as RGB, upright by their EXIF
+    orientation.
 
-    A sub-folder is a class, named after it, and holds its images at any depth; sub-folders without images are
-    no class. A folder of images without sub-folders is one set without labels. Where the sub-folders are
-    called train, val and test (two of the three names among them, or none but these), they are the splits,
-    each laid out in one of the two ways; a folder that has no splits is train. Files are told by their suffix
-    (.png, .jpg, ...), hidden ones and other suffixes passed over.
+    A sub-folder is a class, named after it, and holds its images at any depth; sub-folders without
+    images are no class. A folder of images without sub-folders is one set without labels. Where the
+    sub-folders are called train, val and test (two of the three names among them, or none but
+    these), they are the splits, each laid out in one of the two ways; a folder that has no splits
+    is train. Files are told by their suffix (.png, .jpg, ...), hidden ones and other suffixes
+    passed over.
 
-    Raises DataError for a file that has the suffix of an image and is none, is damaged or cut short, has more
-    than 8 bits a channel or more pixels than Pillow deems safe, and for images of several sizes where no
-    `size` is given; MissingDataError for a folder or split that is not there, or holds no image.
+    Raises DataError for a file that has the suffix of an image and is none, is damaged or cut
+    short, has more than 8 bits a channel or more pixels than Pillow deems safe, and for images of
+    several sizes where no `size` is given; MissingDataError for a folder or split that is not
+    there, or holds no image.
     """
     require_split(f"folder:{path}", split, SPLITS)
     top = _split_folder(path, split)
@@ -42,21 +55,28 @@ def load(path: Path, split: str, limit: int | None, size: int | None, seed: int)
 def _split_folder(path: Path, split: str) -> Path:
     if not path.is_dir():
         raise MissingDataError(f"{path}: expected a folder of images, found no such folder")
-    folders = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    folders = {
+        entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    }
     splits = folders.intersection(SPLITS)
     if len(splits) > 1 or (splits and splits == folders):
         if split not in splits:
-            raise MissingDataError(f"{path}: expected a sub-folder {split!r}, found the splits {sorted(splits)}")
+            raise MissingDataError(
+                f"{path}: expected a sub-folder {split!r}, found the splits {sorted(splits)}"
+            )
         return path / split
     if split != "train":
         raise MissingDataError(
-            f"{path}: expected a sub-folder {split!r}, found a folder without splits, which is 'train'"
+            f"{path}: expected a sub-folder {split!r}, found a folder without splits, which is "
+            f"'train'"
         )
     return path
 
 
 def _listing(top: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
-    """List the image files in the order of their names, with their labels and the names of the classes."""
+    """List the image files in the order of their names, with their labels and the names of the
+    classes.
+    """
     found = sorted(path.relative_to(top).parts for path in _walk(top))
     if not found:
         known = " ".join(sorted(SUFFIXES))
@@ -67,7 +87,9 @@ def _listing(top: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]
         return files, None, ()
     if loose:
         inside = next(file for file in files if file.parent != top)
-        raise DataError(f"{top}: expected all images in sub-folders or none, found {loose[0]} and {inside}")
+        raise DataError(
+            f"{top}: expected all images in sub-folders or none, found {loose[0]} and {inside}"
+        )
     names = sorted({parts[0] for parts in found})
     index = {name: i for i, name in enumerate(names)}
     return files, np.array([index[parts[0]] for parts in found], np.int32), tuple(names)
@@ -104,8 +126,16 @@ def _decode(file: Path) -> UInt8[np.ndarray, "h w 3"]:
                 # By way of RGBA, because Pillow warns of palettes with transparency.
                 picture = image.convert("RGBA") if image.has_transparency_data else image
                 pixels = np.asarray(picture.convert("RGB"))
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others for damaged files.
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others for damaged
+    # files.
     except Exception as error:
-        raise DataError(f"{file}: expected an image that Pillow can read, found: {error}") from error
-    require(not image.mode.startswith(DEEP_MODES), file, "8 bits a channel", f"Pillow mode {image.mode!r}")
+        raise DataError(
+            f"{file}: expected an image that Pillow can read, found: {error}"
+        ) from error
+    require(
+        not image.mode.startswith(DEEP_MODES),
+        file,
+        "8 bits a channel",
+        f"Pillow mode {image.mode!r}",
+    )
     return pixels

@@ -7,23 +7,38 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from stepwise.data.images import DataError, Images, MissingDataError, fit_all, require, require_split, subset
+from stepwise.data.images import (
+    DataError,
+    Images,
+    MissingDataError,
+    fit_all,
+    require,
+    require_split,
+    subset,
+)
 
 NAMES = ("pixels", "labels", "class_names")
 MOST_CLASSES = 2**16
 
 
 def load(path: Path, split: str, limit: int | None, size: int | None, seed: int) -> Images:
-    """Read pixels, uint8 [n, H, W, C], and, where they are there, labels and class_names of an .npz archive.
+    """Read pixels, uint8 [n, H, W, C], and, where they are there, labels and class_names of an .npz
+    archive.
 
-    Labels are integers [n] from 0 to 65,535; class names are strings, and without them the classes are called
-    0, 1, ... The only split is train. Raises DataError for a file that is no zip, an array that is missing,
-    of another type or pickled, and for labels that are out of range or of another number than the images.
+    Labels are integers [n] from 0 to 65,535; class names are strings, and without them the classes
+    are called 0, 1, ... The only split is train. Raises DataError for a file that is no zip, an
+    array that is missing, of another type or pickled, and for labels that are out of range or of
+    another number than the images.
     """
     require_split(f"npz:{path}", split, ("train",))
     if not path.is_file():
         raise MissingDataError(f"{path}: expected an .npz archive, found no such file")
-    require(zipfile.is_zipfile(path), path, "an .npz archive (a zip file of arrays)", "a file that is no zip")
+    require(
+        zipfile.is_zipfile(path),
+        path,
+        "an .npz archive (a zip file of arrays)",
+        "a file that is no zip",
+    )
     arrays = _read(path)
     pixels, labels = arrays["pixels"], None
     if "labels" in arrays:
@@ -35,7 +50,9 @@ def load(path: Path, split: str, limit: int | None, size: int | None, seed: int)
     whole = Images(pixels, labels, names, f"npz:{path}")
     keep = subset(len(pixels), limit, seed)
     kept = pixels if len(keep) == len(pixels) else pixels[keep]
-    return Images(fit_all(kept, size), None if labels is None else labels[keep], names, whole.source)
+    return Images(
+        fit_all(kept, size), None if labels is None else labels[keep], names, whole.source
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -53,11 +70,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise DataError(f"{path}: expected readable arrays without pickled objects, found: {error}") from error
+        raise DataError(
+            f"{path}: expected readable arrays without pickled objects, found: {error}"
+        ) from error
     require("pixels" in arrays, path, "an array 'pixels' [n, H, W, C]", f"the arrays {names}")
     for name, array in arrays.items():
         # A member that does not start like an array is handed over as bytes.
-        require(isinstance(array, np.ndarray), path, f"an array {name!r}", "a member that is no array")
+        require(
+            isinstance(array, np.ndarray), path, f"an array {name!r}", "a member that is no array"
+        )
     return arrays
 
 
@@ -66,5 +87,10 @@ def _labels(path: Path, labels: np.ndarray) -> Int32[np.ndarray, "..."]:
     if labels.size:
         low, high = int(labels.min()), int(labels.max())
         found = f"{low} to {high}"
-        require(low >= 0 and high < MOST_CLASSES, f"labels of npz:{path}", f"0 to {MOST_CLASSES - 1}", found)
+        require(
+            low >= 0 and high < MOST_CLASSES,
+            f"labels of npz:{path}",
+            f"0 to {MOST_CLASSES - 1}",
+            found,
+        )
     return labels.astype(np.int32)

@@ -1,4 +1,5 @@
-"""Two photographs that come with scikit-learn, cut into patches: natural images without a network."""
+"""Two photographs that come with scikit-learn, cut into patches: natural images without a
+network."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,19 +14,21 @@ CLASS_NAMES = ("china", "flower")
 SIDES = (32, 48, 64, 96, 128)
 STRIDE = 8  # patches to a side: neighbours on the lattice of side s are s / 8 px apart
 SEAM = 480  # px; of the 640 columns, train has those to the left of it and test those from it on
-# 4,096 patches of 32 px are more than their 3,072 pixel values, so that moments over them can have full rank.
+# 4,096 patches of 32 px are more than their 3,072 pixel values, so that moments over them can have
+# full rank.
 DEFAULT = {"train": 4096, "test": 1024}
 
 
 def load(split: str, limit: int | None, size: int | None, seed: int) -> Images:
-    """Cut patches of 32, 48, 64, 96 and 128 px out of both photographs and resize them to `size`, or 32 px.
+    """Cut patches of 32, 48, 64, 96 and 128 px out of both photographs and resize them to `size`,
+    or 32 px.
 
-    The label is the photograph. Train patches lie in the left 480 columns, test patches in the right 160,
-    where the flower's blurred background is: no pixel is in both. Patches of side s lie on a lattice of step
-    s / 8; `seed` alone chooses `limit` of them (4,096 of train, 1,024 of test unless given), as many of each
-    photograph and side as there are. There are 39,316 of train and 10,612 of test; a greater limit raises
-    DataError. A smaller limit chooses a subset of a larger one's. The order is by side, photograph, row and
-    column.
+    The label is the photograph. Train patches lie in the left 480 columns, test patches in the
+    right 160, where the flower's blurred background is: no pixel is in both. Patches of side s lie
+    on a lattice of step s / 8; `seed` alone chooses `limit` of them (4,096 of train, 1,024 of test
+    unless given), as many of each photograph and side as there are. There are 39,316 of train and
+    10,612 of test; a greater limit raises DataError. A smaller limit chooses a subset of a larger
+    one's. The order is by side, photograph, row and column.
     """
     require_split("photos", split, DEFAULT)
     photographs = _photographs(split)
@@ -46,7 +49,9 @@ def _photographs(split: str) -> list[UInt8[np.ndarray, "h w 3"]]:
 
 
 def _chosen(shapes: list[tuple[int, int]], count: int, seed: int) -> Int[np.ndarray, "patches 4"]:
-    """Choose patches (side, photograph, row, column), as many of each side and photograph as there are."""
+    """Choose patches (side, photograph, row, column), as many of each side and photograph as there
+    are.
+    """
     groups = [
         np.array(
             [

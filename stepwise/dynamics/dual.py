@@ -1,4 +1,6 @@
-"""Gradient descent where kernel models and networks near their start live: in dual coefficients, in outputs."""
+"""Gradient descent where kernel models and networks near their start live: in dual coefficients, in
+outputs.
+"""
 
 from dataclasses import replace
 
@@ -20,22 +22,26 @@ def dual_descent(
     record_every: Whole | None = None,
     record_at: Numbers | None = None,
 ) -> Trajectory:
-    """Gradient descent on the dual coefficients of a kernel model f(x) = c k(x), k(x) = [K(x, X), K(x, X')].
+    """Gradient descent on the dual coefficients of a kernel model f(x) = c k(x), k(x) = [K(x, X),
+    K(x, X')].
 
-    c ← c − (4 lr / 2n) (C − I) c K P, C = (1/2n) c K P K cᵀ, where P swaps the views: gradient descent on the function
-    in the kernel's own space, L = ‖C − I‖_F². In mode coordinates, A = c K · basis, it is `descent` (source, section
-    5); this is the same experiment without a decomposition of K.
+    c ← c − (4 lr / 2n) (C − I) c K P, C = (1/2n) c K P K cᵀ, where P swaps the views: gradient
+    descent on the function in the kernel's own space, L = ‖C − I‖_F². In mode coordinates, A = c K
+    · basis, it is `descent` (source, section 5); this is the same experiment without a
+    decomposition of K.
 
     Args:
         K: [2n, 2n], views stacked X then X'; centre it beforehand if the model is to be centred.
-        c0: coefficients of the start [d, 2n]; `A0 @ problem.basis.T` of a problem's mode coordinates.
+        c0: coefficients of the start [d, 2n]; `A0 @ problem.basis.T` of a problem's mode
+            coordinates.
         lr, steps, record_every, record_at: as for `descent`.
 
     Returns:
         Trajectory without snapshots; `stats["coefficients"]` is c at the last step.
 
     Raises:
-        ValueError: K is not square with an even side or not symmetric, c0 does not have 2n columns, or as `descent`.
+        ValueError: K is not square with an even side or not symmetric, c0 does not have 2n columns,
+            or as `descent`.
     """
     K, c0 = _check.real_array("K", K, ndim=2), _check.real_array("c0", c0, ndim=2)
     square = K.shape[0] == K.shape[1] and K.shape[0] % 2 == 0 and K.shape[0] > 0
@@ -45,9 +51,15 @@ def dual_descent(
     if not _check.is_traced(K):
         skew, scale = float(jnp.abs(K - K.T).max()), float(jnp.abs(K).max())
         bound = 64 * len(K) ** 0.5 * float(jnp.finfo(K.dtype).eps) * scale
-        _check.require(skew <= bound, "K", f"a symmetric matrix (to {bound:.1e})", f"|K - Kᵀ| up to {skew:.1e}")
+        _check.require(
+            skew <= bound, "K", f"a symmetric matrix (to {bound:.1e})", f"|K - Kᵀ| up to {skew:.1e}"
+        )
 
-    dtype, at, lr = jnp.result_type(K, c0), loop.recorded(steps, record_every, record_at), loop.rate(lr)
+    dtype, at, lr = (
+        jnp.result_type(K, c0),
+        loop.recorded(steps, record_every, record_at),
+        loop.rate(lr),
+    )
     lr = jnp.asarray(lr, dtype)
     C, c, _ = loop.descend(_dual_gradients, c0.astype(dtype), K.astype(dtype), lr, at)
     return _with(loop.run_of(C, lr, at, "dual descent"), coefficients=c)
@@ -64,9 +76,10 @@ def output_descent(
 ) -> Trajectory:
     """Gradient descent of a linearised network, seen in its outputs z [2n, d] on the views.
 
-    z ← z − lr Θ ∂L/∂z with the full kernel Θ_{ia,jb} = ⟨∂z_ia/∂θ, ∂z_jb/∂θ⟩ of the network at its start, which a
-    linear model keeps for ever. L = ‖C − I‖_F², C = (1/2n) zᵀ P z, ∂L/∂z = (2/n) P z (C − I). With Θ = K ⊗ 1 it is
-    `descent` on K's problem; a finite network's Θ is not, and this is what its own kernel at the start predicts.
+    z ← z − lr Θ ∂L/∂z with the full kernel Θ_{ia,jb} = ⟨∂z_ia/∂θ, ∂z_jb/∂θ⟩ of the network at its
+    start, which a linear model keeps for ever. L = ‖C − I‖_F², C = (1/2n) zᵀ P z, ∂L/∂z = (2/n) P z
+    (C − I). With Θ = K ⊗ 1 it is `descent` on K's problem; a finite network's Θ is not, and this is
+    what its own kernel at the start predicts.
 
     Args:
         theta: [2n, d, 2n, d].
@@ -80,11 +93,17 @@ def output_descent(
         ValueError: theta does not fit z0, or as `descent`.
     """
     theta, z0 = _check.real_array("theta", theta, ndim=4), _check.real_array("z0", z0, ndim=2)
-    _check.require(z0.shape[0] % 2 == 0 and z0.shape[0] > 0, "z0", "[2n, d], X's views stacked on X's", z0)
+    _check.require(
+        z0.shape[0] % 2 == 0 and z0.shape[0] > 0, "z0", "[2n, d], X's views stacked on X's", z0
+    )
     _check.require(theta.shape == 2 * z0.shape, "theta", f"shape {list(2 * z0.shape)}", theta)
     theta, z0 = jnp.asarray(theta), jnp.asarray(z0)
 
-    dtype, at, lr = jnp.result_type(theta, z0), loop.recorded(steps, record_every, record_at), loop.rate(lr)
+    dtype, at, lr = (
+        jnp.result_type(theta, z0),
+        loop.recorded(steps, record_every, record_at),
+        loop.rate(lr),
+    )
     lr, flat = jnp.asarray(lr, dtype), theta.reshape(z0.size, z0.size).astype(dtype)
     C, z, _ = loop.descend(_output_gradients, z0.astype(dtype), flat, lr, at)
     return _with(loop.run_of(C, lr, at, "output descent"), outputs=z)

@@ -13,8 +13,9 @@ from stepwise.types import Numbers
 def closed_form(problem: Problem, A0: Numbers, times: Numbers) -> Trajectory:
     """λ_j(t) by the law of `laws.BarlowTwins`, from the effective aligned start of A0.
 
-    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the leading d modes: exact when A0 is aligned with these
-    (its rows are multiples of them, up to a rotation), and the small-start limit otherwise (source, Props. 4.1, 4.2).
+    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the leading d modes: exact when A0 is
+    aligned with these (its rows are multiples of them, up to a rotation), and the small-start limit
+    otherwise (source, Props. 4.1, 4.2).
 
     Args:
         problem: its γ is all that matters.
@@ -25,7 +26,8 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers) -> Trajectory:
         Trajectory; the snapshot is the aligned state Q diag(±s_j(t)) at the last time.
 
     Raises:
-        ValueError: A0 does not have r columns; times do not increase from 0 on; anything is not finite.
+        ValueError: A0 does not have r columns; times do not increase from 0 on; anything is not
+            finite.
 
     Can be jitted, vmapped over A0, and differentiated in A0 and γ.
     """
@@ -45,5 +47,10 @@ def _closed_form(gamma: jax.Array, A0: jax.Array, times: jax.Array) -> Trajector
     final = jnp.pad(q * size, ((0, 0), (0, r - k)))
     eigenvalues = jnp.sort(curves, axis=1)[:, ::-1]
     return trajectory.assemble(
-        times, eigenvalues, final[None], gamma, source="closed form", cause="the start is not finite"
+        times,
+        eigenvalues,
+        final[None],
+        gamma,
+        source="closed form",
+        cause="the start is not finite",
     )

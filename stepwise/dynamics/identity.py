@@ -1,4 +1,6 @@
-"""Whose a run's folder is: recognised by what can be seen of a run, and held by one process at a time."""
+"""Whose a run's folder is: recognised by what can be seen of a run, and held by one process at a
+time.
+"""
 
 import functools
 import hashlib
@@ -26,9 +28,17 @@ def identity(
 ) -> dict[str, Any]:
     """What a checkpoint has to be of, as far as it can be seen."""
     images = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
-    what = {"about": about or {}, "images": [*map(int, np.shape(pixels)), images], "samples": log.at.tolist()}
+    what = {
+        "about": about or {},
+        "images": [*map(int, np.shape(pixels)), images],
+        "samples": log.at.tolist(),
+    }
     what |= {name: getattr(plan, name) for name in ("seed", "batch_size", "probe", "covariance")}
-    what |= {"times": log.times.tolist(), "recipe": repr(plan.recipe), "optimiser": _said(plan.optimiser)}
+    what |= {
+        "times": log.times.tolist(),
+        "recipe": repr(plan.recipe),
+        "optimiser": _said(plan.optimiser),
+    }
     return what | {"objective": [_said(objective.loss), objective.predictor, objective.decay]}
 
 
@@ -36,16 +46,25 @@ def _said(function: Any) -> str:
     """A function by its name, a partial one with what it was given."""
     if isinstance(function, functools.partial):
         return f"{_said(function.func)}{function.args}{sorted(function.keywords.items())}"
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    name = getattr(function, "__qualname__", type(function).__name__)
+    return f"{getattr(function, '__module__', '')}.{name}"
 
 
 def require_start(folder: Path, log: dict[str, Any], first: dict[str, Any]) -> None:
-    """Refuse a run that began with other numbers, as another network, start or loss does; devices round differently."""
+    """Refuse a run that began with other numbers, as another network, start or loss does; devices
+    round differently.
+    """
     for name in ("loss", "covariance_eigenvalues"):
         there, here = np.asarray(log[name])[0], np.asarray(first[name])
-        near = np.allclose(there, here, rtol=0.05, atol=0.05 * np.abs(here).max(initial=0), equal_nan=True)
-        expected = f"a run that begins with {name.replace('_', ' ')} {np.array2string(here, precision=3)}"
-        _check.require(near, str(folder), expected, f"one with {np.array2string(there, precision=3)}")
+        near = np.allclose(
+            there, here, rtol=0.05, atol=0.05 * np.abs(here).max(initial=0), equal_nan=True
+        )
+        expected = (
+            f"a run that begins with {name.replace('_', ' ')} {np.array2string(here, precision=3)}"
+        )
+        _check.require(
+            near, str(folder), expected, f"one with {np.array2string(there, precision=3)}"
+        )
 
 
 @contextmanager
@@ -60,5 +79,7 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             expected = "a folder that no other process trains in"
-            raise ValueError(f"{folder}: expected {expected}, received one that another process holds") from None
+            raise ValueError(
+                f"{folder}: expected {expected}, received one that another process holds"
+            ) from None
         yield

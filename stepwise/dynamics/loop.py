@@ -18,9 +18,21 @@ Gradients = Callable[[Any, Any], tuple[Any, jax.Array]]
 
 
 def recorded(steps: Whole, record_every: Whole | None, record_at: Numbers | None) -> np.ndarray:
-    """The steps that are kept, the last one included; refuses both ways of saying so, and neither's nonsense."""
-    _check.require(isinstance(steps, int | np.integer) and steps >= 1, "steps", "a positive whole number", steps)
-    _check.require(record_every is None or record_at is None, "record_every", "None where record_at is given", "both")
+    """The steps that are kept, the last one included; refuses both ways of saying so, and neither's
+    nonsense.
+    """
+    _check.require(
+        isinstance(steps, int | np.integer) and steps >= 1,
+        "steps",
+        "a positive whole number",
+        steps,
+    )
+    _check.require(
+        record_every is None or record_at is None,
+        "record_every",
+        "None where record_at is given",
+        "both",
+    )
     if record_at is None:
         every = max(1, steps // 1000) if record_every is None else record_every
         whole = isinstance(every, int | np.integer) and every >= 1
@@ -28,7 +40,11 @@ def recorded(steps: Whole, record_every: Whole | None, record_at: Numbers | None
         at = np.arange(0, steps + 1, every)
     else:
         at = np.asarray(record_at)
-        whole = at.ndim == 1 and at.size > 0 and bool((at == np.round(at)).all() and (np.diff(at) > 0).all())
+        whole = (
+            at.ndim == 1
+            and at.size > 0
+            and bool((at == np.round(at)).all() and (np.diff(at) > 0).all())
+        )
         inside = whole and at[0] >= 0 and at[-1] <= steps
         _check.require(inside, "record_at", f"increasing whole numbers in 0 ... {steps}", at)
     return np.append(at, steps).astype(int) if at[-1] != steps else at.astype(int)
@@ -43,15 +59,30 @@ def rate(lr: Numbers) -> Any:
 
 
 def descend(
-    gradients: Gradients, state: Any, operands: Any, lr: jax.Array, at: np.ndarray, snapshots: bool = False
+    gradients: Gradients,
+    state: Any,
+    operands: Any,
+    lr: jax.Array,
+    at: np.ndarray,
+    snapshots: bool = False,
 ) -> tuple[jax.Array, Any, Any]:
-    """state ← state − lr · gradient; C at the steps `at` [T, d, d], the last state, and the states there if wanted.
+    """state ← state − lr · gradient; C at the steps `at` [T, d, d], the last state, and the states
+    there if wanted.
 
-    Compiled once for each function `gradients`; reverse mode works where `at` is 0 and then evenly spaced.
+    Compiled once for each function `gradients`; reverse mode works where `at` is 0 and then evenly
+    spaced.
     """
     lengths = np.diff(at, prepend=0)
     even = len(lengths) > 1 and len(set(lengths[1:])) == 1 and lengths[0] == 0
-    return _descend(gradients, int(lengths[1]) if even else None, snapshots, state, operands, lr, jnp.asarray(lengths))
+    return _descend(
+        gradients,
+        int(lengths[1]) if even else None,
+        snapshots,
+        state,
+        operands,
+        lr,
+        jnp.asarray(lengths),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -66,7 +97,9 @@ def _descend(
 ) -> tuple[jax.Array, Any, Any]:
     def step(_: Any, state: Any) -> Any:
         slopes = gradients(state, operands)[0]
-        return jax.tree.map(lambda value, slope: (value - lr * slope).astype(value.dtype), state, slopes)
+        return jax.tree.map(
+            lambda value, slope: (value - lr * slope).astype(value.dtype), state, slopes
+        )
 
     def record(state: Any) -> tuple[jax.Array, Any]:
         return gradients(state, operands)[1], state if snapshots else None
@@ -78,12 +111,16 @@ def _descend(
 
     last, records = jax.lax.scan(segment, state, lengths if even is None else lengths[1:])
     if even is not None:
-        records = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), record(state), records)
+        records = jax.tree.map(
+            lambda first, rest: jnp.concatenate([first[None], rest]), record(state), records
+        )
     return records[0], last, records[1]
 
 
 def run_of(C: jax.Array, lr: jax.Array, at: np.ndarray, source: str) -> Trajectory:
-    """The trajectory of a descent outside mode coordinates: no snapshots, converged where the loss is below 1e-2."""
+    """The trajectory of a descent outside mode coordinates: no snapshots, converged where the loss
+    is below 1e-2.
+    """
     return trajectory.assemble(
         lr * jnp.asarray(at, C.dtype),
         trajectory.descending(C),

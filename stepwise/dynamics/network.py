@@ -24,17 +24,19 @@ def full_batch(
     record_every: Whole | None = None,
     record_at: Numbers | None = None,
 ) -> tuple[Trajectory, Any]:
-    """Gradient descent θ ← θ − lr ∂L/∂θ on L = ‖C − I‖_F², C = (1/2n) Σ_i z_i z'_iᵀ + z'_i z_iᵀ of all pairs at once.
+    """Gradient descent θ ← θ − lr ∂L/∂θ on L = ‖C − I‖_F², C = (1/2n) Σ_i z_i z'_iᵀ + z'_i z_iᵀ of
+    all pairs at once.
 
     Args:
-        apply: pure function (params, inputs [k, ...]) -> outputs [k, d], such as `models.functional` makes; compiled
-            anew for each function object.
+        apply: pure function (params, inputs [k, ...]) -> outputs [k, d], such as
+            `models.functional` makes; compiled anew for each function object.
         params: a tree of floating arrays.
         x, x2: the two views [n, ...].
         lr, steps, record_every, record_at: as for `descent`.
 
     Returns:
-        The trajectory (without snapshots; divergence is a result that names the step), and the last parameters.
+        The trajectory (without snapshots; divergence is a result that names the step), and the last
+        parameters.
 
     Raises:
         ValueError: the views differ in shape, the outputs are not [k, d], or as `descent`.
@@ -42,7 +44,12 @@ def full_batch(
     x, x2 = (jnp.asarray(_check.real_array(name, view)) for name, view in (("x", x), ("x2", x2)))
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
     out = jax.eval_shape(apply, params, x)
-    _check.require(out.ndim == 2 and out.shape[0] == len(x), "apply", f"outputs [{len(x)}, d]", f"{list(out.shape)}")
+    _check.require(
+        out.ndim == 2 and out.shape[0] == len(x),
+        "apply",
+        f"outputs [{len(x)}, d]",
+        f"{list(out.shape)}",
+    )
     at, rate = loop.recorded(steps, record_every, record_at), jnp.asarray(loop.rate(lr), out.dtype)
     C, last, _ = loop.descend(_gradients(apply), params, jnp.concatenate([x, x2]), rate, at)
     return loop.run_of(C, rate, at, "full-batch gradient descent of a network"), last

@@ -1,4 +1,6 @@
-"""Gradient flow of the full matrix from any start, by an adaptive solver on as few modes as the time asked needs."""
+"""Gradient flow of the full matrix from any start, by an adaptive solver on as few modes as the
+time asked needs.
+"""
 
 from functools import partial
 from typing import Any
@@ -26,21 +28,23 @@ def flow(
     reduce: bool = True,
     max_steps: Whole = 1_000_000,
 ) -> Trajectory:
-    """Gradient flow dA/dt = −4 (C − I) A diag(γ), C = A diag(γ) Aᵀ, from any start A0 (source, eq. 5).
+    """Gradient flow dA/dt = −4 (C − I) A diag(γ), C = A diag(γ) Aᵀ, from any start A0 (source, eq.
+    5).
 
-    Dormand-Prince 5(4) with a PI controller (diffrax). Where the values are known (not under a trace) it first leaves
-    out modes that cannot move an eigenvalue by more than rtol/10 until the last time, compresses the slow ones, and
-    starts where C is no longer below rtol/10, since until then every mode grows as e^{4γ_j t};
-    `stats["error_bound"]` says what this can have changed, to first order, beside the solver's own error.
-    Where the time is long against 1/γ_1 for the tolerance asked, Runge-Kutta-Chebyshev (`stabilised`) takes
-    Dormand-Prince's place.
+    Dormand-Prince 5(4) with a PI controller (diffrax). Where the values are known (not under a
+    trace) it first leaves out modes that cannot move an eigenvalue by more than rtol/10 until the
+    last time, compresses the slow ones, and starts where C is no longer below rtol/10, since until
+    then every mode grows as e^{4γ_j t}; `stats["error_bound"]` says what this can have changed, to
+    first order, beside the solver's own error. Where the time is long against 1/γ_1 for the
+    tolerance asked, Runge-Kutta-Chebyshev (`stabilised`) takes Dormand-Prince's place.
 
     Args:
         problem: its γ is all that matters.
         A0: mode coordinates of the start [d, r].
         times: increasing [T], learning rate × step.
         rtol: relative tolerance of one step, on the entries of A.
-        atol: absolute one; never above rtol × the start's root mean square, or the plateaus would drift.
+        atol: absolute one; never above rtol × the start's root mean square, or the plateaus would
+            drift.
         reduce: False integrates every mode from 0.
         max_steps: the solver gives up after so many; the result then says so.
 
@@ -48,14 +52,18 @@ def flow(
         Trajectory; the snapshot is A at the last time, zero on modes that were left out.
 
     Raises:
-        ValueError: A0 does not have r columns; times do not increase from 0 on; a tolerance is not positive.
+        ValueError: A0 does not have r columns; times do not increase from 0 on; a tolerance is not
+            positive.
 
-    Can be jitted, vmapped over A0 and differentiated (reverse mode); then all modes are kept and Dormand-Prince
-    takes every step. To keep few modes there too, cut the problem beforehand (`Problem.truncated`).
+    Can be jitted, vmapped over A0 and differentiated (reverse mode); then all modes are kept and
+    Dormand-Prince takes every step. To keep few modes there too, cut the problem beforehand
+    (`Problem.truncated`).
     """
     gamma, A0, times = trajectory.start(problem.gamma, A0, times)
     if not _check.is_traced(rtol, atol):
-        _check.require(rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}")
+        _check.require(
+            rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}"
+        )
     begin, bound, back, long = jnp.zeros((), times.dtype), 0.0, None, False
     small, A = gamma, A0
     cause = f"the solver gave up (max_steps = {max_steps})"
@@ -63,12 +71,16 @@ def flow(
         dtype, until = times.dtype, float(times[-1])
         host = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
         if np.linalg.eigvalsh((host[1] * host[0]) @ host[1].T)[-1] > 1 and host[0].min() < 0:
-            cause += ": with an eigenvalue of C(0) above 1 a negative mode can blow up in finite time"
+            cause += (
+                ": with an eigenvalue of C(0) above 1 a negative mode can blow up in finite time"
+            )
         if reduce:
             reduced = reduction.reduce(*host, until, 0.05 * rtol)
             skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol)
             begin, bound = jnp.asarray(min(skip, until), dtype), reduced.bound + skipped
-            small, A, back = (jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back))
+            small, A, back = (
+                jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back)
+            )
         long = _is_long(np.asarray(small, np.float64), until, float(rtol))
     eigenvalues, final, stats = _integrate(small, A, times, begin, rtol, atol, max_steps, long)
     return trajectory.assemble(
@@ -85,7 +97,8 @@ def flow(
 def _linear_phase(gamma: np.ndarray, A0: np.ndarray, tol: float) -> tuple[float, float]:
     """Until when C stays below `tol`, and what treating that phase as linear can change.
 
-    There each amplitude is off by a factor 1 + 4γ_1 ∫ ‖C‖ dt ≤ 1 + ‖C(t)‖/2 at most, an eigenvalue by twice that.
+    There each amplitude is off by a factor 1 + 4γ_1 ∫ ‖C‖ dt ≤ 1 + ‖C(t)‖/2 at most, an eigenvalue
+    by twice that.
     """
     weight, rate = np.abs(gamma) * np.sum(A0**2, axis=0), 8 * np.maximum(gamma, 0)
     if weight.sum() >= tol or not rate.max(initial=0) > 0:
@@ -96,13 +109,17 @@ def _linear_phase(gamma: np.ndarray, A0: np.ndarray, tol: float) -> tuple[float,
         exponent = np.log(np.maximum(weight, 1e-300)) + rate * middle
         low, high = (middle, high) if np.logaddexp.reduce(exponent) < np.log(tol) else (low, middle)
     # ∫‖C‖ over slow modes outlasts e^{8γ_1 t}; the factor is bounded by the longest of them
-    integral = float(np.sum(weight * np.where(rate > 0, np.expm1(rate * low) / np.maximum(rate, 1e-300), low)))
+    integral = float(
+        np.sum(weight * np.where(rate > 0, np.expm1(rate * low) / np.maximum(rate, 1e-300), low))
+    )
     change = 8 * float(gamma.max()) * integral
     return (low, change) if change <= tol else (0.0, 0.0)
 
 
 def _is_long(gamma: np.ndarray, until: float, rtol: float) -> bool:
-    """Whether Chebyshev steps are the cheaper way: products with A that either solver would take, as measured."""
+    """Whether Chebyshev steps are the cheaper way: products with A that either solver would take,
+    as measured.
+    """
     stiffness = 8 * float(np.abs(gamma).max(initial=0)) * until
     steps = 12 / rtol ** (1 / 3)
     return bool(steps * (2 + np.sqrt(stiffness / steps)) < 6 * stiffness / 3.3)
@@ -127,20 +144,28 @@ def _integrate(
         return 4 * (AD - (AD @ A.T) @ AD)
 
     def radius(t: Any, A: jax.Array, args: Any) -> jax.Array:
-        # L's Hessian: 8 max|γ| ‖A|D|Aᵀ‖ at most from δC, and 4 γ (λ − 1) from C's own curvature where that is convex.
+        # L's Hessian: 8 max|γ| ‖A|D|Aᵀ‖ at most from δC, and 4 γ (λ − 1) from C's own curvature
+        # where that is convex.
         size = jnp.abs(gamma)
         square = jnp.linalg.matrix_power((A * size) @ A.T, 4)
         norm = jnp.maximum(1, jnp.max(jnp.sum(jnp.abs(square), axis=1)) ** 0.25)
-        return 8 * norm * size.max() + 4 * (1 + norm) * jnp.maximum(0, -gamma.min()) + 4 * (norm - 1) * size.max()
+        return (
+            8 * norm * size.max()
+            + 4 * (1 + norm) * jnp.maximum(0, -gamma.min())
+            + 4 * (norm - 1) * size.max()
+        )
 
     rms = jnp.sqrt(jnp.mean(A0**2))
     tiny = jnp.finfo(A0.dtype).tiny
     atol = jnp.maximum(jnp.minimum(atol, rtol * rms), tiny).astype(A0.dtype)
     early = times <= begin
     A = A0 * jnp.exp(4 * gamma * begin)
-    # a first try of the whole time can overflow, and an error of inf/inf would hold the controller there for good
+    # a first try of the whole time can overflow, and an error of inf/inf would hold the controller
+    # there for good
     rate = 8 * jnp.max(jnp.abs(gamma), initial=0) * jnp.maximum(1, jnp.sum(jnp.abs(gamma) * A**2))
-    first = jax.lax.stop_gradient(jnp.minimum(1 / jnp.maximum(rate, tiny), jnp.maximum(times[-1] - begin, tiny)))
+    first = jax.lax.stop_gradient(
+        jnp.minimum(1 / jnp.maximum(rate, tiny), jnp.maximum(times[-1] - begin, tiny))
+    )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         RungeKuttaChebyshev(radius) if long else diffrax.Dopri5(),
@@ -149,7 +174,10 @@ def _integrate(
         first,
         A,
         saveat=diffrax.SaveAt(
-            subs=[diffrax.SubSaveAt(ts=jnp.maximum(times, begin), fn=cross), diffrax.SubSaveAt(t1=True)]
+            subs=[
+                diffrax.SubSaveAt(ts=jnp.maximum(times, begin), fn=cross),
+                diffrax.SubSaveAt(t1=True),
+            ]
         ),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.3, icoeff=0.4),
         max_steps=max_steps,
@@ -158,5 +186,8 @@ def _integrate(
     C, last = solution.ys
     linear = A0[None] * jnp.exp(4 * gamma * jnp.minimum(times, begin)[:, None, None])
     C = jnp.where(early[:, None, None], (linear * gamma) @ jnp.swapaxes(linear, 1, 2), C)
-    stats = {"steps": solution.stats["num_accepted_steps"], "rejected": solution.stats["num_rejected_steps"]}
+    stats = {
+        "steps": solution.stats["num_accepted_steps"],
+        "rejected": solution.stats["num_rejected_steps"],
+    }
     return trajectory.descending(C), last[0], stats

@@ -19,12 +19,13 @@ class Objective:
     """What is descended.
 
     Attributes:
-        loss: of the two views' embeddings [n, d], such as `losses.vicreg`; with a predictor or a target
-            loss(p1, p2, z1, z2), as `losses.byol`.
-        predictor: whether embeddings go through the predictor before they meet the other view's (SimSiam, BYOL).
-        decay: of a target network, whose parameters are a running mean of the encoder's and whose embeddings are z1 and
-            z2; it rises to 1 as a cosine over the run (BYOL: 0.996), and it begins as a copy of the encoder, where
-            Grill et al. draw it anew. None: no target.
+        loss: of the two views' embeddings [n, d], such as `losses.vicreg`; with a predictor or a
+            target loss(p1, p2, z1, z2), as `losses.byol`.
+        predictor: whether embeddings go through the predictor before they meet the other view's
+            (SimSiam, BYOL).
+        decay: of a target network, whose parameters are a running mean of the encoder's and whose
+            embeddings are z1 and z2; it rises to 1 as a cosine over the run (BYOL: 0.996), and it
+            begins as a copy of the encoder, where Grill et al. draw it anew. None: no target.
     """
 
     loss: Callable[..., Any]
@@ -37,14 +38,18 @@ class Plan:
     """How to train.
 
     Attributes:
-        steps, batch_size: of pairs; images are drawn without replacement in each epoch, the partial batch dropped.
+        steps, batch_size: of pairs; images are drawn without replacement in each epoch, the partial
+            batch dropped.
         lr: learning rate, or an optax schedule of the step.
-        optimiser: from a schedule to an optax transformation, such as partial(optax.sgd, momentum=0.9).
+        optimiser: from a schedule to an optax transformation, such as partial(optax.sgd,
+            momentum=0.9).
         recipe: of the views, or its name.
         seed: of batches and views.
-        probe: so many images of the set, spread evenly, with views of a key of their own, are what is measured.
+        probe: so many images of the set, spread evenly, with views of a key of their own, are what
+            is measured.
         record_at: steps that are measured; by default 0 and a geometric grid of `records`.
-        snapshot_at: steps at which parameters and batch statistics are kept in the folder (`snapshots.load`).
+        snapshot_at: steps at which parameters and batch statistics are kept in the folder
+            (`snapshots.load`).
         dispatch: at most so many steps run between two looks at the clock and at signals.
         checkpoint_every: steps.
         covariance: at most so many eigenvalues of each representation are kept.
@@ -70,7 +75,15 @@ class Plan:
         Raises:
             ValueError: names the number.
         """
-        for name in ("steps", "batch_size", "probe", "records", "dispatch", "checkpoint_every", "covariance"):
+        for name in (
+            "steps",
+            "batch_size",
+            "probe",
+            "records",
+            "dispatch",
+            "checkpoint_every",
+            "covariance",
+        ):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and value >= 1
             _check.require(whole, name, "a positive whole number", value)
@@ -79,7 +92,9 @@ class Plan:
         _check.require(fits, "lr", "positive learning rates", f"{rates[:3]}")
 
     def samples(self) -> np.ndarray:
-        """The steps that are measured, from 0 on; without those at which Σ lr has not grown (a warm-up from zero)."""
+        """The steps that are measured, from 0 on; without those at which Σ lr has not grown (a
+        warm-up from zero).
+        """
         if self.record_at is None:
             at = np.geomspace(1, self.steps, self.records).round().astype(int)
         else:

@@ -1,15 +1,18 @@
-"""Fewer modes for the flow: what cannot matter within the time asked for is left out, and the bound kept is said.
+"""Fewer modes for the flow: what cannot matter within the time asked for is left out, and the bound
+kept is said.
 
-While 0 ⪯ C ⪯ I, column j of A obeys da_j/dt = 4γ_j (I − C) a_j and so |a_j(t)| ≤ |a_j(0)| e^{4 γ_j⁺ t}. A set of
-modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, which moves λ_i, to first order, by at most
-ε_S(T) + 2 γ_i ∫ ε_S dt, the integral up to where mode i has been learned.
+While 0 ⪯ C ⪯ I, column j of A obeys da_j/dt = 4γ_j (I − C) a_j and so |a_j(t)| ≤ |a_j(0)| e^{4 γ_j⁺
+t}. A set of modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, which moves λ_i,
+to first order, by at most ε_S(T) + 2 γ_i ∫ ε_S dt, the integral up to where mode i has been
+learned.
 
-The slow modes that are too many to drop are compressed: A_S = L Qᵀ with Q a basis of the block Krylov space
-span{A_Sᵀ, D A_Sᵀ, ... D^{N−1} A_Sᵀ}. The flow never leaves the infinite one, and N blocks reproduce the moments
-A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature). Along the flow a_j(t) = F(γ_j) a_j(0), where F is entire and
-‖F(γ)‖² ≤ e^{8 t max(0, Re γ)} for complex γ too; so by Bernstein's theorem the best polynomial of degree 2N − 2 misses
-F ⊗ F on the set's spectrum [c − h, c + h] by at most 2 M ρ^{2−2N}/(ρ − 1) for every ρ > 1, with
-M = exp(8 T max(0, c + h (ρ + 1/ρ)/2)), and C's error is at most twice that times the weight of the set.
+The slow modes that are too many to drop are compressed: A_S = L Qᵀ with Q a basis of the block
+Krylov space span{A_Sᵀ, D A_Sᵀ, ... D^{N−1} A_Sᵀ}. The flow never leaves the infinite one, and N
+blocks reproduce the moments A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature). Along the flow a_j(t) =
+F(γ_j) a_j(0), where F is entire and ‖F(γ)‖² ≤ e^{8 t max(0, Re γ)} for complex γ too; so by
+Bernstein's theorem the best polynomial of degree 2N − 2 misses F ⊗ F on the set's spectrum [c − h,
+c + h] by at most 2 M ρ^{2−2N}/(ρ − 1) for every ρ > 1, with M = exp(8 T max(0, c + h (ρ + 1/ρ)/2)),
+and C's error is at most twice that times the weight of the set.
 """
 
 from typing import NamedTuple
@@ -20,9 +23,12 @@ from jaxtyping import Float
 from stepwise import laws
 
 SAFETY = 4.0
-"""On the bounds below, which hold to first order and take a mode as learned by twice its predicted step time.
+"""On the bounds below, which hold to first order and take a mode as learned by twice its predicted
+step time.
 
-Without it, over 5,974 starts with rows and columns of uneven size, they were exceeded by factors of up to 2.4."""
+Without it, over 5,974 starts with rows and columns of uneven size, they were exceeded by factors of
+up to 2.4.
+"""
 
 
 class Reduction(NamedTuple):
@@ -42,7 +48,8 @@ class Reduction(NamedTuple):
 
 
 def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduction:
-    """Drop and compress modes so that the eigenvalues of C until time `until` are within `tol` of the whole flow's.
+    """Drop and compress modes so that the eigenvalues of C until time `until` are within `tol` of
+    the whole flow's.
 
     Where C(0) has an eigenvalue above 1 nothing is left out: the bound does not hold there.
     """
@@ -59,11 +66,15 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     dropped = int(np.searchsorted(total, tol / 2, side="right"))
     kept = np.sort(order[dropped:])
     bound = float(total[dropped - 1]) if dropped else 0.0
-    first, last, blocks, extra = _window(gamma[kept], A0[:, kept], weight[kept], until * stretch, tol / 2)
+    first, last, blocks, extra = _window(
+        gamma[kept], A0[:, kept], weight[kept], until * stretch, tol / 2
+    )
     fast, slow, after = kept[:first], kept[first:last], kept[last:]
     if not blocks:
         fast, slow = kept, kept[:0]
-    small, rotation = _compress(gamma[slow], A0[:, slow], blocks) if blocks else (gamma[slow], np.zeros((0, 0)))
+    small, rotation = (
+        _compress(gamma[slow], A0[:, slow], blocks) if blocks else (gamma[slow], np.zeros((0, 0)))
+    )
     end = len(fast) + small.size
     back = np.zeros((end + len(after), r))
     back[np.arange(len(fast)), fast] = 1
@@ -74,10 +85,11 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
 
 
 def leading(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> tuple[int, float]:
-    """The fewest leading modes k that matter until then, and by how much leaving the rest out can move an eigenvalue.
+    """The fewest leading modes k that matter until then, and by how much leaving the rest out can
+    move an eigenvalue.
 
-    For gradient descent too: below its stability limit no mode outgrows the flow's e^{4 γ⁺ t}. All of them where C(0)
-    has an eigenvalue above 1.
+    For gradient descent too: below its stability limit no mode outgrows the flow's e^{4 γ⁺ t}. All
+    of them where C(0) has an eigenvalue above 1.
     """
     gamma, A0 = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
     start = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
@@ -90,7 +102,9 @@ def leading(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> tupl
 
 
 def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weight w_j and exponent x_j: leaving mode j out moves an eigenvalue by at most w_j e^{x_j}, to first order."""
+    """Weight w_j and exponent x_j: leaving mode j out moves an eigenvalue by at most w_j e^{x_j},
+    to first order.
+    """
     rate = 8 * np.maximum(gamma, 0)
     k = min(A0.shape)
     s0 = np.abs(np.diagonal(np.linalg.qr(A0[:, :k])[1]))
@@ -112,13 +126,20 @@ def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndar
 def _window(
     gamma: np.ndarray, A0: np.ndarray, weight: np.ndarray, until: float, tol: float
 ) -> tuple[int, int, int, float]:
-    """Which modes first ... last − 1 to compress, into how many Krylov blocks, and its bound: the smallest state."""
+    """Which modes first ... last − 1 to compress, into how many Krylov blocks, and its bound: the
+    smallest state.
+    """
     d, k = A0.shape
     nothing = (k, k, 0, 0.0)
     if k <= d:
         return nothing
-    firsts = np.unique(np.concatenate([np.arange(0, k, max(1, d // 4))[:64], np.geomspace(1, k - 1, 64).astype(int)]))
-    # the strongly negative modes too may stay apart: as far below zero as the fastest slow mode is above, times these
+    firsts = np.unique(
+        np.concatenate(
+            [np.arange(0, k, max(1, d // 4))[:64], np.geomspace(1, k - 1, 64).astype(int)]
+        )
+    )
+    # the strongly negative modes too may stay apart: as far below zero as the fastest slow mode is
+    # above, times these
     depths = np.array([0.0, 0.5, 1.0, 2.0, 4.0, np.inf])
     edges = np.abs(gamma[firsts])[:, None] * depths
     lasts = np.maximum(np.searchsorted(-gamma, edges, side="right"), firsts[:, None] + 1)
@@ -129,7 +150,8 @@ def _window(
         sums = np.concatenate([[0.0], np.cumsum(values)])
         return sums[lasts] - sums[firsts][:, None]
 
-    # Cauchy-Schwarz: the compressed modes' weight is known by their moments only; and what `weight` adds for later
+    # Cauchy-Schwarz: the compressed modes' weight is known by their moments only; and what `weight`
+    # adds for later
     square = np.sum(A0**2, axis=0)
     later = np.max(weight / np.maximum(np.abs(gamma) * square, 1e-300), initial=1)
     mass = later * np.sqrt(total(gamma**2 * square) * total(square))
@@ -139,16 +161,23 @@ def _window(
     for blocks in range(1, 13):
         state = firsts[:, None] + (k - lasts) + blocks * d
         with np.errstate(divide="ignore"):
-            log = np.log(4 * mass) + np.min(growth - (2 * blocks - 2) * np.log(rho) - np.log(rho - 1), axis=0)
+            log = np.log(4 * mass) + np.min(
+                growth - (2 * blocks - 2) * np.log(rho) - np.log(rho - 1), axis=0
+            )
         state = np.where(log <= np.log(tol), state, k)
         i, j = np.unravel_index(np.argmin(state), state.shape)
         if state[i, j] < smallest:
-            best, smallest = (int(firsts[i]), int(lasts[i, j]), blocks, float(np.exp(log[i, j]))), int(state[i, j])
+            best, smallest = (
+                (int(firsts[i]), int(lasts[i, j]), blocks, float(np.exp(log[i, j]))),
+                int(state[i, j]),
+            )
     return best
 
 
 def _compress(gamma: np.ndarray, A: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Modes θ [k] and rotation [r, k] of D on the block Krylov space of Aᵀ: the modes act as these few."""
+    """Modes θ [k] and rotation [r, k] of D on the block Krylov space of Aᵀ: the modes act as these
+    few.
+    """
     space = np.linalg.qr(A.T)[0]
     block = space
     for _ in range(blocks - 1):

@@ -1,4 +1,5 @@
-"""The network of a run at chosen steps, kept beside its checkpoints, of which only the newest stay."""
+"""The network of a run at chosen steps, kept beside its checkpoints, of which only the newest
+stay."""
 
 import os
 from pathlib import Path
@@ -16,17 +17,25 @@ KIND = "snapshot"
 
 
 def write(folder: str | os.PathLike[str], step: Whole, params: Any, stats: Any) -> None:
-    """Keep parameters and batch statistics (as `models.stateful` gives them), unless that step's are there."""
+    """Keep parameters and batch statistics (as `models.stateful` gives them), unless that step's
+    are there.
+    """
     path = _path(folder, step)
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     leaves = jax.tree.leaves((params, stats))
-    _npz.write(path, KIND, {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}, {"step": int(step)})
+    _npz.write(
+        path,
+        KIND,
+        {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)},
+        {"step": int(step)},
+    )
 
 
 def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nnx.Module:
-    """The encoder as a run in this folder had it at one of its plan's `snapshot_at`, in place, in evaluation mode.
+    """The encoder as a run in this folder had it at one of its plan's `snapshot_at`, in place, in
+    evaluation mode.
 
     Raises:
         ValueError: there is none of that step, or it is of another network.
@@ -38,9 +47,18 @@ def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nn
     _, *like = models.stateful(encoder)
     leaves, tree = jax.tree.flatten(tuple(like))
     found = [arrays.get(f"leaf{i}", np.empty(0)) for i in range(len(leaves))]
-    fits = len(arrays) == len(leaves) and all(np.shape(a) == np.shape(b) for a, b in zip(found, leaves, strict=True))
-    _check.require(fits, str(path), f"a snapshot of {len(leaves)} arrays as the encoder's", f"{len(arrays)}, or others")
-    return models.restored(encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in found]))
+    fits = len(arrays) == len(leaves) and all(
+        np.shape(a) == np.shape(b) for a, b in zip(found, leaves, strict=True)
+    )
+    _check.require(
+        fits,
+        str(path),
+        f"a snapshot of {len(leaves)} arrays as the encoder's",
+        f"{len(arrays)}, or others",
+    )
+    return models.restored(
+        encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in found])
+    )
 
 
 def _path(folder: str | os.PathLike[str], step: Whole) -> Path:

@@ -1,8 +1,9 @@
 """A Runge-Kutta-Chebyshev solver for diffrax: long steps where the fast modes are already at rest.
 
-A learned mode relaxes at the rate 8γ_1 long after it has anything to say, and holds Dormand-Prince to steps of
-3.3/(8γ_1). An s-stage Chebyshev step is stable over 0.65 s² instead, so its cost grows as the root of the stiffness
-(Sommeijer, Shampine, Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comput. Appl. Math. 88, 1998).
+A learned mode relaxes at the rate 8γ_1 long after it has anything to say, and holds Dormand-Prince
+to steps of 3.3/(8γ_1). An s-stage Chebyshev step is stable over 0.65 s² instead, so its cost grows
+as the root of the stiffness (Sommeijer, Shampine, Verwer, "RKC: an explicit solver for parabolic
+PDEs", J. Comput. Appl. Math. 88, 1998).
 """
 
 from collections.abc import Callable
@@ -20,10 +21,12 @@ _DAMPING = 2 / 13
 
 
 class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
-    """Second-order stabilised explicit method for dy/dt = f(t, y), y an array, of real negative stiffness.
+    """Second-order stabilised explicit method for dy/dt = f(t, y), y an array, of real negative
+    stiffness.
 
-    Stages y_j = (1 − μ_j − ν_j) y_0 + μ_j y_{j−1} + ν_j y_{j−2} + μ̃_j h f_{j−1} + γ̃_j h f_0, as many as the step's
-    h · radius needs: 0.65 (s² − 1) ≥ h · radius. Steps that would need more than `MAX_STAGES` are rejected.
+    Stages y_j = (1 − μ_j − ν_j) y_0 + μ_j y_{j−1} + ν_j y_{j−2} + μ̃_j h f_{j−1} + γ̃_j h f_0, as
+    many as the step's h · radius needs: 0.65 (s² − 1) ≥ h · radius. Steps that would need more than
+    `MAX_STAGES` are rejected.
 
     Its loop over stages has no fixed length, so it cannot be differentiated in reverse.
 
@@ -52,8 +55,12 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
         """f(t, y)."""
         return terms.vf(t0, y0, args)
 
-    def step(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any) -> tuple:
-        """One step: y1, its local error 0.8 (y0 − y1) + 0.4 h (f0 + f1), what interpolation needs, f1, success."""
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
+    ) -> tuple:
+        """One step: y1, its local error 0.8 (y0 − y1) + 0.4 h (f0 + f1), what interpolation needs,
+        f1, success.
+        """
         f0 = jax.lax.cond(made_jump, lambda: terms.vf(t0, y0, args), lambda: solver_state)
         h = jnp.asarray(t1 - t0, y0.dtype)
         stiffness = h * self.radius(t0, y0, args)
@@ -68,11 +75,13 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
             return y, (1 - mu - nu) * y0 + mu * y + nu * before + h * (own * f + start * f0)
 
         _, y1 = jax.lax.fori_loop(2, stages + 1, stage, (y0, y0 + rows[1, 0] * h * f0))
-        # too long a step is unstable: what it made must not reach the controller, where inf/inf would stall it
+        # too long a step is unstable: what it made must not reach the controller, where inf/inf
+        # would stall it
         y1 = jnp.where(needed > MAX_STAGES, y0, y1)
         f1 = terms.vf(t1, y1, args)
         error = 0.8 * (y0 - y1) + 0.4 * h * (f0 + f1)
-        # h f is known to h · radius units of rounding: less than that is no error, or a state at rest is never left
+        # h f is known to h · radius units of rounding: less than that is no error, or a state at
+        # rest is never left
         rounding = 4 * jnp.finfo(y0.dtype).eps * (1 + stiffness) * jnp.max(jnp.abs(y0))
         error = jnp.sign(error) * jnp.maximum(jnp.abs(error) - rounding, 0)
         error = jnp.where(needed > MAX_STAGES, jnp.inf, error)
@@ -81,7 +90,9 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
 
 
 def _coefficients(s: int) -> Float[np.ndarray, "stages 5"]:
-    """(μ̃, γ̃, μ, ν, c) of every stage of an s-stage step, from Chebyshev's T and its derivatives at w0 = 1 + ε/s²."""
+    """(μ̃, γ̃, μ, ν, c) of every stage of an s-stage step, from Chebyshev's T and its derivatives
+    at w0 = 1 + ε/s².
+    """
     w0 = 1 + _DAMPING / s**2
     T, D, E = np.zeros((3, s + 1))
     T[:2], D[1] = (1, w0), 1
@@ -98,7 +109,13 @@ def _coefficients(s: int) -> Float[np.ndarray, "stages 5"]:
     rows[1] = b[1] * w1, 0, 0, 0, c[1]
     for j in range(2, s + 1):
         own = 2 * b[j] * w1 / b[j - 1]
-        rows[j] = own, (b[j - 1] * T[j - 1] - 1) * own, 2 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2], c[j]
+        rows[j] = (
+            own,
+            (b[j - 1] * T[j - 1] - 1) * own,
+            2 * b[j] * w0 / b[j - 1],
+            -b[j] / b[j - 2],
+            c[j],
+        )
     return rows
 
 

@@ -22,13 +22,13 @@ LIMIT = 1e6
 class Step:
     """The compiled program of a run.
 
-    Its state is a tree of arrays: parameters, batch statistics, target, optimiser, random key, step, and what the log
-    needs between two samples. The program is the global one: with the batch shared over a mesh's devices, every mean
-    over it is that of the whole batch.
+    Its state is a tree of arrays: parameters, batch statistics, target, optimiser, random key,
+    step, and what the log needs between two samples. The program is the global one: with the batch
+    shared over a mesh's devices, every mean over it is that of the whole batch.
 
     Raises:
-        ValueError: the images are not uint8 [n, h, w, c] or fewer than a batch; predictor and objective do not fit; the
-            mesh cannot share the batch evenly.
+        ValueError: the images are not uint8 [n, h, w, c] or fewer than a batch; predictor and
+            objective do not fit; the mesh cannot share the batch evenly.
     """
 
     def __init__(
@@ -43,24 +43,39 @@ class Step:
         shape = np.shape(pixels)
         fits = getattr(pixels, "dtype", None) == np.uint8 and len(shape) == 4
         _check.require(fits, "pixels", "uint8 [n, h, w, c]", pixels)
-        _check.require(shape[0] >= plan.batch_size, "pixels", f"at least a batch of {plan.batch_size} images", pixels)
+        _check.require(
+            shape[0] >= plan.batch_size,
+            "pixels",
+            f"at least a batch of {plan.batch_size} images",
+            pixels,
+        )
         given = "none" if predictor is None else "one"
         wanted = "a module" if objective.predictor else "None, as the objective has none"
         _check.require(objective.predictor == (predictor is not None), "predictor", wanted, given)
         needs = getattr(objective.loss, "func", objective.loss) in (losses.byol, losses.simsiam)
         _check.require(
-            objective.predictor or not needs, "objective", "predictor=True for a loss that collapses without", "False"
+            objective.predictor or not needs,
+            "objective",
+            "predictor=True for a loss that collapses without",
+            "False",
         )
         self.objective, self.plan = objective, plan
         self.mesh = mesh if mesh is not None else _mesh(plan.batch_size)
         devices = self.mesh.devices.size
-        _check.require(plan.batch_size % devices == 0, "mesh", f"devices that divide {plan.batch_size}", f"{devices}")
+        _check.require(
+            plan.batch_size % devices == 0,
+            "mesh",
+            f"devices that divide {plan.batch_size}",
+            f"{devices}",
+        )
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.shared = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
         self.forward, params, stats = models.stateful(encoder)
         self.predict, self.params, self.stats = None, {"encoder": params}, {"encoder": stats}
         if predictor is not None:
-            self.predict, self.params["predictor"], self.stats["predictor"] = models.stateful(predictor)
+            self.predict, self.params["predictor"], self.stats["predictor"] = models.stateful(
+                predictor
+            )
         self.optimiser = plan.optimiser(plan.lr)
         self.pixels = self._placed(pixels)
         some = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
@@ -78,7 +93,9 @@ class Step:
         state = {
             "params": params,
             "stats": jax.tree.map(jnp.array, self.stats),
-            "target": jax.tree.map(jnp.array, params["encoder"]) if self.objective.decay is not None else {},
+            "target": jax.tree.map(jnp.array, params["encoder"])
+            if self.objective.decay is not None
+            else {},
             "optimiser": jax.jit(self.optimiser.init)(params),
             "key": jax.random.key_data(jax.random.fold_in(jax.random.key(self.plan.seed), 0)),
             "step": jnp.asarray(0, jnp.int32),
@@ -90,10 +107,13 @@ class Step:
         return jax.tree.map(self._placed, state)
 
     def advance(self, state: Any, steps: int) -> Any:
-        """The state so many steps on, or before the first bad one with "ok" False; the given one is used up."""
+        """The state so many steps on, or before the first bad one with "ok" False; the given one is
+        used up.
+        """
         if jax.default_backend() != "cpu":
             return self._advance(state, jnp.asarray(steps, jnp.int32), self.pixels)
-        # XLA's CPU backend computes a convolution's weight gradient some 250 times as slowly inside a loop as outside
+        # XLA's CPU backend computes a convolution's weight gradient some 250 times as slowly inside
+        # a loop as outside
         for _ in range(steps):
             state = self._once(state, self.pixels)
         return state
@@ -108,26 +128,34 @@ class Step:
         return state | jax.tree.map(self._placed, zero)
 
     def probed(self, state: Any) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
-        """Embeddings of the probe's two views [k, d], their loss, and hidden representations [2k, f].
+        """Embeddings of the probe's two views [k, d], their loss, and hidden representations [2k,
+        f].
 
-        Normalised by the probe's own statistics, as training normalises by its batch's: the running ones lag behind,
-        which at each step of the staircase shows as eigenvalues several times too large.
+        Normalised by the probe's own statistics, as training normalises by its batch's: the running
+        ones lag behind, which at each step of the staircase shows as eigenvalues several times too
+        large.
         """
         z, loss, hidden = jax.tree.map(np.asarray, self._probe(state, *self.probe))
         return z[0::2], z[1::2], float(loss), hidden
 
     def gradient(self, state: Any) -> tuple[Float[Array, ""], Any, Any]:
         """Loss, batch statistics after it, and gradient of the next step."""
-        (loss, stats), slopes = jax.jit(self._slopes, out_shardings=self.everywhere)(state, self.pixels)
+        (loss, stats), slopes = jax.jit(self._slopes, out_shardings=self.everywhere)(
+            state, self.pixels
+        )
         return loss, stats, slopes
 
     def _placed(self, array: Any) -> Any:
-        return jax.make_array_from_callback(np.shape(array), self.everywhere, lambda at: np.asarray(array)[at])
+        return jax.make_array_from_callback(
+            np.shape(array), self.everywhere, lambda at: np.asarray(array)[at]
+        )
 
     def _steps(self, state: Any, steps: Array, pixels: Array) -> Any:
         until = state["step"] + steps
         return jax.lax.while_loop(
-            lambda state: (state["step"] < until) & state["ok"], lambda state: self._step(state, pixels), state
+            lambda state: (state["step"] < until) & state["ok"],
+            lambda state: self._step(state, pixels),
+            state,
         )
 
     def _step(self, state: Any, pixels: Array) -> Any:
@@ -158,7 +186,9 @@ class Step:
     def _slopes(self, state: Any, pixels: Array) -> tuple[tuple[Array, Any], Any]:
         order, drawn = jax.random.split(jax.random.wrap_key_data(state["key"]))
         batch = self._batch(order, state["step"], pixels)
-        pair = views.positive_pairs(batch, jax.random.fold_in(drawn, state["step"]), self.plan.recipe)
+        pair = views.positive_pairs(
+            batch, jax.random.fold_in(drawn, state["step"]), self.plan.recipe
+        )
 
         def objective(params: Any) -> tuple[Array, Any]:
             loss, _, _, stats = self._loss(params, state["target"], state["stats"], pair)
@@ -177,23 +207,35 @@ class Step:
     def _loss(
         self, params: Any, target: Any, stats: Any, pair: tuple[Array, Array]
     ) -> tuple[Array, Array, dict[str, Array], Any]:
-        """The loss, embeddings of both views in turn [2n, d], representations, new batch statistics."""
+        """The loss, embeddings of both views in turn [2n, d], representations, new batch
+        statistics.
+        """
         # a view beside the other, so that each device keeps the pairs that it has
         both = jnp.stack(pair, axis=1)
-        both = jax.lax.with_sharding_constraint(both, self.shared) if len(both) % self.mesh.devices.size == 0 else both
+        both = (
+            jax.lax.with_sharding_constraint(both, self.shared)
+            if len(both) % self.mesh.devices.size == 0
+            else both
+        )
         images = both.reshape(-1, *both.shape[2:])
         new = dict(stats)
         z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, True)
         first = z
         if self.predict is not None:
-            first, _, new["predictor"] = self.predict(params["predictor"], stats["predictor"], z, True)
+            first, _, new["predictor"] = self.predict(
+                params["predictor"], stats["predictor"], z, True
+            )
         if self.objective.decay is not None:
             fixed = self.forward(jax.lax.stop_gradient(target), stats["encoder"], images, True)[0]
         else:
             fixed = z
         two = (first[0::2], first[1::2])
         simple = self.predict is None and self.objective.decay is None
-        loss = self.objective.loss(*two) if simple else self.objective.loss(*two, fixed[0::2], fixed[1::2])
+        loss = (
+            self.objective.loss(*two)
+            if simple
+            else self.objective.loss(*two, fixed[0::2], fixed[1::2])
+        )
         return loss, z, hidden, new
 
     def _target(self, state: Any, params: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Training of an encoder on two views of every image: one loop for all losses, returning a Trajectory."""
+"""Training of an encoder on two views of every image: one loop for all losses, returning a
+Trajectory.
+"""
 
 import contextlib
 import os
@@ -43,12 +45,13 @@ class Trained:
     """A finished or interrupted run.
 
     Attributes:
-        trajectory: eigenvalues of C and of the covariance on the probe, its loss; in `stats` the monitors [T], the mean
-            training loss since the sample before ("train_loss"), the step of every sample ("step") and the covariance
-            eigenvalues of every hidden representation ("stages/NAME" [T, k]).
+        trajectory: eigenvalues of C and of the covariance on the probe, its loss; in `stats` the
+            monitors [T], the mean training loss since the sample before ("train_loss"), the step of
+            every sample ("step") and the covariance eigenvalues of every hidden representation
+            ("stages/NAME" [T, k]).
         encoder: with the last parameters, in evaluation mode.
-        finished: whether all steps were taken (or the run diverged); otherwise it was interrupted, and goes on when
-            called again with the same folder.
+        finished: whether all steps were taken (or the run diverged); otherwise it was interrupted,
+            and goes on when called again with the same folder.
     """
 
     trajectory: Trajectory
@@ -70,29 +73,34 @@ def train(
 ) -> Trained:
     """Train an encoder by stochastic gradient descent on two random views of every image.
 
-    Views are made on the device inside the compiled step. Under a mesh, whose first axis the batch is shared over, the
-    program is the global one: batch statistics, loss and gradient are those of the whole batch.
+    Views are made on the device inside the compiled step. Under a mesh, whose first axis the batch
+    is shared over, the program is the global one: batch statistics, loss and gradient are those of
+    the whole batch.
 
     Args:
-        encoder: images [k, h, w, c] in [0, 1] -> embeddings [k, d], such as `models.Encoder`; trained in place.
+        encoder: images [k, h, w, c] in [0, 1] -> embeddings [k, d], such as `models.Encoder`;
+            trained in place.
         pixels: uint8 [n, h, w, c].
         predictor: a module from embeddings to predictions, where the objective wants one.
-        folder: checkpoints, log.jsonl and TensorBoard events; a run that was killed goes on from there to the same
-            bits, and one that is finished is only read.
-        about: what else the run is, so that its folder is not taken for another's; anything JSON holds. What is inside
-            a function, such as an optimiser's momentum where it is no `functools.partial`, cannot be seen from here.
-        mesh: devices that share each batch; by default all, or one where they cannot share it evenly.
+        folder: checkpoints, log.jsonl and TensorBoard events; a run that was killed goes on from
+            there to the same bits, and one that is finished is only read.
+        about: what else the run is, so that its folder is not taken for another's; anything JSON
+            holds. What is inside a function, such as an optimiser's momentum where it is no
+            `functools.partial`, cannot be seen from here.
+        mesh: devices that share each batch; by default all, or one where they cannot share it
+            evenly.
         progress: show a bar with loss, rank and time left.
 
     Returns:
-        What was measured, with times = Σ lr. A loss or gradient that is not finite, or a loss of 1e6 times its start,
-        ends the run as diverged, with the parameters before it. SIGTERM and Ctrl-C save a checkpoint and end it
-        unfinished.
+        What was measured, with times = Σ lr. A loss or gradient that is not finite, or a loss of
+        1e6 times its start, ends the run as diverged, with the parameters before it. SIGTERM and
+        Ctrl-C save a checkpoint and end it unfinished.
 
     Raises:
-        ValueError: pixels are not uint8 [n, h, w, c] or fewer than a batch; a number of the plan is not positive; a
-            predictor is missing or idle; the folder holds another run (of other images, objective, plan or `about`, or
-            one that began elsewhere), or another process trains there.
+        ValueError: pixels are not uint8 [n, h, w, c] or fewer than a batch; a number of the plan is
+            not positive; a predictor is missing or idle; the folder holds another run (of other
+            images, objective, plan or `about`, or one that began elsewhere), or another process
+            trains there.
         OSError: a checkpoint could not be written; those before it are kept.
     """
     plan.require()
@@ -104,7 +112,9 @@ def train(
         store = None
         if folder is not None:
             held.enter_context(identity.alone(Path(folder)))
-            store = Checkpoints(Path(folder) / "checkpoints", identity.identity(pixels, objective, plan, log, about))
+            store = Checkpoints(
+                Path(folder) / "checkpoints", identity.identity(pixels, objective, plan, log, about)
+            )
             held.callback(store.close)
             found = store.restore({"state": state, "log": log.arrays()})
             if found is not None:
@@ -118,7 +128,11 @@ def train(
     last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
     models.restored(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
-    cause = "" if good else "the learning rate is too large, or the loss is not finite at these embeddings"
+    cause = (
+        ""
+        if good
+        else "the learning rate is too large, or the loss is not finite at these embeddings"
+    )
     result = Result(STOPPED if good else DIVERGED, -1 if good else int(state["step"]), cause)
     return Trained(log.trajectory(result, "training of a network"), encoder, finished)
 
@@ -134,7 +148,11 @@ def _run(
 ) -> tuple[Any, bool]:
     """The state at the end, and whether it is the run's own end."""
     samples, at = set(plan.samples().tolist()), int(state["step"])
-    wanted = set(map(int, plan.snapshot_at)) if folder is not None and jax.process_index() == 0 else set()
+    wanted = (
+        set(map(int, plan.snapshot_at))
+        if folder is not None and jax.process_index() == 0
+        else set()
+    )
     stops = samples | wanted
 
     def keep() -> None:
@@ -145,7 +163,10 @@ def _run(
         if store is not None:
             store.save(at, {"state": state, "log": log.arrays()})
 
-    with _stopping() as stopping, tqdm(total=plan.steps, initial=at, unit="step", disable=not progress) as bar:
+    with (
+        _stopping() as stopping,
+        tqdm(total=plan.steps, initial=at, unit="step", disable=not progress) as bar,
+    ):
         keep()
         while at < plan.steps and bool(state["ok"]):
             ends = (

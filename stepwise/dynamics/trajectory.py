@@ -23,9 +23,10 @@ class Result:
     """How a run ended: a value, not an exception.
 
     Attributes:
-        code: `CONVERGED` (the loss has reached what the positive modes allow, to 1e-2), `STOPPED` (the time asked for
-            ended first) or `DIVERGED`.
-        step: the first recorded step (or number of the sample) at which the run was no longer finite; −1 otherwise.
+        code: `CONVERGED` (the loss has reached what the positive modes allow, to 1e-2), `STOPPED`
+            (the time asked for ended first) or `DIVERGED`.
+        step: the first recorded step (or number of the sample) at which the run was no longer
+            finite; −1 otherwise.
         cause: what most likely made it diverge.
     """
 
@@ -39,11 +40,17 @@ class Result:
         return NAMES[int(self.code)]
 
     def __str__(self) -> str:
-        """The name, and for a run that diverged the step and the likely cause; of a batch, how many of each."""
+        """The name, and for a run that diverged the step and the likely cause; of a batch, how many
+        of each.
+        """
         if np.ndim(self.code):
             counts = Counter(np.ravel(self.code).tolist())
             return ", ".join(f"{count} {NAMES[code]}" for code, count in sorted(counts.items()))
-        return f"diverged by step {int(self.step)}: {self.cause}" if self.name == "diverged" else self.name
+        return (
+            f"diverged by step {int(self.step)}: {self.cause}"
+            if self.name == "diverged"
+            else self.name
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +64,8 @@ class Trajectory:
         loss: ‖C − I_d‖_F² [T].
         result: whether it converged, stopped or diverged.
         covariance_eigenvalues: of the embedding covariance [T, d], where they were measured.
-        snapshots: mode coordinates A [S, d, r] at `snapshot_times` [S]; solvers keep the last state.
+        snapshots: mode coordinates A [S, d, r] at `snapshot_times` [S]; solvers keep the last
+            state.
         source: which solver or run this is.
         stats: numbers about the run, such as steps taken and the error bound kept.
 
@@ -85,16 +93,30 @@ class Trajectory:
         Raises:
             ValueError: this is a single trajectory.
         """
-        _check.require(np.ndim(self.times) > 1, "trajectory", "a batch, as a vmapped solver returns", self.times)
+        _check.require(
+            np.ndim(self.times) > 1,
+            "trajectory",
+            "a batch, as a vmapped solver returns",
+            self.times,
+        )
         return [jax.tree.map(operator.itemgetter(i), self) for i in range(len(self.times))]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one .npz, without pickle, under a temporary name that is then renamed."""
-        names = ("times", "eigenvalues", "loss", "covariance_eigenvalues", "snapshots", "snapshot_times")
+        names = (
+            "times",
+            "eigenvalues",
+            "loss",
+            "covariance_eigenvalues",
+            "snapshots",
+            "snapshot_times",
+        )
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         arrays |= {f"stats.{key}": value for key, value in self.stats.items()}
         arrays |= {"result.code": self.result.code, "result.step": self.result.step}
-        _npz.write(path, "stepwise.Trajectory", arrays, {"source": self.source, "cause": self.result.cause})
+        _npz.write(
+            path, "stepwise.Trajectory", arrays, {"source": self.source, "cause": self.result.cause}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trajectory":
@@ -108,12 +130,16 @@ class Trajectory:
         result = Result(arrays.pop("result.code"), arrays.pop("result.step"), str(about["cause"]))
         stats = {key[6:]: arrays.pop(key) for key in sorted(arrays) if key.startswith("stats.")}
         known = {field.name for field in fields(cls)}
-        _check.require(arrays.keys() <= known, str(path), f"arrays among {sorted(known)}", f"{sorted(arrays)}")
+        _check.require(
+            arrays.keys() <= known, str(path), f"arrays among {sorted(known)}", f"{sorted(arrays)}"
+        )
         return cls(**arrays, result=result, source=str(about["source"]), stats=stats)
 
 
 def descending(C: jax.Array) -> jax.Array:
-    """Eigenvalues of symmetric C [..., d, d] from the largest down; NaN throughout where C is not finite."""
+    """Eigenvalues of symmetric C [..., d, d] from the largest down; NaN throughout where C is not
+    finite.
+    """
     finite = jnp.all(jnp.isfinite(C), axis=(-1, -2), keepdims=True)
     C = jnp.where(finite, C, 0)
     values = jnp.linalg.eigvalsh((C + jnp.swapaxes(C, -1, -2)) / 2)[..., ::-1]
@@ -131,7 +157,9 @@ def assemble(
     steps: jax.Array | None = None,
     stats: dict[str, Any] | None = None,
 ) -> Trajectory:
-    """A trajectory from its curves and its last states, with the loss and how the run ended worked out."""
+    """A trajectory from its curves and its last states, with the loss and how the run ended worked
+    out.
+    """
     d = eigenvalues.shape[-1]
     loss = jnp.sum((1 - eigenvalues) ** 2, axis=-1)
     finite = jnp.isfinite(loss)
@@ -153,7 +181,9 @@ def assemble(
 
 
 def start(gamma: Numbers, A0: Numbers, times: Numbers) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """γ, A0 and times as arrays of one dtype, the widest among them; refuses shapes that do not fit."""
+    """γ, A0 and times as arrays of one dtype, the widest among them; refuses shapes that do not
+    fit.
+    """
     A0 = _check.real_array("A0", A0, ndim=2)
     times = _check.real_array("times", times, ndim=1)
     r = gamma.size
@@ -162,6 +192,8 @@ def start(gamma: Numbers, A0: Numbers, times: Numbers) -> tuple[jax.Array, jax.A
     if not _check.is_traced(times):
         host = np.asarray(times)
         ordered = bool(host[0] >= 0 and (np.diff(host) > 0).all())
-        _check.require(ordered, "times", "increasing numbers from 0 on", f"{host[:3]} ... {host[-1]}")
+        _check.require(
+            ordered, "times", "increasing numbers from 0 on", f"{host[:3]} ... {host[-1]}"
+        )
     dtype = jnp.result_type(gamma, A0, times)
     return jnp.asarray(gamma, dtype), jnp.asarray(A0, dtype), jnp.asarray(times, dtype)

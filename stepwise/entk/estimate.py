@@ -26,8 +26,8 @@ class Estimate:
     Attributes:
         K: the estimate [n, n'], the mean of the batches.
         batches: estimates that differ by chance alone [b, n, n'], float64.
-        left: share of the variance that is still there, 1 − R/O for R of O orthogonal probes without a sketch: with
-            all of them the mean is exact, however the batches scatter.
+        left: share of the variance that is still there, 1 − R/O for R of O orthogonal probes
+            without a sketch: with all of them the mean is exact, however the batches scatter.
     """
 
     K: np.ndarray
@@ -43,11 +43,13 @@ class Estimate:
         return float(np.sqrt(self.left * scatter / count / max(size, np.finfo(float).tiny)))
 
     def subspace_error(self, d: Whole, *, center: Center = "pooled") -> float:
-        """Expected 1 − alignment of the predicted top-d subspace with the exact kernel's, of K [2n, 2n] of pairs.
+        """Expected 1 − alignment of the predicted top-d subspace with the exact kernel's, of K [2n,
+        2n] of pairs.
 
-        Each batch's prediction is compared with that of the mean of the others. The error is quadratic in the kernel's,
-        so that with b batches the mean of all is nearer by the factor left · (b − 1)/b² than such a pair is to each
-        other; where the kernel is too noisy for that, it is a bound from below.
+        Each batch's prediction is compared with that of the mean of the others. The error is
+        quadratic in the kernel's, so that with b batches the mean of all is nearer by the factor
+        left · (b − 1)/b² than such a pair is to each other; where the kernel is too noisy for that,
+        it is a bound from below.
 
         Raises:
             ValueError: as `problem.from_gram`.
@@ -74,11 +76,13 @@ def estimate(
     devices: Sequence[Any] | None = None,
     progress: bool = False,
 ) -> Estimate:
-    """The kernel of `gram` from probes of the outputs, sketches of the layers, or both, in four independent batches.
+    """The kernel of `gram` from probes of the outputs, sketches of the layers, or both, in four
+    independent batches.
 
-    Probes: K = (1/R) Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over R rows of a random orthonormal basis of the outputs,
-    without bias, exact at R = O. Sketches: of each layer A_iᵀ G_i, over all outputs of a batch, a random projection
-    Pᵀ A_iᵀ G_i Q to `sketch` dimensions each takes its place where that is cheaper; without bias.
+    Probes: K = (1/R) Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over R rows of a random orthonormal
+    basis of the outputs, without bias, exact at R = O. Sketches: of each layer A_iᵀ G_i, over all
+    outputs of a batch, a random projection Pᵀ A_iᵀ G_i Q to `sketch` dimensions each takes its
+    place where that is cheaper; without bias.
 
     Args:
         probes: R, at least 4; all outputs by default.
@@ -90,7 +94,12 @@ def estimate(
     """
     kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     count = kernel.outputs if probes is None else probes
-    _check.require(isinstance(sketch, int | np.integer) and sketch >= 0, "sketch", "a whole number from 0", sketch)
+    _check.require(
+        isinstance(sketch, int | np.integer) and sketch >= 0,
+        "sketch",
+        "a whole number from 0",
+        sketch,
+    )
     least = 1 if sketch and probes is None else BATCHES
     whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
     _check.require(whole and count >= least, "probes", f"at least {least}, one a batch", count)
@@ -101,9 +110,17 @@ def estimate(
     else:
         some = np.array_split(V * np.sqrt(count), BATCHES)
         weights = np.array([len(v) for v in some])
-        works = [kernel.work(v / np.sqrt(len(v)), int(sketch), 1, int(seed), batch=k) for k, v in enumerate(some)]
+        works = [
+            kernel.work(v / np.sqrt(len(v)), int(sketch), 1, int(seed), batch=k)
+            for k, v in enumerate(some)
+        ]
     found = []
-    with tqdm(total=sum(len(work.plan.units) for work in works), desc="eNTK", unit="unit", disable=not progress) as bar:
+    with tqdm(
+        total=sum(len(work.plan.units) for work in works),
+        desc="eNTK",
+        unit="unit",
+        disable=not progress,
+    ) as bar:
         for work in works:
             total: Any = 0.0
             for term in kernel.terms(work):
@@ -112,5 +129,10 @@ def estimate(
             found += list(total.reshape(-1, *kernel.shape))
     batches = np.stack([kernel.whole(each) for each in found]).astype(np.float64)
     mean = np.einsum("b,bij->ij", weights / weights.sum(), batches).astype(kernel.dtype)
-    sketched = any(piece.form == "sketched" for work in works for unit in work.plan.units for piece in unit.pieces)
+    sketched = any(
+        piece.form == "sketched"
+        for work in works
+        for unit in work.plan.units
+        for piece in unit.pieces
+    )
     return Estimate(mean, batches, 1.0 if sketched else 1 - count / kernel.outputs)

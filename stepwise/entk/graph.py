@@ -1,4 +1,6 @@
-"""Where parameters meet data: the places in a pure function's jaxpr, and each sample's cotangents there."""
+"""Where parameters meet data: the places in a pure function's jaxpr, and each sample's cotangents
+there.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +13,16 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-"""Calls that are looked into; what has a derivative of its own (custom_jvp_call), or a loop, stays whole."""
+"""Calls that are looked into; what has a derivative of its own (custom_jvp_call), or a loop, stays
+whole.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation: its equation, and the numbers of the values that it reads and makes (a Literal is itself)."""
+    """One operation: its equation, and the numbers of the values that it reads and makes (a Literal
+    is itself).
+    """
 
     eqn: Any
     inputs: tuple[Any, ...]
@@ -24,7 +30,9 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Of the primitive; "output" where a value made of parameters alone is the function's output."""
+        """Of the primitive; "output" where a value made of parameters alone is the function's
+        output.
+        """
         return "output" if self.eqn is None else self.eqn.primitive.name
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
@@ -32,7 +40,9 @@ class Node:
         if self.eqn is None:
             return list(values)
         found = self.eqn.primitive.get_bind_params(self.eqn.params)
-        functions, params = found if isinstance(found, tuple) else ((), found)  # a pair before JAX 0.10
+        functions, params = (
+            found if isinstance(found, tuple) else ((), found)
+        )  # a pair before JAX 0.10
         made = self.eqn.primitive.bind(*functions, *values, **params)
         return list(made) if self.eqn.primitive.multiple_results else [made]
 
@@ -57,10 +67,11 @@ class Meeting:
 
 
 class Graph:
-    """A pure function of one sample as a list of nodes, calls inlined, with the meetings of parameters and data.
+    """A pure function of one sample as a list of nodes, calls inlined, with the meetings of
+    parameters and data.
 
-    The gradient of an output in a parameter is the sum, over its meetings, of what each pulls back on its own: no other
-    node sees both.
+    The gradient of an output in a parameter is the sum, over its meetings, of what each pulls back
+    on its own: no other node sees both.
     """
 
     def __init__(self, apply: Callable[[Any, Any], Any], params: Any, sample: Any) -> None:
@@ -101,7 +112,8 @@ class Graph:
         return [read(atom) for atom in closed.jaxpr.outvars]
 
     def _needed(self) -> list[Node]:
-        """The nodes that the output depends on: a gradient that nothing passes on may be anything."""
+        """The nodes that the output depends on: a gradient that nothing passes on may be
+        anything."""
         wanted, kept = {self.out}, []
         for node in reversed(self.nodes):
             if not wanted.isdisjoint(node.outputs):
@@ -110,9 +122,14 @@ class Graph:
         return kept[::-1]
 
     def _resolve(self) -> None:
-        """Which values depend on the data, which are made of parameters alone and of which, and where both meet."""
+        """Which values depend on the data, which are made of parameters alone and of which, and
+        where both meet.
+        """
         *leaves, x = self.inputs
-        data, self.made_of = {x}, {leaf: frozenset([i]) for i, leaf in enumerate(leaves) if self.real[i]}
+        data, self.made_of = (
+            {x},
+            {leaf: frozenset([i]) for i, leaf in enumerate(leaves) if self.real[i]},
+        )
         self.meetings: list[Meeting] = []
         self.maker: dict[int, int] = {}
         for at, node in enumerate(self.nodes):
@@ -124,7 +141,11 @@ class Graph:
                 self.made_of |= dict.fromkeys(node.outputs, of) if of else {}
                 continue
             data |= set(node.outputs)
-            floats = tuple(i for i, var in enumerate(node.eqn.outvars) if jnp.issubdtype(var.aval.dtype, jnp.inexact))
+            floats = tuple(
+                i
+                for i, var in enumerate(node.eqn.outvars)
+                if jnp.issubdtype(var.aval.dtype, jnp.inexact)
+            )
             if of and floats:
                 self.meetings.append(Meeting(len(self.meetings), at, thetas, of, floats))
         if isinstance(self.out, int) and self.out in self.made_of:  # the same for every sample
@@ -158,13 +179,16 @@ class Graph:
         if node.eqn is None:
             return [jax.ShapeDtypeStruct(self.shape.shape, self.shape.dtype)]
         return [
-            jax.ShapeDtypeStruct(node.eqn.outvars[i].aval.shape, node.eqn.outvars[i].aval.dtype) for i in meeting.floats
+            jax.ShapeDtypeStruct(node.eqn.outvars[i].aval.shape, node.eqn.outvars[i].aval.dtype)
+            for i in meeting.floats
         ]
 
     def evaluate(
         self, leaves: Sequence[Any], x: Any, added: Mapping[int, Sequence[Any]]
     ) -> tuple[Any, dict[int, list[Any]]]:
-        """The output at one sample [1, ...], with something added to the outputs of meetings; the meetings' inputs."""
+        """The output at one sample [1, ...], with something added to the outputs of meetings; the
+        meetings' inputs.
+        """
         env: dict[int, Any] = dict(self.consts) | dict(zip(self.inputs, [*leaves, x], strict=True))
         positions = {meeting.at: (meeting.number, meeting.floats) for meeting in self.meetings}
         seen: dict[int, list[Any]] = {}
@@ -186,8 +210,12 @@ class Graph:
             env.update(zip(node.outputs, node(_read(env, node)), strict=True))
         return env[value]
 
-    def local(self, meeting: Meeting, leaves: Mapping[int, Any], inputs: Sequence[Any]) -> list[Any]:
-        """The meeting's outputs that have a derivative, as a function of the parameters it sees, at its inputs."""
+    def local(
+        self, meeting: Meeting, leaves: Mapping[int, Any], inputs: Sequence[Any]
+    ) -> list[Any]:
+        """The meeting's outputs that have a derivative, as a function of the parameters it sees, at
+        its inputs.
+        """
         node, values = self.nodes[meeting.at], list(inputs)
         for i in meeting.thetas:
             values[i] = self.theta(leaves, node.inputs[i])

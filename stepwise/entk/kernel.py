@@ -1,4 +1,6 @@
-"""One kernel about to be worked out: what was asked, checked at the door, and its terms, a unit of work each."""
+"""One kernel about to be worked out: what was asked, checked at the door, and its terms, a unit of
+work each.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,19 @@ from stepwise.types import Numbers, Whole
 Apply = Callable[[Any, Any], Any]
 Only = str | Callable[[str], bool] | None
 SEEN, COUPLED = 4, {64: 1e-9, 32: 1e-4, 16: 0.1, 8: 0.5}
-"""Samples together and alone, and how far their outputs may differ, by the bits of the network's numbers."""
+"""Samples together and alone, and how far their outputs may differ, by the bits of the network's
+numbers.
+"""
 LEAST, POSITIONS = 128, (1024, 4096)
-"""Rows of a block at which a product reaches its rate, over samples; over samples and positions these, and at most."""
+"""Rows of a block at which a product reaches its rate, over samples; over samples and positions
+these, and at most.
+"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A kernel's units, the directions V [R, O] of the outputs that it sums over, and the key of its sketches.
+    """A kernel's units, the directions V [R, O] of the outputs that it sums over, and the key of
+    its sketches.
 
     With copies the terms are of so many kernels [copies, n, n'], alike but for their sketches.
     """
@@ -76,7 +83,13 @@ class Kernel:
         return 0 if self.symmetric else self.n
 
     def work(
-        self, V: np.ndarray, sketch: int = 0, copies: int = 1, seed: int = 0, batch: int = 0, columns: int = 0
+        self,
+        V: np.ndarray,
+        sketch: int = 0,
+        copies: int = 1,
+        seed: int = 0,
+        batch: int = 0,
+        columns: int = 0,
     ) -> Work:
         """How Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over the rows of V [R, O] is worked out.
 
@@ -104,24 +117,32 @@ class Kernel:
         return (np.tril(K) + np.tril(K, -1).T if self.symmetric else K).astype(self.dtype)
 
     def terms(self, work: Work, first: int = 0) -> Iterator[np.ndarray]:
-        """Each unit's term of K, its lower half where K is symmetric, in order; a unit a device at a time.
+        """Each unit's term of K, its lower half where K is symmetric, in order; a unit a device at
+        a time.
 
         Raises:
             ValueError: a gradient is not finite (names the parameter).
         """
         for at in range(first, len(work.plan.units), len(self.devices)):
             together = list(range(at, min(at + len(self.devices), len(work.plan.units))))
-            started = [self._started(work, k, device) for k, device in zip(together, self.devices, strict=False)]
+            started = [
+                self._started(work, k, device)
+                for k, device in zip(together, self.devices, strict=False)
+            ]
             for k in together:
                 yield self._term(work, work.plan.units[k], *started.pop(0))
 
     def chunks(self, size: int) -> Iterator[tuple[int, int]]:
-        """Where each chunk of so many samples begins, and how many of it the one before it had: the last overlaps."""
+        """Where each chunk of so many samples begins, and how many of it the one before it had: the
+        last overlaps.
+        """
         for start in range(0, len(self.x), size):
             at = min(start, len(self.x) - size)
             yield at, start - at
 
-    def _started(self, work: Work, k: int, device: Any) -> tuple[list[Any], list[tuple[bool, int, int, Any]]]:
+    def _started(
+        self, work: Work, k: int, device: Any
+    ) -> tuple[list[Any], list[tuple[bool, int, int, Any]]]:
         (leaves, x), unit = self.at[device], work.plan.units[k]
         chunk, total = work.plan.chunk, len(self.x)
         with jax.default_device(device):
@@ -134,18 +155,24 @@ class Kernel:
                 parts = self.engine.put(parts, some, np.int32(at))
             blocks = []
             for ghost in (False, True):
-                some = [i for i, piece in enumerate(unit.pieces) if (piece.form == "ghost") == ghost]
+                some = [
+                    i for i, piece in enumerate(unit.pieces) if (piece.form == "ghost") == ghost
+                ]
                 if not some:
                     continue
                 side = self._side(max(unit.pieces[i].sizes[0] for i in some) if ghost else 1)
                 forms = tuple((unit.pieces[i].form, unit.pieces[i].copies) for i in some)
                 for i, j in self._blocks(side):
-                    block = self.engine.product(forms, side, [parts[k] for k in some], np.int32(i), np.int32(j))
+                    block = self.engine.product(
+                        forms, side, [parts[k] for k in some], np.int32(i), np.int32(j)
+                    )
                     blocks.append((ghost, i, j, block))
         return parts, blocks
 
     def _side(self, positions: int) -> int:
-        """Of a block: small enough to save half of a symmetric kernel, and for the products over positions."""
+        """Of a block: small enough to save half of a symmetric kernel, and for the products over
+        positions.
+        """
         enough, most = (rows // positions for rows in POSITIONS)
         return max(1, min(*self.shape, max(-(-self.n // 8), min(LEAST, enough)), 1024, most))
 
@@ -154,25 +181,39 @@ class Kernel:
         columns = rows if self.symmetric else _starts(self.n, len(self.x), side)
         return [(i, j) for i in rows for j in columns if not self.symmetric or j <= i]
 
-    def _term(self, work: Work, unit: Unit, parts: list[Any], blocks: list[tuple[bool, int, int, Any]]) -> np.ndarray:
+    def _term(
+        self, work: Work, unit: Unit, parts: list[Any], blocks: list[tuple[bool, int, int, Any]]
+    ) -> np.ndarray:
         shape = self.shape if work.copies == 1 else (work.copies, *self.shape)
         kinds = {ghost: np.zeros(shape) for ghost in {block[0] for block in blocks}}
-        for ghost, i, j, block in blocks:  # blocks of one kind overlap at the end: they are set, the kinds are added
+        for (
+            ghost,
+            i,
+            j,
+            block,
+        ) in blocks:  # blocks of one kind overlap at the end: they are set, the kinds are added
             rows, columns = block.shape[-2:]
             at = j - self._offset
             kinds[ghost][..., i : i + rows, at : at + columns] = np.asarray(block)
         term = sum(kinds.values(), np.zeros(shape))
         if not np.isfinite(term).all():
             self.refuse(unit, parts)
-            _check.require(False, "apply", "gradients whose products are finite", "products that overflow")
+            _check.require(
+                False, "apply", "gradients whose products are finite", "products that overflow"
+            )
         return term
 
     def refuse(self, unit: Unit, parts: list[Any]) -> None:
         """Refuse parts of a unit's pieces that are not finite, by the parameter's name."""
         for piece, part in zip(unit.pieces, parts, strict=True):
-            bad = sum(int(np.size(each) - np.isfinite(np.asarray(each)).sum()) for each in jax.tree.leaves(part))
+            bad = sum(
+                int(np.size(each) - np.isfinite(np.asarray(each)).sum())
+                for each in jax.tree.leaves(part)
+            )
             name = self.names[piece.leaf]
-            _check.require(bad == 0, name, "finite gradients in this parameter", f"{bad} numbers that are not")
+            _check.require(
+                bad == 0, name, "finite gradients in this parameter", f"{bad} numbers that are not"
+            )
 
 
 def _starts(first: int, stop: int, side: int) -> list[int]:
@@ -186,7 +227,9 @@ def _parameters(params: Any) -> tuple[list[Any], list[str], Any, Any]:
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
     leaves = [jnp.asarray(leaf) for _, leaf in paths]
     floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    _check.require(floats, "params", "a tree with floating arrays", f"{[str(leaf.dtype) for leaf in leaves]}")
+    _check.require(
+        floats, "params", "a tree with floating arrays", f"{[str(leaf.dtype) for leaf in leaves]}"
+    )
     dtype = jnp.promote_types(jnp.result_type(*floats), jnp.float32)
     return leaves, names, tree, dtype
 
@@ -206,7 +249,9 @@ def _inputs(x: Numbers, x2: Numbers | None) -> tuple[np.ndarray, np.ndarray | No
     fits = found[1].shape[1:] == found[0].shape[1:]
     _check.require(fits, "x2", f"inputs {list(found[0].shape[1:])} as x", found[1])
     kinds = [array.dtype.kind in "iub" for array in found]
-    _check.require(kinds[0] == kinds[1], "x2", f"{found[0].dtype}, or what it goes with, as x", found[1])
+    _check.require(
+        kinds[0] == kinds[1], "x2", f"{found[0].dtype}, or what it goes with, as x", found[1]
+    )
     dtype = jax.dtypes.canonicalize_dtype(np.promote_types(found[0].dtype, found[1].dtype))
     return found[0].astype(dtype), found[1].astype(dtype)
 
@@ -214,28 +259,47 @@ def _inputs(x: Numbers, x2: Numbers | None) -> tuple[np.ndarray, np.ndarray | No
 def _outputs(apply: Apply, params: Any, x: np.ndarray) -> int:
     """How many numbers the function gives a sample; refuses one whose samples see one another.
 
-    Whether they do is asked at parameters and inputs with noise on them: a head of zeros hides it, equal inputs do, and
-    an output near zero would make rounding look like it.
+    Whether they do is asked at parameters and inputs with noise on them: a head of zeros hides it,
+    equal inputs do, and an output near zero would make rounding look like it.
     """
     rng = np.random.default_rng(0)
-    rows = np.stack([_noisy(rng, x[k], j) for j, k in enumerate(np.linspace(0, len(x) - 1, SEEN).astype(int))])
+    rows = np.stack(
+        [_noisy(rng, x[k], j) for j, k in enumerate(np.linspace(0, len(x) - 1, SEEN).astype(int))]
+    )
     for some in (rows[:1], rows):
         out = jax.eval_shape(apply, params, some)
-        fits = hasattr(out, "shape") and len(out.shape) > 0 and out.shape[0] == len(some) and 0 not in out.shape
-        received = f"{list(out.shape)} of {len(some)} inputs" if hasattr(out, "shape") else f"{type(out).__name__}"
+        fits = (
+            hasattr(out, "shape")
+            and len(out.shape) > 0
+            and out.shape[0] == len(some)
+            and 0 not in out.shape
+        )
+        received = (
+            f"{list(out.shape)} of {len(some)} inputs"
+            if hasattr(out, "shape")
+            else f"{type(out).__name__}"
+        )
         _check.require(fits, "apply", "one array of outputs [k, ...] of k inputs", received)
-    _check.require(jnp.issubdtype(out.dtype, jnp.floating), "apply", "outputs that are real numbers", f"{out.dtype}")
+    _check.require(
+        jnp.issubdtype(out.dtype, jnp.floating),
+        "apply",
+        "outputs that are real numbers",
+        f"{out.dtype}",
+    )
     moved = jax.tree.map(lambda leaf: _shaken(rng, leaf), params)
     ran = jax.jit(apply)
     alone = np.concatenate([np.asarray(ran(moved, row[None]), np.float64) for row in rows])
-    far = np.abs(np.asarray(ran(moved, rows), np.float64) - alone).max() / max(np.abs(alone).max(), 1e-30)
+    far = np.abs(np.asarray(ran(moved, rows), np.float64) - alone).max() / max(
+        np.abs(alone).max(), 1e-30
+    )
     real = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     least = min(jnp.finfo(array.dtype).bits for array in (out, *real))
     _check.require(
         not far > COUPLED[least],
         "apply",
         "samples that do not see one another (batch norm in evaluation mode)",
-        f"an output that changes by {far:.1e} of its size with the other samples of its batch, and its place there",
+        f"an output that changes by {far:.1e} of its size with the other samples of its batch, and "
+        f"its place there",
     )
     return int(np.prod(out.shape[1:]))
 

@@ -1,4 +1,6 @@
-"""Layers whose parameters' gradient is a product A_iᵀ G_io: dense, convolution, embedding, as they stand in a jaxpr."""
+"""Layers whose parameters' gradient is a product A_iᵀ G_io: dense, convolution, embedding, as they
+stand in a jaxpr.
+"""
 
 from dataclasses import dataclass
 from math import prod
@@ -12,13 +14,23 @@ from jax.extend.core import Literal
 
 from stepwise.entk.graph import Graph, Meeting, Node
 
-ISOMETRIC = {"reshape", "transpose", "squeeze", "expand_dims", "rev", "copy", "copy_p", "sharding_constraint"}
+ISOMETRIC = {
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "rev",
+    "copy",
+    "copy_p",
+    "sharding_constraint",
+}
 """What keeps every number of an array, so that its gradients have the same products."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A meeting with ∂f_o(x_i)/∂v = A_iᵀ G_io: T positions, c inputs each, p outputs each, in g groups.
+    """A meeting with ∂f_o(x_i)/∂v = A_iᵀ G_io: T positions, c inputs each, p outputs each, in g
+    groups.
 
     Attributes:
         kind: "dense", "convolution" or "embedding", whose A is one-hot and kept as its tokens.
@@ -36,7 +48,9 @@ class Layer:
     straight: bool
 
     def positions(self, inputs: list[Any]) -> Any:
-        """A of one sample [T, g, c]; of an embedding its tokens [T], -1 for one that is not in the table."""
+        """A of one sample [T, g, c]; of an embedding its tokens [T], -1 for one that is not in the
+        table.
+        """
         a = inputs[1 - self.meeting.thetas[0]]
         if self.kind == "dense":
             contract = self._contract(1 - self.meeting.thetas[0])
@@ -44,7 +58,10 @@ class Layer:
             return a.transpose(*free, *contract).reshape(self.sizes[0], 1, self.sizes[2])
         if self.kind == "convolution":
             return _patches(a, self.node.eqn.params, self._kernel().shape).reshape(self.sizes[:3])
-        a, table = a.reshape(self.sizes[0]).astype(jnp.int32), self._kernel().shape[0]  # 256 is not in uint8
+        a, table = (
+            a.reshape(self.sizes[0]).astype(jnp.int32),
+            self._kernel().shape[0],
+        )  # 256 is not in uint8
         if self.node.eqn.params["mode"] == lax.GatherScatterMode.CLIP:
             a = jnp.clip(a, 0, table - 1)
         return jnp.where((a >= 0) & (a < table), a, -1)
@@ -70,7 +87,9 @@ class Layer:
         groups, sides = self.sizes[1], [shape[i] for i in spec[2:]]
         product = product.reshape(groups, *sides, shape[spec[1]], -1)  # [g, k ..., c, o]
         n = len(sides)
-        product = product.transpose(0, n + 2, n + 1, *range(1, n + 1)).reshape(-1, shape[spec[1]], *sides)
+        product = product.transpose(0, n + 2, n + 1, *range(1, n + 1)).reshape(
+            -1, shape[spec[1]], *sides
+        )
         return product.transpose(np.argsort(spec))
 
     def _kernel(self) -> Any:
@@ -81,18 +100,31 @@ class Layer:
 
 
 def layer(graph: Graph, meeting: Meeting) -> Layer | None:
-    """The meeting as a layer, or None where it is none of these: a product of other kinds, or of two parameters."""
+    """The meeting as a layer, or None where it is none of these: a product of other kinds, or of
+    two parameters.
+    """
     node = graph.nodes[meeting.at]
-    if len(meeting.thetas) != 1 or len(meeting.leaves) != 1 or len(meeting.floats) != 1 or node.eqn is None:
+    if (
+        len(meeting.thetas) != 1
+        or len(meeting.leaves) != 1
+        or len(meeting.floats) != 1
+        or node.eqn is None
+    ):
         return None
-    found = {"dot_general": _dense, "conv_general_dilated": _convolution, "gather": _embedding}.get(node.name)
+    found = {"dot_general": _dense, "conv_general_dilated": _convolution, "gather": _embedding}.get(
+        node.name
+    )
     sizes = None if found is None else found(node, meeting.thetas[0])
     if sizes is None:
         return None
-    kind = {"dot_general": "dense", "conv_general_dilated": "convolution", "gather": "embedding"}[node.name]
+    kind = {"dot_general": "dense", "conv_general_dilated": "convolution", "gather": "embedding"}[
+        node.name
+    ]
     (leaf,) = meeting.leaves
     scale = _scale(graph, leaf, node.inputs[meeting.thetas[0]])
-    return Layer(kind, meeting, node, leaf, sizes, 1.0 if scale is None else scale, scale is not None)
+    return Layer(
+        kind, meeting, node, leaf, sizes, 1.0 if scale is None else scale, scale is not None
+    )
 
 
 def _dense(node: Node, theta: int) -> tuple[int, int, int, int] | None:
@@ -108,14 +140,20 @@ def _convolution(node: Node, theta: int) -> tuple[int, int, int, int] | None:
     params = node.eqn.params
     if theta != 1 or params["batch_group_count"] != 1:
         return None
-    spec, v, out = params["dimension_numbers"], node.eqn.invars[1].aval.shape, node.eqn.outvars[0].aval.shape
+    spec, v, out = (
+        params["dimension_numbers"],
+        node.eqn.invars[1].aval.shape,
+        node.eqn.outvars[0].aval.shape,
+    )
     groups, t = params["feature_group_count"], prod(out[i] for i in spec.out_spec[2:])
     c = prod(v[i] for i in spec.rhs_spec[1:])
     return t * out[spec.out_spec[0]], groups, c, v[spec.rhs_spec[0]] // groups
 
 
 def _embedding(node: Node, theta: int) -> tuple[int, int, int, int] | None:
-    """Rows of a table [V, p]: the indexing that `table[tokens]` and `jnp.take(table, tokens, 0)` make."""
+    """Rows of a table [V, p]: the indexing that `table[tokens]` and `jnp.take(table, tokens, 0)`
+    make.
+    """
     params, (table, tokens) = node.eqn.params, (var.aval for var in node.eqn.invars)
     numbers = params["dimension_numbers"]
     rows = (
@@ -140,9 +178,15 @@ def _scale(graph: Graph, leaf: int, value: int) -> float | None:
             return None
         same = prod(node.eqn.invars[0].aval.shape) == prod(node.eqn.outvars[0].aval.shape)
         floats = all(jnp.issubdtype(var.aval.dtype, jnp.floating) for var in node.eqn.outvars)
-        if node.name in ISOMETRIC or (node.name in ("convert_element_type", "broadcast_in_dim") and same and floats):
+        if node.name in ISOMETRIC or (
+            node.name in ("convert_element_type", "broadcast_in_dim") and same and floats
+        ):
             pass
-        elif node.name == "mul" and len(node.inputs) == 2 and any(number is not None for number in numbers):
+        elif (
+            node.name == "mul"
+            and len(node.inputs) == 2
+            and any(number is not None for number in numbers)
+        ):
             scale *= next(number for number in numbers if number is not None)
         elif node.name == "div" and node.inputs[0] == at and numbers[1]:
             scale /= numbers[1]
@@ -163,7 +207,8 @@ def _number(graph: Graph, atom: Any) -> float | None:
 
 
 def _patches(a: Any, params: dict[str, Any], kernel: tuple[int, ...]) -> Any:
-    """What each output position of a convolution sees, [positions, groups, sides of the kernel, channels of a group].
+    """What each output position of a convolution sees, [positions, groups, sides of the kernel,
+    channels of a group].
 
     Strided slices, where `lax.conv_general_dilated_patches` would convolve with an identity.
     """
@@ -176,10 +221,15 @@ def _patches(a: Any, params: dict[str, Any], kernel: tuple[int, ...]) -> Any:
     a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     sides = [kernel[i] for i in spec.rhs_spec[2:]]
     strides, dilation = params["window_strides"], params["rhs_dilation"]
-    out = [(n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(a.shape[1:-1], sides, dilation, strides, strict=True)]
+    out = [
+        (n - (k - 1) * d - 1) // s + 1
+        for n, k, d, s in zip(a.shape[1:-1], sides, dilation, strides, strict=True)
+    ]
     slices = []
     for offset in np.ndindex(*sides):
         start = [o * d for o, d in zip(offset, dilation, strict=True)]
         stop = [b + (n - 1) * s + 1 for b, n, s in zip(start, out, strides, strict=True)]
-        slices.append(lax.slice(a, [0, *start, 0], [a.shape[0], *stop, a.shape[-1]], [1, *strides, 1]))
+        slices.append(
+            lax.slice(a, [0, *start, 0], [a.shape[0], *stop, a.shape[-1]], [1, *strides, 1])
+        )
     return jnp.stack([piece.reshape(-1, groups, a.shape[-1] // groups) for piece in slices], axis=2)

@@ -1,4 +1,6 @@
-"""How a kernel is worked out: each parameter's form, and units of work that fit into a budget of memory."""
+"""How a kernel is worked out: each parameter's form, and units of work that fit into a budget of
+memory.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,9 @@ Form = Literal["ghost", "outer", "sketched", "pulled", "direct"]
 MOST_OUTPUTS = 16
 """Outputs at once, at most: more make no product larger than what a core works best on."""
 BUFFERS, WORK = 0.6, 0.25
-"""Shares of the budget: what is kept of all samples, and what a chunk of samples takes while it is worked out."""
+"""Shares of the budget: what is kept of all samples, and what a chunk of samples takes while it is
+worked out.
+"""
 CHUNK = 64
 """Samples at once, at most."""
 PARTS = 64
@@ -28,12 +32,16 @@ class Piece:
         leaf: which parameter array.
         numbers: in it.
         meetings: all that use it.
-        layers: the same as layers, where all are and can be laid one below the other; otherwise none.
-        form: "ghost", Σ (A_i A_jᵀ) ∘ (Σ_o G_io G_joᵀ) without any gradient formed; "outer", J_io = A_iᵀ G_io, then
-            J Jᵀ; "sketched", the same of random projections of A and G; "pulled", the same as outer, but pulled back
-            from what the layer sees to the parameter; "direct", J_io by the meetings' own derivative, then J Jᵀ.
-        first, last: which part of J is kept: inputs c of an outer product, numbers of the array otherwise.
-        sketch: dimensions that A's c and G's O · p are projected to, in so many independent `copies`.
+        layers: the same as layers, where all are and can be laid one below the other; otherwise
+            none.
+        form: "ghost", Σ (A_i A_jᵀ) ∘ (Σ_o G_io G_joᵀ) without any gradient formed; "outer", J_io =
+            A_iᵀ G_io, then J Jᵀ; "sketched", the same of random projections of A and G; "pulled",
+            the same as outer, but pulled back from what the layer sees to the parameter; "direct",
+            J_io by the meetings' own derivative, then J Jᵀ.
+        first, last: which part of J is kept: inputs c of an outer product, numbers of the array
+            otherwise.
+        sketch: dimensions that A's c and G's O · p are projected to, in so many independent
+            `copies`.
     """
 
     leaf: int
@@ -78,7 +86,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Unit:
-    """Pieces for the outputs `first` ... `first + outputs`: one pass over the samples, one term of the kernel."""
+    """Pieces for the outputs `first` ... `first + outputs`: one pass over the samples, one term of
+    the kernel.
+    """
 
     pieces: tuple[Piece, ...]
     first: int
@@ -96,7 +106,9 @@ class Plan:
 
 
 def pieces(graph: Graph, only: Callable[[int], bool] = lambda leaf: True) -> list[Piece]:
-    """Every used parameter array that is asked for, in the form that needs no thought: outer or direct."""
+    """Every used parameter array that is asked for, in the form that needs no thought: outer or
+    direct.
+    """
     found = []
     for leaf, meetings in sorted(graph.uses.items()):
         numbers = graph.sizes[leaf]
@@ -109,7 +121,9 @@ def pieces(graph: Graph, only: Callable[[int], bool] = lambda leaf: True) -> lis
         elif stacked and not stacked[0].straight:
             found.append(Piece(leaf, numbers, tuple(meetings), stacked, "pulled", 0, numbers))
         elif stacked:
-            found.append(Piece(leaf, numbers, tuple(meetings), stacked, "outer", 0, stacked[0].sizes[2]))
+            found.append(
+                Piece(leaf, numbers, tuple(meetings), stacked, "outer", 0, stacked[0].sizes[2])
+            )
         else:
             found.append(Piece(leaf, numbers, tuple(meetings), (), "direct", 0, numbers))
     return found
@@ -130,11 +144,15 @@ def _stackable(graph: Graph, layers: Sequence[Layer], wanted: int) -> tuple[Laye
     def way(each: Layer) -> tuple[object, ...]:
         (theta,) = each.meeting.thetas
         chain = [(node.name, str(node.eqn.params)) for node in graph.chain(each.node.inputs[theta])]
-        numbers = None if each.kind == "embedding" else str(each.node.eqn.params["dimension_numbers"])
+        numbers = (
+            None if each.kind == "embedding" else str(each.node.eqn.params["dimension_numbers"])
+        )
         return each.kind, each.sizes[1:], numbers, theta, chain
 
     first = layers[0]
-    if len(layers) > 1 and not (all(each.straight for each in layers) and all(way(e) == way(first) for e in layers)):
+    if len(layers) > 1 and not (
+        all(each.straight for each in layers) and all(way(e) == way(first) for e in layers)
+    ):
         return ()
     return () if first.kind == "embedding" and not first.straight else tuple(layers)
 
@@ -153,7 +171,8 @@ def plan(
     copies: int = 1,
     formed: bool = False,
 ) -> Plan:
-    """The cheapest by a count of operations, over how many outputs are taken at once, that fits the budget.
+    """The cheapest by a count of operations, over how many outputs are taken at once, that fits the
+    budget.
 
     With `formed`, one in which every gradient is formed.
 
@@ -162,7 +181,12 @@ def plan(
     """
     widest = max((part.numbers for part in parts), default=0)
     least = int((n + n2) * widest * itemsize / PARTS / BUFFERS)
-    _check.require(budget > least, "budget", f"more than {least} bytes for {n + n2} samples of this network", budget)
+    _check.require(
+        budget > least,
+        "budget",
+        f"more than {least} bytes for {n + n2} samples of this network",
+        budget,
+    )
     most = ceil(rows / devices)
     candidates = sorted({max(1, min(most, MOST_OUTPUTS) >> k) for k in range(8)}, reverse=True)
     found = [
@@ -202,18 +226,26 @@ def _planned(
     chunk = int(max(1, min(samples, CHUNK, WORK * budget / itemsize / max(work, 1))))
     passes = ceil(rows / outputs)
     units = tuple(
-        Unit(tuple(group), first, outputs) for first in range(0, passes * outputs, outputs) for group in groups
+        Unit(tuple(group), first, outputs)
+        for first in range(0, passes * outputs, outputs)
+        for group in groups
     )
     return Plan(units, outputs, chunk, passes * (flops + len(groups) * samples * along))
 
 
-def _formed(part: Piece, n: int, n2: int, outputs: int, most: float, sketch: tuple[int, int]) -> Piece:
-    """The cheapest form of a layer; with a sketch that one too, where it is smaller than what it stands for."""
+def _formed(
+    part: Piece, n: int, n2: int, outputs: int, most: float, sketch: tuple[int, int]
+) -> Piece:
+    """The cheapest form of a layer; with a sketch that one too, where it is smaller than what it
+    stands for.
+    """
     if part.form != "outer" or part.sizes[1] != 1:
         return part
     forms = [part, replace(part, form="ghost", first=0, last=1)]
     if 0 < sketch[0] < min(part.sizes[2], outputs * part.sizes[3]):
-        forms.append(replace(part, form="sketched", first=0, last=1, sketch=sketch[0], copies=sketch[1]))
+        forms.append(
+            replace(part, form="sketched", first=0, last=1, sketch=sketch[0], copies=sketch[1])
+        )
     fits = [each for each in forms if each.form != "ghost" or (n + n2) * each.kept(outputs) <= most]
     return min(fits, key=lambda each: each.flops(n, n2, outputs))
 
@@ -223,11 +255,16 @@ def _split(part: Piece, parts: int) -> list[Piece]:
     if part.form in ("ghost", "sketched") or parts == 1:
         return [part]
     size = ceil((part.last - part.first) / parts)
-    return [replace(part, first=at, last=min(at + size, part.last)) for at in range(part.first, part.last, size)]
+    return [
+        replace(part, first=at, last=min(at + size, part.last))
+        for at in range(part.first, part.last, size)
+    ]
 
 
 def _pass(graph: Graph, parts: Sequence[Piece], outputs: int) -> tuple[float, float]:
-    """Operations of one sample's forward pass and so many backward, and numbers that it takes while at it."""
+    """Operations of one sample's forward pass and so many backward, and numbers that it takes while
+    at it.
+    """
     layers = [layer for part in parts for layer in part.layers]
     along = 2.0 * sum(prod(each.sizes) for each in layers) * (1 + outputs)
     made = sum(prod(shape.shape) for meeting in graph.meetings for shape in graph.shapes(meeting))

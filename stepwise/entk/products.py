@@ -1,4 +1,5 @@
-"""The empirical NTK as an operator: its products with blocks of vectors, without the kernel itself."""
+"""The empirical NTK as an operator: its products with blocks of vectors, without the kernel
+itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +27,12 @@ def products(
     seed: Whole = 0,
     budget: Whole = 2**31,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a block [n, b] to K · block, K the kernel of `gram` on x [n, ...], which is never made.
+    """A function from a block [n, b] to K · block, K the kernel of `gram` on x [n, ...], which is
+    never made.
 
-    K v = Σ J (Jᵀ v) over layers and outputs, J a chunk of samples at a time: two passes over the samples a product, and
-    memory for gradients, not for n². For the leading modes of many samples: `problem.from_products`.
+    K v = Σ J (Jᵀ v) over layers and outputs, J a chunk of samples at a time: two passes over the
+    samples a product, and memory for gradients, not for n². For the leading modes of many samples:
+    `problem.from_products`.
 
     Args:
         apply, params, x, probes, only, seed, budget: as for `gram`.
@@ -44,7 +47,9 @@ def products(
 
     def refuse(unit: Unit, V: np.ndarray) -> None:
         for at, _ in kernel.chunks(chunk):
-            kernel.refuse(unit, kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {}))
+            kernel.refuse(
+                unit, kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
+            )
         _check.require(False, "block", "products that are finite", "products that overflow")
 
     def product(block: np.ndarray) -> np.ndarray:
@@ -53,9 +58,14 @@ def products(
         out = np.zeros(v.shape)
         for unit in work.plan.units if kernel.parts else ():
             V = work.V[unit.first : unit.first + unit.outputs]
-            sums = [jnp.zeros((piece.kept(unit.outputs), v.shape[1]), kernel.dtype) for piece in unit.pieces]
+            sums = [
+                jnp.zeros((piece.kept(unit.outputs), v.shape[1]), kernel.dtype)
+                for piece in unit.pieces
+            ]
             for at, had in kernel.chunks(chunk):
-                own = np.where(np.arange(chunk)[:, None] >= had, v[at : at + chunk], 0).astype(kernel.dtype)
+                own = np.where(np.arange(chunk)[:, None] >= had, v[at : at + chunk], 0).astype(
+                    kernel.dtype
+                )
                 J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
                 sums = kernel.engine.onto(J, own, sums)
             for at, had in kernel.chunks(chunk):

@@ -1,4 +1,6 @@
-"""neural-tangents' kernel of a function, behind the same call: the reference, a block of samples at a time."""
+"""neural-tangents' kernel of a function, behind the same call: the reference, a block of samples at
+a time.
+"""
 
 from typing import Any
 
@@ -8,8 +10,11 @@ from stepwise import kernels
 from stepwise.types import Numbers, Whole
 
 
-def gram(apply: Any, params: Any, x: Numbers, x2: Numbers | None = None, *, block: Whole = 16) -> np.ndarray:
-    """K [n, n'] by Jacobian contraction (Novak et al. 2022), tile by tile of `block` samples a side.
+def gram(
+    apply: Any, params: Any, x: Numbers, x2: Numbers | None = None, *, block: Whole = 16
+) -> np.ndarray:
+    """K [n, n'] by Jacobian contraction (Novak et al. 2022), tile by tile of `block` samples a
+    side.
 
     Every tile takes the Jacobians of its samples anew. Outputs are [k, O]; inputs are real numbers.
 

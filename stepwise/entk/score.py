@@ -1,4 +1,6 @@
-"""How well predicted embeddings agree with real ones: alignment of their subspaces, its null, its interval."""
+"""How well predicted embeddings agree with real ones: alignment of their subspaces, its null, its
+interval.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,9 @@ from stepwise.moments import Center
 from stepwise.types import Numbers, Real, Whole
 
 CUTOFF = 1e-6
-"""Of the kernel's eigenvalues, relative to the largest: its entries come from sums in the network's float32."""
+"""Of the kernel's eigenvalues, relative to the largest: its entries come from sums in the network's
+float32.
+"""
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,15 @@ class Score:
 
     Attributes:
         alignment: ‖Q_predᵀ Q_real‖_F²/d of the two d-dimensional subspaces (source, Table 1).
-        leading: the same for the first k of each, k = 1 ... d: predicted modes from the largest γ down, real principal
-            directions from the largest variance down.
-        captured: share of the first k predicted modes that lies in the whole real subspace, k = 1 ... d.
-        random: mean alignment of two random subspaces, d over the dimensions that the centring leaves.
+        leading: the same for the first k of each, k = 1 ... d: predicted modes from the largest γ
+            down, real principal directions from the largest variance down.
+        captured: share of the first k predicted modes that lies in the whole real subspace, k = 1
+            ... d.
+        random: mean alignment of two random subspaces, d over the dimensions that the centring
+            leaves.
         p_value: how often a random subspace does as well, of so many drawn and this one.
-        interval: 95% by halves of the pairs, all of it anew from the kernel on; NaN where it was not asked for.
+        interval: 95% by halves of the pairs, all of it anew from the kernel on; NaN where it was
+            not asked for.
     """
 
     alignment: float
@@ -54,32 +61,40 @@ def score(
 ) -> Score:
     """Score what K predicts against real embeddings, both centred in one way.
 
-    The prediction is the problem's leading d modes on the views, φ_j, γ_j from the largest (`problem.from_gram`).
+    The prediction is the problem's leading d modes on the views, φ_j, γ_j from the largest
+    (`problem.from_gram`).
 
     Args:
         K: kernel of the 2n views [2n, 2n], X stacked on X', such as `entk.gram`'s.
         z: real embeddings of the same views [2n, d].
         center: of kernel and embedding alike: at the mean over all views, over each view, or not.
-        resamples: random halves of the pairs, for the interval; 0 for none. Alignments of halves scatter around their
-            own mean as those of wholes do around theirs, to first order, and no pair comes twice, as it would in a
-            bootstrap, to lift the kernel's small modes.
+        resamples: random halves of the pairs, for the interval; 0 for none. Alignments of halves
+            scatter around their own mean as those of wholes do around theirs, to first order, and
+            no pair comes twice, as it would in a bootstrap, to lift the kernel's small modes.
         draws: random subspaces for the p-value.
 
     Raises:
-        ValueError: the shapes do not fit; the kernel has fewer than d positive modes; the embedding has not d
-            dimensions (a collapsed one).
+        ValueError: the shapes do not fit; the kernel has fewer than d positive modes; the embedding
+            has not d dimensions (a collapsed one).
     """
     z = np.asarray(_check.real_array("z", z, ndim=2), np.float64)
     K = np.asarray(_check.real_array("K", K, ndim=2))
     rows, d = z.shape
-    _check.require(K.shape == (rows, rows), "K", f"[{rows}, {rows}], a row and a column for each embedding", K)
+    _check.require(
+        K.shape == (rows, rows), "K", f"[{rows}, {rows}], a row and a column for each embedding", K
+    )
     left = rows - {"none": 0, "pooled": 1, "per_view": 2}[center]
     _check.require(0 < d <= left, "z", f"1 ... {left} dimensions on {rows} views", z)
     for name, value in (("resamples", resamples), ("draws", draws)):
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         _check.require(whole and value >= 0, name, "a whole number from 0", repr(value))
     enough = resamples == 0 or d <= 2 * (rows // 4) - (rows - left)
-    _check.require(enough, "resamples", f"0 with {rows} views, half of which have not {d} dimensions", resamples)
+    _check.require(
+        enough,
+        "resamples",
+        f"0 with {rows} views, half of which have not {d} dimensions",
+        resamples,
+    )
     ours, real = _bases(K, z, center, cutoff)
     rng = np.random.default_rng(seed)
     alignment = _aligned(ours, real)
@@ -110,13 +125,15 @@ def drift(before: Numbers, after: Numbers, *, scaled: bool = False) -> float:
 
     Args:
         before, after: K and K', kernels of the same inputs.
-        scaled: leave out how much it has grown, min over c of ‖c K' − K‖_F/‖K‖_F: the sine of the angle between them.
+        scaled: leave out how much it has grown, min over c of ‖c K' − K‖_F/‖K‖_F: the sine of the
+            angle between them.
 
     Raises:
         ValueError: the kernels differ in shape, or one is zero where there has to be a ratio.
     """
     a, b = (
-        np.asarray(_check.real_array(name, K, ndim=2), np.float64) for name, K in (("before", before), ("after", after))
+        np.asarray(_check.real_array(name, K, ndim=2), np.float64)
+        for name, K in (("before", before), ("after", after))
     )
     _check.require(a.shape == b.shape, "after", f"shape {list(a.shape)} as before", b)
     sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
@@ -128,17 +145,23 @@ def drift(before: Numbers, after: Numbers, *, scaled: bool = False) -> float:
 
 
 def predicted(K: Numbers, d: Whole, center: Center, cutoff: Real = CUTOFF) -> np.ndarray:
-    """What K predicts of the embeddings it was taken of: its problem's leading d modes [2n, d], largest γ first."""
+    """What K predicts of the embeddings it was taken of: its problem's leading d modes [2n, d],
+    largest γ first.
+    """
     found = problem.from_gram(K, center=center, modes=d, cutoff=cutoff).predict(d)
     return np.asarray(found, np.float64)
 
 
-def _bases(K: np.ndarray, z: np.ndarray, center: Center, cutoff: Real) -> tuple[np.ndarray, np.ndarray]:
+def _bases(
+    K: np.ndarray, z: np.ndarray, center: Center, cutoff: Real
+) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal bases of the predicted and the real subspace, each in its own order."""
     if center == "pooled":
         z = z - z.mean(axis=0)
     elif center == "per_view":
-        z = (z.reshape(2, -1, z.shape[1]) - z.reshape(2, -1, z.shape[1]).mean(axis=1, keepdims=True)).reshape(z.shape)
+        z = (
+            z.reshape(2, -1, z.shape[1]) - z.reshape(2, -1, z.shape[1]).mean(axis=1, keepdims=True)
+        ).reshape(z.shape)
     real, sizes, _ = np.linalg.svd(z, full_matrices=False)
     rank = int(np.sum(sizes > 1e-6 * sizes[0]))
     _check.require(rank == z.shape[1], "z", f"embeddings of {z.shape[1]} dimensions", f"of {rank}")

@@ -1,7 +1,7 @@
 """Kernels, as functions of two inputs and as matrices of many.
 
-linear, rbf, polynomial and infinite_width (the NTK or NNGP of a stack of stax layers) make a kernel; `gram` evaluates
-one on many inputs, in symmetric tiles, in memory or in a file.
+linear, rbf, polynomial and infinite_width (the NTK or NNGP of a stack of stax layers) make a
+kernel; `gram` evaluates one on many inputs, in symmetric tiles, in memory or in a file.
 """
 
 from stepwise.kernels.functions import Kernel, infinite_width, linear, polynomial, rbf

@@ -32,35 +32,46 @@ def gram(
 ) -> np.ndarray:
     """K [n, n'] of a kernel on inputs x [n, ...] and x2 [n', ...], on the host.
 
-    Without x2 only tiles on and above the diagonal are evaluated and the others mirrored, so that K is symmetric to the
-    bit. A tile's rows are shared out over all devices. Beyond K itself the memory is that of one tile.
+    Without x2 only tiles on and above the diagonal are evaluated and the others mirrored, so that K
+    is symmetric to the bit. A tile's rows are shared out over all devices. Beyond K itself the
+    memory is that of one tile.
 
     Args:
         kernel: k(a [p, ...], b [q, ...]) -> [p, q].
-        tile: side of a tile; the last of a row or column is filled up with repeated inputs, so that one shape is
-            compiled.
-        rounding: how far the kernel may be from symmetric, relative to a tile's largest value, where that is more than
-            what its dtype rounds. One that is computed in float32 and then widened wants 1e-6.
-        path: keep K in this file (.npy, memory-mapped, read-only on return) instead of in memory. A run that was
-            stopped, however, goes on after its last whole tile, to the same bits; a file that is whole is opened. A
-            checksum of each tile is kept beside it: one that was damaged in a part is evaluated again, a whole file
-            with such a tile is refused.
+        tile: side of a tile; the last of a row or column is filled up with repeated inputs, so that
+            one shape is compiled.
+        rounding: how far the kernel may be from symmetric, relative to a tile's largest value,
+            where that is more than what its dtype rounds. One that is computed in float32 and then
+            widened wants 1e-6.
+        path: keep K in this file (.npy, memory-mapped, read-only on return) instead of in memory. A
+            run that was stopped, however, goes on after its last whole tile, to the same bits; a
+            file that is whole is opened. A checksum of each tile is kept beside it: one that was
+            damaged in a part is evaluated again, a whole file with such a tile is refused.
         progress: show a bar.
 
     Raises:
-        ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where it has to be (the
-            tile is named); the file is no .npy file, or holds other shapes, inputs, tiles or another kernel's values,
-            or was damaged (says which).
+        ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where
+            it has to be (the tile is named); the file is no .npy file, or holds other shapes,
+            inputs, tiles or another kernel's values, or was damaged (says which).
         MemoryError: one tile does not fit into memory.
     """
     same = x2 is None
     x = np.asarray(_check.real_array("x", x))
     x2 = x if x2 is None else np.asarray(_check.real_array("x2", x2))
     _check.require(x.ndim > 0 and len(x) > 0, "x", "at least one input", x)
-    _check.require(x2.ndim > 0 and len(x2) > 0 and x2.shape[1:] == x.shape[1:], "x2", f"[n, *{x.shape[1:]}] as x", x2)
-    _check.require(isinstance(tile, int | np.integer) and tile >= 1, "tile", "a positive whole number", tile)
+    _check.require(
+        x2.ndim > 0 and len(x2) > 0 and x2.shape[1:] == x.shape[1:],
+        "x2",
+        f"[n, *{x.shape[1:]}] as x",
+        x2,
+    )
+    _check.require(
+        isinstance(tile, int | np.integer) and tile >= 1, "tile", "a positive whole number", tile
+    )
     tile = int(min(tile, max(len(x), len(x2))))
-    _check.require(rounding is None or 0 <= rounding < 1, "rounding", "a number in [0, 1)", rounding)
+    _check.require(
+        rounding is None or 0 <= rounding < 1, "rounding", "a number in [0, 1)", rounding
+    )
     evaluate = _Evaluation(kernel, x, x2, tile, same, float(rounding or 0))
     if path is None:
         K = np.empty((len(x), len(x2)), evaluate.dtype)
@@ -73,12 +84,16 @@ def gram(
 class _Evaluation:
     """One kernel on two sets of inputs, tile by tile."""
 
-    def __init__(self, kernel: Kernel, x: np.ndarray, x2: np.ndarray, tile: int, same: bool, rounding: float) -> None:
+    def __init__(
+        self, kernel: Kernel, x: np.ndarray, x2: np.ndarray, tile: int, same: bool, rounding: float
+    ) -> None:
         self.kernel, self.x, self.x2, self.tile, self.same = kernel, x, x2, tile, same
         self.rounding = rounding
         devices = np.array(jax.devices())
         shared = devices.size > 1 and tile % devices.size == 0
-        self.rows = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows")) if shared else None
+        self.rows = (
+            NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows")) if shared else None
+        )
         self.whole = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec()) if shared else None
         self._first = self._evaluated(0, 0)
         self.dtype = self._first.dtype
@@ -108,7 +123,9 @@ class _Evaluation:
 
     def _evaluated(self, i: int, j: int) -> np.ndarray:
         a, b = _filled(self.x, i, self.tile), _filled(self.x2, j, self.tile)
-        a, b = (jax.device_put(a, self.rows), jax.device_put(b, self.whole)) if self.rows else (a, b)
+        a, b = (
+            (jax.device_put(a, self.rows), jax.device_put(b, self.whole)) if self.rows else (a, b)
+        )
         try:
             values: Any = self.kernel(jnp.asarray(a), jnp.asarray(b))
             values = values.block_until_ready() if isinstance(values, jax.Array) else values
@@ -116,8 +133,12 @@ class _Evaluation:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             size = f"{self.tile} × {self.tile}"
-            raise MemoryError(f"tile: expected one that fits into memory, received {size} ({error})") from error
-        _check.require(np.shape(values) == (len(a), len(b)), "kernel", f"values [{len(a)}, {len(b)}]", values)
+            raise MemoryError(
+                f"tile: expected one that fits into memory, received {size} ({error})"
+            ) from error
+        _check.require(
+            np.shape(values) == (len(a), len(b)), "kernel", f"values [{len(a)}, {len(b)}]", values
+        )
         values = np.asarray(values)[: len(self.x) - i, : len(self.x2) - j]
         bad = int(np.size(values) - np.isfinite(values).sum())
         where = f"kernel, inputs {i}... against {j}..."
@@ -126,31 +147,60 @@ class _Evaluation:
 
     def _symmetric(self, values: np.ndarray, other: np.ndarray, i: int, j: int) -> None:
         scale = np.abs(values).max()
-        bound = max(64 * np.sqrt(len(values)) * float(jnp.finfo(values.dtype).eps), self.rounding) * scale
+        bound = (
+            max(64 * np.sqrt(len(values)) * float(jnp.finfo(values.dtype).eps), self.rounding)
+            * scale
+        )
         skew = float(np.abs(values - other.T).max())
         where = f"kernel, inputs {i}... against {j}..."
-        _check.require(skew <= bound, where, f"a symmetric kernel (to {bound:.1e})", f"|K - Kᵀ| up to {skew:.1e}")
+        _check.require(
+            skew <= bound,
+            where,
+            f"a symmetric kernel (to {bound:.1e})",
+            f"|K - Kᵀ| up to {skew:.1e}",
+        )
 
 
 def _filled(x: np.ndarray, start: int, size: int) -> np.ndarray:
     part = x[start : start + size]
-    return part if len(part) == size else np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+    return (
+        part
+        if len(part) == size
+        else np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+    )
 
 
 def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
-    """K in `path`, and what it is in `path.tiles`: a header, then corner and checksum of each tile of `path.part`."""
+    """K in `path`, and what it is in `path.tiles`: a header, then corner and checksum of each tile
+    of `path.part`.
+    """
     part, journal = (path.with_name(path.name + suffix) for suffix in (".part", ".tiles"))
     shape, tiles = (len(evaluate.x), len(evaluate.x2)), list(evaluate.tiles())
-    about = {"shape": list(shape), "dtype": evaluate.dtype.str, "tile": evaluate.tile, "inputs": _digest(evaluate)}
+    about = {
+        "shape": list(shape),
+        "dtype": evaluate.dtype.str,
+        "tile": evaluate.tile,
+        "inputs": _digest(evaluate),
+    }
     header, done = _journal(journal)
     known = path if path.is_file() else part if part.is_file() and header is not None else None
     if known is not None:
         done, strange = _intact(known, evaluate, about, header, done)
-        lost = [corner for corner in tiles if corner not in done] if known == path and not strange else []
+        lost = (
+            [corner for corner in tiles if corner not in done]
+            if known == path and not strange
+            else []
+        )
         if lost:
             where = "the first at inputs {}... against {}...".format(*lost[0])
-            strange = f"one with {len(lost)} of {len(tiles)} tiles damaged or not in {journal.name}, {where}"
-        expected = f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of {evaluate.tile}"
+            strange = (
+                f"one with {len(lost)} of {len(tiles)} tiles damaged or not in {journal.name}, "
+                f"{where}"
+            )
+        expected = (
+            f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of "
+            f"{evaluate.tile}"
+        )
         _check.require(not strange, str(known), expected, f"{strange}; remove it or name another")
     if path.is_file():
         return open_memmap(path, mode="r")
@@ -159,15 +209,21 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
         journal.unlink(missing_ok=True)
         open_memmap(part, mode="w+", dtype=evaluate.dtype, shape=shape).flush()
         done = {}
-    lines = [json.dumps(about), *(json.dumps([*corner, sums]) for corner, sums in sorted(done.items()))]
+    lines = [
+        json.dumps(about),
+        *(json.dumps([*corner, sums]) for corner, sums in sorted(done.items())),
+    ]
     journal.with_suffix(".new").write_text("\n".join(lines) + "\n")
     journal.with_suffix(".new").replace(journal)
     K = open_memmap(part, mode="r+")
     with journal.open("a") as log:
         left = [corner for corner in tiles if corner not in done]
-        for i, j in tqdm(left, "kernel", unit="tile", initial=len(done), total=len(tiles), disable=not progress):
+        for i, j in tqdm(
+            left, "kernel", unit="tile", initial=len(done), total=len(tiles), disable=not progress
+        ):
             evaluate.into(K, i, j)
-            # what was written to the map stays, even if the process is killed, once this line is there
+            # what was written to the map stays, even if the process is killed, once this line is
+            # there
             log.write(f"{json.dumps([i, j, _checksum(K, i, j, evaluate)])}\n")
             log.flush()
     K.flush()
@@ -177,7 +233,9 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
 
 
 def _journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, int], int]]:
-    """The header and the tiles that are done, with their checksums; None where there is no journal, or no header."""
+    """The header and the tiles that are done, with their checksums; None where there is no journal,
+    or no header.
+    """
     header, done = None, {}
     try:
         first, *lines = path.read_text().splitlines()
@@ -197,7 +255,8 @@ def _intact(
     header: dict[str, Any] | None,
     done: dict[tuple[int, int], int],
 ) -> tuple[dict[tuple[int, int], int], str]:
-    """The tiles that are what was written; what else the file holds, if it is not the beginning of this matrix.
+    """The tiles that are what was written; what else the file holds, if it is not the beginning of
+    this matrix.
 
     Another kernel differs in the first tile that is done, or the last.
     """
@@ -213,7 +272,9 @@ def _intact(
         return {}, f"one of {', '.join(other)}"
     if K.shape != tuple(about["shape"]) or K.dtype != evaluate.dtype:
         return {}, _check.describe(K)
-    kept = {corner: known for corner, known in done.items() if _checksum(K, *corner, evaluate) == known}
+    kept = {
+        corner: known for corner, known in done.items() if _checksum(K, *corner, evaluate) == known
+    }
     for i, j in {min(kept), max(kept)} if kept else set():
         values = evaluate.value(i, j)
         stored = K[i : i + len(values), j : j + values.shape[1]]
@@ -228,11 +289,15 @@ def _checksum(K: np.ndarray, i: int, j: int, evaluate: _Evaluation) -> int:
     """Of a tile and its mirror image."""
     tile = evaluate.tile
     checksum = zlib.crc32(K[i : i + tile, j : j + tile].tobytes())
-    return zlib.crc32(K[j : j + tile, i : i + tile].tobytes(), checksum) if evaluate.same else checksum
+    return (
+        zlib.crc32(K[j : j + tile, i : i + tile].tobytes(), checksum) if evaluate.same else checksum
+    )
 
 
 def _digest(evaluate: _Evaluation) -> str:
     digest = hashlib.sha256()
     for inputs in (evaluate.x,) if evaluate.same else (evaluate.x, evaluate.x2):
-        digest.update(f"{inputs.shape} {inputs.dtype}".encode() + np.ascontiguousarray(inputs).tobytes())
+        digest.update(
+            f"{inputs.shape} {inputs.dtype}".encode() + np.ascontiguousarray(inputs).tobytes()
+        )
     return digest.hexdigest()

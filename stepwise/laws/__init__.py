@@ -1,6 +1,7 @@
 """How one mode grows: closed forms, step times, fixed points and stability limits.
 
-A law speaks of the modes γ_j alone. What the data are, and how W starts, enters through γ and λ_j(0) only.
+A law speaks of the modes γ_j alone. What the data are, and how W starts, enters through γ and
+λ_j(0) only.
 """
 
 from stepwise.laws.barlow_twins import BarlowTwins

@@ -17,18 +17,20 @@ from stepwise.types import Numbers, Real
 class BarlowTwins:
     r"""Growth of the embedding eigenvalues under L = ‖C − I‖², dW/dt = −4 (C − I) W Γ.
 
-    From an aligned start, W(0) = U diag(s(0)) V_{≤d}ᵀ, every λ_j = γ_j s_j² moves alone (source, eq. 8-10):
+    From an aligned start, W(0) = U diag(s(0)) V_{≤d}ᵀ, every λ_j = γ_j s_j² moves alone (source,
+    eq. 8-10):
 
         λ_j' = 8 γ_j λ_j (1 − λ_j),        λ_j/(1 − λ_j) = λ_j(0)/(1 − λ_j(0)) · e^{8 γ_j t}.
 
     A small generic start follows the same law from the start that `effective_start` gives it.
 
     Args:
-        gamma: modes [r] from the largest down, negative ones included. The curves use the leading d of
-            them, one for each entry of `lam0`; `max_stable_lr` uses all.
+        gamma: modes [r] from the largest down, negative ones included. The curves use the leading d
+            of them, one for each entry of `lam0`; `max_stable_lr` uses all.
 
     Raises:
-        ValueError: gamma is not a vector of finite numbers; lam0 is not a vector of at most r finite numbers.
+        ValueError: gamma is not a vector of finite numbers; lam0 is not a vector of at most r
+            finite numbers.
 
     All methods can be jitted, vmapped and differentiated in gamma, times and lam0.
     """
@@ -39,15 +41,19 @@ class BarlowTwins:
     """λ_j grows as e^{RATE γ_j t} while it is small."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.gamma, jax.Array | np.ndarray | list | tuple):  # not a placeholder of a tree transformation
-            object.__setattr__(self, "gamma", jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1)))
+        if isinstance(
+            self.gamma, jax.Array | np.ndarray | list | tuple
+        ):  # not a placeholder of a tree transformation
+            object.__setattr__(
+                self, "gamma", jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
+            )
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """λ_j(t) = 1 / (1 + (1/λ_j(0) − 1) e^{−8 γ_j t}), in the order of the modes (not sorted).
 
-        Finite at every t, γ and λ(0): λ(0) = 0 stays 0, λ(0) = 1 stays 1, γ < 0 (where λ ≤ 0) decays to 0.
-        Signs that the model cannot have (λ(0) < 0 with γ > 0, λ(0) > 1 with γ < 0) reach a pole at a finite
-        time; there the largest finite number stands.
+        Finite at every t, γ and λ(0): λ(0) = 0 stays 0, λ(0) = 1 stays 1, γ < 0 (where λ ≤ 0)
+        decays to 0. Signs that the model cannot have (λ(0) < 0 with γ > 0, λ(0) > 1 with γ < 0)
+        reach a pole at a finite time; there the largest finite number stands.
 
         Args:
             times: t [T], learning rate × step.
@@ -57,7 +63,8 @@ class BarlowTwins:
         return _logistic(times[:, None] * gamma, self.RATE, lam0)
 
     def step_times(self, lam0: Numbers) -> Float[Array, " d"]:
-        """τ_j = ln(1/λ_j(0) − 1) / (8 γ_j): when λ_j crosses 1/2; infinite for a mode that never does.
+        """τ_j = ln(1/λ_j(0) − 1) / (8 γ_j): when λ_j crosses 1/2; infinite for a mode that never
+        does.
 
         A mode that starts above 1/2, at or below 0, or has γ_j ≤ 0 crosses at no t ≥ 0.
         """
@@ -72,10 +79,11 @@ class BarlowTwins:
         return jnp.sum((1 - self.eigenvalues(times, lam0)) ** 2, axis=1)
 
     def growth(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
-        """s_j(t)/s_j(0) = e^{4γ_j t} / sqrt(1 + (e^{8γ_j t} − 1) λ_j(0)) (slides, eq. 10; does not overflow).
+        """s_j(t)/s_j(0) = e^{4γ_j t} / sqrt(1 + (e^{8γ_j t} − 1) λ_j(0)) (slides, eq. 10; does not
+        overflow).
 
-        Assumes signs that the model can have: λ_j(0) and γ_j of one sign. Where λ_j(0) = 0 with γ_j > 0 (a
-        row that holds none of its mode) nothing grows, and 1 stands.
+        Assumes signs that the model can have: λ_j(0) and γ_j of one sign. Where λ_j(0) = 0 with γ_j
+        > 0 (a row that holds none of its mode) nothing grows, and 1 stands.
         """
         times, lam0, _ = self._arguments(times, lam0)
         ratio = self.eigenvalues(times, lam0) / jnp.where(lam0 == 0, 1, lam0)
@@ -91,13 +99,14 @@ class BarlowTwins:
         return 1 / jnp.maximum(4 * top, 2 * bottom)
 
     def descent_delay(self, lr: Numbers, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
-        """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j), to order lr.
+        """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j),
+        to order lr.
 
-        I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent is Euler's method, so
-        it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 − 3λ): a step multiplies the plateau by
-        1 + 4 lr γ where the flow has e^{4 lr γ}, late by 2 lr γ; near the solution it overshoots and catches up.
-        At level 1/2, 1 − 3 ln 2 / ln(1/λ_j(0)): a tenth less than the plateau's 2 lr γ_j at λ(0) = 1e-9. Zero where it
-        never crosses.
+        I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent
+        is Euler's method, so it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 −
+        3λ): a step multiplies the plateau by 1 + 4 lr γ where the flow has e^{4 lr γ}, late by 2 lr
+        γ; near the solution it overshoots and catches up. At level 1/2, 1 − 3 ln 2 / ln(1/λ_j(0)):
+        a tenth less than the plateau's 2 lr γ_j at λ(0) = 1e-9. Zero where it never crosses.
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
@@ -105,18 +114,24 @@ class BarlowTwins:
         crosses = (gamma > 0) & (lam0 > 0) & (lam0 < level)
         safe = jnp.where(crosses, lam0, level / 2)
         odds = jnp.log1p(-safe) - jnp.log(safe) + jnp.log(level / (1 - level))
-        return jnp.where(crosses, 2 * lr * gamma * (1 - 3 * (jnp.log1p(-safe) - jnp.log(1 - level)) / odds), 0)
+        return jnp.where(
+            crosses, 2 * lr * gamma * (1 - 3 * (jnp.log1p(-safe) - jnp.log(1 - level)) / odds), 0
+        )
 
     def _arguments(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
         times = jnp.asarray(_check.real_array("times", times, ndim=1))
         lam0 = jnp.asarray(_check.real_array("lam0", lam0, ndim=1))
         r = self.gamma.shape[0]
-        _check.require(lam0.shape[0] <= r, "lam0", f"at most {r} entries, one a mode of gamma", lam0)
+        _check.require(
+            lam0.shape[0] <= r, "lam0", f"at most {r} entries, one a mode of gamma", lam0
+        )
         return times, lam0, self.gamma[: lam0.shape[0]]
 
 
 def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
-    """1 / (1 + (1/λ0 − 1) e^{−rate x}), in three forms so that neither the value nor a derivative overflows."""
+    """1 / (1 + (1/λ0 − 1) e^{−rate x}), in three forms so that neither the value nor a derivative
+    overflows.
+    """
     dtype = jnp.result_type(x, lam0)
     x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
     largest = jnp.finfo(dtype).max
@@ -126,7 +141,8 @@ def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> 
     below = jnp.where(inside, lam0, 0.5)
     within = jax.nn.sigmoid(x - (jnp.log1p(-below) - jnp.log(below)))
 
-    # Without logarithms where λ0 < 0 or λ0 > 1, by e^{−|x|}; its pole is where the denominator is 0.
+    # Without logarithms where λ0 < 0 or λ0 > 1, by e^{−|x|}; its pole is where the denominator is
+    # 0.
     beyond = jnp.where(inside | fixed, jnp.where(falls, -1, 2), lam0)
     decay = jnp.where(falls, x, -x)
     denominator = 1 + jnp.where(falls, beyond, 1 - beyond) * jnp.expm1(decay)
@@ -137,4 +153,6 @@ def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> 
     slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), 0.99 * jnp.log(largest)))
     here = jax.lax.stop_gradient(lam0)
     resting = here + jax.lax.stop_gradient(jnp.where(fixed, slope, 0)) * (lam0 - here)
-    return jnp.where(inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest)))
+    return jnp.where(
+        inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest))
+    )

@@ -1,4 +1,5 @@
-"""What a random start means for the law: the aligned start that it acts as, and how that spreads."""
+"""What a random start means for the law: the aligned start that it acts as, and how that
+spreads."""
 
 import jax.numpy as jnp
 from jax.scipy.special import digamma, polygamma
@@ -11,9 +12,10 @@ from stepwise.types import Numbers, Whole
 def effective_start(A: Numbers) -> Float[Array, " d"]:
     """s_j(0) = |R_jj|, with A_{≤d} = Q R the QR factorisation of the leading d × d block.
 
-    A small start in general position moves, after its plateau, as if it had begun aligned with these singular
-    values: mode 1 chooses the first direction, mode 2 the best of what is left, and so on (source, section 4.3).
-    Valid while (1 − γ_{j+1}/γ_j) ln(1/α) ≫ 1 (see `stepwise.validity`).
+    A small start in general position moves, after its plateau, as if it had begun aligned with
+    these singular values: mode 1 chooses the first direction, mode 2 the best of what is left, and
+    so on (source, section 4.3). Valid while (1 − γ_{j+1}/γ_j) ln(1/α) ≫ 1 (see
+    `stepwise.validity`).
 
     Args:
         A: mode coordinates [d, r] with r ≥ d, the modes from the largest down; any start.
@@ -26,16 +28,19 @@ def effective_start(A: Numbers) -> Float[Array, " d"]:
     """
     A = jnp.asarray(_check.real_array("A", A, ndim=2))
     d = A.shape[0]
-    _check.require(A.shape[1] >= d, "A", "at least as many columns (modes) as rows (embedding dimensions)", A)
+    _check.require(
+        A.shape[1] >= d, "A", "at least as many columns (modes) as rows (embedding dimensions)", A
+    )
     return jnp.abs(jnp.diagonal(jnp.linalg.qr(A[:, :d], mode="r")))
 
 
 def expected_start(d: Whole) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """Mean and standard deviation of ln s_j(0)² for a Gaussian start of scale α = 1, over draws of W(0).
+    """Mean and standard deviation of ln s_j(0)² for a Gaussian start of scale α = 1, over draws of
+    W(0).
 
-    The factor R of a Gaussian matrix has R_jj² ~ χ² with k = d − j + 1 degrees of freedom (Bartlett), so
-    ln s_j(0)² has mean ψ(k/2) + ln 2 (add ln α² for scale α) and variance ψ'(k/2): step times have a
-    predictable spread even when W(0) is not known.
+    The factor R of a Gaussian matrix has R_jj² ~ χ² with k = d − j + 1 degrees of freedom
+    (Bartlett), so ln s_j(0)² has mean ψ(k/2) + ln 2 (add ln α² for scale α) and variance ψ'(k/2):
+    step times have a predictable spread even when W(0) is not known.
 
     Args:
         d: dimension of the embedding, at least 1.

@@ -1,4 +1,5 @@
-"""From a module to a pure function of its parameters, and a start near zero that keeps the kernel."""
+"""From a module to a pure function of its parameters, and a start near zero that keeps the
+kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +20,19 @@ Forward = Callable[[Any, Any, Any, bool], tuple[Any, dict[str, Any], Any]]
 
 
 def functional(model: nnx.Module) -> tuple[Apply, Any]:
-    """(apply, params) of a Flax NNX module all of whose state is parameters: apply(params, x) is the module at x.
+    """(apply, params) of a Flax NNX module all of whose state is parameters: apply(params, x) is
+    the module at x.
 
     Raises:
-        ValueError: the module has other state too (batch statistics, random keys), which a pure function would drop.
+        ValueError: the module has other state too (batch statistics, random keys), which a pure
+            function would drop.
     """
     graph, params, *rest = nnx.split(model, nnx.Param, ...)
     kept = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     names = sorted({type(leaf).__name__ for leaf in kept})
-    _check.require(not names, "model", "a module whose state is parameters only", f"also {', '.join(names)}")
+    _check.require(
+        not names, "model", "a module whose state is parameters only", f"also {', '.join(names)}"
+    )
 
     def apply(params: Any, x: Any) -> Any:
         module: Any = nnx.merge(graph, params)
@@ -39,20 +44,29 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
 def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
     """(forward, params, stats) of a module with batch statistics, as plain trees of arrays.
 
-    forward(params, stats, x, train) -> (outputs, representations, stats): with train, normalisations use the batch's
-    statistics and return the updated running ones; without, they use the running ones. The representations are those of
-    a module that has them (`Encoder`), and none otherwise.
+    forward(params, stats, x, train) -> (outputs, representations, stats): with train,
+    normalisations use the batch's statistics and return the updated running ones; without, they use
+    the running ones. The representations are those of a module that has them (`Encoder`), and none
+    otherwise.
 
     Raises:
-        ValueError: the module has state that is neither parameters nor batch statistics (random keys).
+        ValueError: the module has state that is neither parameters nor batch statistics (random
+            keys).
     """
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, *rest = states
     kept = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     names = sorted({type(leaf).__name__ for leaf in kept})
-    _check.require(not names, "model", "a module of parameters and batch statistics only", f"also {', '.join(names)}")
+    _check.require(
+        not names,
+        "model",
+        "a module of parameters and batch statistics only",
+        f"also {', '.join(names)}",
+    )
 
-    def forward(new_params: Any, new_stats: Any, x: Any, train: bool) -> tuple[Any, dict[str, Any], Any]:
+    def forward(
+        new_params: Any, new_stats: Any, x: Any, train: bool
+    ) -> tuple[Any, dict[str, Any], Any]:
         module: Any = nnx.merge(graph, _with(params, new_params), _with(stats, new_stats))
         module.train() if train else module.eval()
         everything = getattr(module, "everything", None)
@@ -63,7 +77,9 @@ def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
 
 
 def restored(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
-    """The module with these parameters and statistics (as `stateful` gives them), in place, in evaluation mode."""
+    """The module with these parameters and statistics (as `stateful` gives them), in place, in
+    evaluation mode.
+    """
     for kind, values in ((nnx.Param, params), (nnx.BatchStat, stats)):
         nnx.update(model, _with(nnx.state(model, kind), values))
     model.eval()
@@ -79,8 +95,8 @@ def _with(state: Any, values: Any) -> Any:
 def doubled(apply: Apply) -> Apply:
     """f(x) = (h(θ1, x) − h(θ2, x))/√2 of two copies, with parameters {"plus": θ1, "minus": θ2}.
 
-    Its empirical NTK is the mean of the copies', and with θ1 = θ2 that of one copy, whatever f is: with θ1 near θ2 it
-    starts near zero in the lazy regime, where small weights would leave it.
+    Its empirical NTK is the mean of the copies', and with θ1 = θ2 that of one copy, whatever f is:
+    with θ1 near θ2 it starts near zero in the lazy regime, where small weights would leave it.
     """
 
     def difference(params: Any, x: Any) -> Any:
@@ -90,10 +106,11 @@ def doubled(apply: Apply) -> Apply:
 
 
 def doubled_start(params: Any, key: Array, scale: Real) -> Any:
-    """Parameters of `doubled` near zero: both copies at `params`, one moved by Gaussian noise of this scale.
+    """Parameters of `doubled` near zero: both copies at `params`, one moved by Gaussian noise of
+    this scale.
 
-    f(x) is then Gaussian over the noise with covariance (scale²/2) Θ(x, x') to first order, Θ the network's own NTK:
-    the start scale of a kernel problem is α = scale/√2.
+    f(x) is then Gaussian over the noise with covariance (scale²/2) Θ(x, x') to first order, Θ the
+    network's own NTK: the start scale of a kernel problem is α = scale/√2.
 
     Raises:
         ValueError: scale is not positive.

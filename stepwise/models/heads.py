@@ -15,11 +15,12 @@ from stepwise.types import Numbers, Real, Whole
 
 
 class Head(nnx.Module):
-    """Dense layers, each but the last followed by batch normalisation (unless switched off) and ReLU.
+    """Dense layers, each but the last followed by batch normalisation (unless switched off) and
+    ReLU.
 
-    A linear read-out is Head(f, [d]); the projector of Barlow Twins Head(f, [8192, 8192, 8192], bias=False), that of
-    SimCLR Head(f, [2048, 2048, 128], last_norm=True), of VICReg Head(f, [8192, 8192, 8192], last_bias=False), and
-    BYOL's projector and predictor Head(f, [4096, 256]).
+    A linear read-out is Head(f, [d]); the projector of Barlow Twins Head(f, [8192, 8192, 8192],
+    bias=False), that of SimCLR Head(f, [2048, 2048, 128], last_norm=True), of VICReg Head(f, [8192,
+    8192, 8192], last_bias=False), and BYOL's projector and predictor Head(f, [4096, 256]).
 
     Args:
         inputs: features of the backbone.
@@ -27,8 +28,8 @@ class Head(nnx.Module):
         norm: batch normalisation after each hidden layer.
         last_norm: and after the last, without scale and offset.
         bias: of the layers; the last one's is `last_bias`.
-        dtype: of the computation; the last layer computes in float32 at least, since a small start's differences are
-            below what bfloat16 tells apart.
+        dtype: of the computation; the last layer computes in float32 at least, since a small
+            start's differences are below what bfloat16 tells apart.
 
     Raises:
         ValueError: a size is not positive, or there is none.
@@ -48,7 +49,12 @@ class Head(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         widths = [int(inputs), *map(int, sizes)]
-        _check.require(len(sizes) > 0 and min(widths) >= 1, "sizes", "positive numbers, one a layer", str(list(sizes)))
+        _check.require(
+            len(sizes) > 0 and min(widths) >= 1,
+            "sizes",
+            "positive numbers, one a layer",
+            str(list(sizes)),
+        )
         of = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         wide = of | {"dtype": None if dtype is None else jnp.promote_types(dtype, jnp.float32)}
         last = len(sizes) - 1
@@ -60,7 +66,9 @@ class Head(nnx.Module):
         )
         norms = [batch_norm(b, **of) for b in widths[1:-1] if norm]
         self.norms = nnx.List(norms)
-        self.last_norm = batch_norm(widths[-1], use_scale=False, use_bias=False, **wide) if last_norm else None
+        self.last_norm = (
+            batch_norm(widths[-1], use_scale=False, use_bias=False, **wide) if last_norm else None
+        )
 
     def __call__(self, x: Numbers) -> Float[Array, "k d"]:
         """Outputs [k, d]."""
@@ -73,18 +81,27 @@ class Head(nnx.Module):
 
 
 class Features(nnx.Module):
-    """A multilayer perceptron as a backbone: flattened images -> the last hidden layer, He-normal weights.
+    """A multilayer perceptron as a backbone: flattened images -> the last hidden layer, He-normal
+    weights.
 
     Raises:
         ValueError: a size is not positive, or there is none.
     """
 
-    def __init__(self, inputs: Whole, widths: Sequence[Whole], *, rngs: nnx.Rngs, **options: Any) -> None:
+    def __init__(
+        self, inputs: Whole, widths: Sequence[Whole], *, rngs: nnx.Rngs, **options: Any
+    ) -> None:
         sizes = [int(inputs), *map(int, widths)]
-        _check.require(len(widths) > 0 and min(sizes) >= 1, "widths", "positive numbers, one a layer", str(widths))
+        _check.require(
+            len(widths) > 0 and min(sizes) >= 1,
+            "widths",
+            "positive numbers, one a layer",
+            str(widths),
+        )
         he = nnx.initializers.he_normal()
         self.layers = nnx.List(
-            nnx.Linear(a, b, kernel_init=he, rngs=rngs, **options) for a, b in itertools.pairwise(sizes)
+            nnx.Linear(a, b, kernel_init=he, rngs=rngs, **options)
+            for a, b in itertools.pairwise(sizes)
         )
         self.features = sizes[-1]
 
@@ -105,15 +122,20 @@ class Encoder(nnx.Module):
     """A backbone and its head: images [k, h, w, c] -> embeddings [k, d].
 
     Args:
-        backbone: a module with `representations` (a dict of [k, f] arrays, the last of which are its outputs), such as
-            `ResNet` or `Features`.
+        backbone: a module with `representations` (a dict of [k, f] arrays, the last of which are
+            its outputs), such as `ResNet` or `Features`.
         head: a module from features to embeddings, such as `Head`.
-        mean, std: pixels in [0, 1] enter the backbone as (x − mean)/std, so that the encoder is a function of images as
-            `views.positive_pairs` makes them; one number, or one a channel.
+        mean, std: pixels in [0, 1] enter the backbone as (x − mean)/std, so that the encoder is a
+            function of images as `views.positive_pairs` makes them; one number, or one a channel.
     """
 
     def __init__(
-        self, backbone: nnx.Module, head: nnx.Module, *, mean: Sequence[Real] = (0.5,), std: Sequence[Real] = (0.25,)
+        self,
+        backbone: nnx.Module,
+        head: nnx.Module,
+        *,
+        mean: Sequence[Real] = (0.5,),
+        std: Sequence[Real] = (0.25,),
     ) -> None:
         self.backbone, self.head = backbone, head
         self.mean, self.std = tuple(mean), tuple(std)
@@ -122,8 +144,12 @@ class Encoder(nnx.Module):
         """Embeddings [k, d]."""
         return self.everything(x)[0]
 
-    def everything(self, x: Numbers) -> tuple[Float[Array, "k d"], dict[str, Float[Array, "k features"]]]:
-        """Embeddings [k, d], and the hidden representations by name, in the order in which they are computed."""
+    def everything(
+        self, x: Numbers
+    ) -> tuple[Float[Array, "k d"], dict[str, Float[Array, "k features"]]]:
+        """Embeddings [k, d], and the hidden representations by name, in the order in which they are
+        computed.
+        """
         x = (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
         found: dict[str, Array] = self.backbone.representations(x)  # type: ignore[attr-defined]
         return self.head(list(found.values())[-1]), found
@@ -132,9 +158,10 @@ class Encoder(nnx.Module):
 def offset_start(encoder: Encoder, norm: Real, *, rngs: nnx.Rngs) -> Encoder:
     """The encoder with its head's last bias brought to this norm, in a random direction, in place.
 
-    A loss of directions u = z/‖z‖ (SimCLR, BYOL) has no saddle at z = 0, and its small start is not one of small z but
-    one of small differences: embeddings near one vector, z = b + small · W h. With ‖b‖ = norm, tangential modes of
-    SimCLR then grow by the law of small dot products with weights divided by norm.
+    A loss of directions u = z/‖z‖ (SimCLR, BYOL) has no saddle at z = 0, and its small start is not
+    one of small z but one of small differences: embeddings near one vector, z = b + small · W h.
+    With ‖b‖ = norm, tangential modes of SimCLR then grow by the law of small dot products with
+    weights divided by norm.
 
     Raises:
         ValueError: the norm is not positive, or the head's last layer has no bias.
@@ -151,8 +178,9 @@ def scale_start(encoder: Encoder, scale: Real, where: Literal["head", "all"] = "
     """The encoder with its starting weights multiplied by `scale`, in place: a small start.
 
     Args:
-        where: "head", the weights (and bias) of the head's last layer, whose outputs shrink by the factor; or "all",
-            every parameter that trains, scales of normalisations included, whose outputs shrink by more.
+        where: "head", the weights (and bias) of the head's last layer, whose outputs shrink by the
+            factor; or "all", every parameter that trains, scales of normalisations included, whose
+            outputs shrink by more.
 
     Raises:
         ValueError: the scale is not positive, or `where` is unknown.
@@ -160,7 +188,9 @@ def scale_start(encoder: Encoder, scale: Real, where: Literal["head", "all"] = "
     _check.require(scale > 0, "scale", "a positive number", scale)
     _check.require(where in ("head", "all"), "where", "'head' or 'all'", repr(where))
     fits = where == "all" or hasattr(getattr(encoder, "head", None), "layers")
-    _check.require(fits, "encoder", "a models.Encoder, whose head is a models.Head", type(encoder).__name__)
+    _check.require(
+        fits, "encoder", "a models.Encoder, whose head is a models.Head", type(encoder).__name__
+    )
     part = encoder.head.layers[-1] if where == "head" else encoder  # type: ignore[attr-defined]
     state = nnx.state(part, nnx.Param)
     nnx.update(part, jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), state))

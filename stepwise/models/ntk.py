@@ -1,4 +1,6 @@
-"""Networks in NTK parametrisation: weights of unit variance, divided by the root of what they sum over."""
+"""Networks in NTK parametrisation: weights of unit variance, divided by the root of what they sum
+over.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -14,18 +16,30 @@ from stepwise.types import Numbers, Real, Whole
 
 
 class Dense(nnx.Module):
-    """y = (w_std/√in) x W + b_std b, entries of W and b standard normal (Jacot et al. 2018, section 3).
+    """y = (w_std/√in) x W + b_std b, entries of W and b standard normal (Jacot et al. 2018, section
+    3).
 
-    The gradient with respect to W then has a limit as the width grows, and so has the learning rate; the layer of
-    `neural_tangents.stax.Dense` with the same numbers is its infinite width.
+    The gradient with respect to W then has a limit as the width grows, and so has the learning
+    rate; the layer of `neural_tangents.stax.Dense` with the same numbers is its infinite width.
     """
 
     def __init__(
-        self, inputs: Whole, outputs: Whole, *, w_std: Real = 1.0, b_std: Real = 0.0, rngs: nnx.Rngs, dtype: Any = None
+        self,
+        inputs: Whole,
+        outputs: Whole,
+        *,
+        w_std: Real = 1.0,
+        b_std: Real = 0.0,
+        rngs: nnx.Rngs,
+        dtype: Any = None,
     ) -> None:
         dtype = jax.dtypes.canonicalize_dtype(dtype or float)
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (int(inputs), int(outputs)), dtype))
-        self.bias = nnx.Param(jax.random.normal(rngs.params(), (int(outputs),), dtype)) if b_std else None
+        self.kernel = nnx.Param(
+            jax.random.normal(rngs.params(), (int(inputs), int(outputs)), dtype)
+        )
+        self.bias = (
+            nnx.Param(jax.random.normal(rngs.params(), (int(outputs),), dtype)) if b_std else None
+        )
         self.w_scale, self.b_std = float(w_std) / inputs**0.5, float(b_std)
 
     def __call__(self, x: Numbers) -> Float[Array, "k outputs"]:
@@ -65,7 +79,8 @@ class MLP(nnx.Module):
         sizes = [inputs, *widths, outputs]
         _check.require(min(sizes) >= 1, "sizes", "positive numbers of units", str(sizes))
         self.layers = nnx.List(
-            Dense(a, b, w_std=w_std, b_std=b_std, rngs=rngs, dtype=dtype) for a, b in itertools.pairwise(sizes)
+            Dense(a, b, w_std=w_std, b_std=b_std, rngs=rngs, dtype=dtype)
+            for a, b in itertools.pairwise(sizes)
         )
         self.activation = activation
 

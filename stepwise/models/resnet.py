@@ -1,4 +1,6 @@
-"""Residual networks (He et al. 2016), with torchvision's layout, and the representation after every stage."""
+"""Residual networks (He et al. 2016), with torchvision's layout, and the representation after every
+stage.
+"""
 
 from functools import partial
 from typing import Any, Literal
@@ -15,24 +17,32 @@ from stepwise.types import Numbers, Whole
 Stem = Literal["imagenet", "small"]
 Norm = Literal["batch", "group"]
 
-LAYOUTS = {"resnet18": ((2, 2, 2, 2), False), "resnet34": ((3, 4, 6, 3), False), "resnet50": ((3, 4, 6, 3), True)}
+LAYOUTS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+}
 """Blocks a stage, and whether they are bottlenecks."""
-_he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # as torchvision: kaiming_normal_, fan_out
+_he = nnx.initializers.variance_scaling(
+    2.0, "fan_out", "normal"
+)  # as torchvision: kaiming_normal_, fan_out
 
 
 class ResNet(nnx.Module):
-    """A residual network without its read-out: images [k, h, w, c] -> features [k, f], pooled over space.
+    """A residual network without its read-out: images [k, h, w, c] -> features [k, f], pooled over
+    space.
 
     Args:
-        blocks: residual blocks of each stage; every stage but the first halves height and width and doubles the width.
-        width: channels of the first stage; 64 is the standard one, and f = 8 · width for four stages (4 times that
-            with bottlenecks).
-        bottleneck: blocks of 1 x 1, 3 x 3, 1 x 1 convolutions with four times the channels at the end (ResNet-50),
-            instead of two 3 x 3 ones.
-        stem: "imagenet", a 7 x 7 convolution and a pooling, each of stride 2, or "small", one 3 x 3 convolution of
-            stride 1, for images of some 32 pixels.
-        norm: "batch", with statistics of the whole batch in training (of all devices) and running ones otherwise, or
-            "group", of each image alone.
+        blocks: residual blocks of each stage; every stage but the first halves height and width and
+            doubles the width.
+        width: channels of the first stage; 64 is the standard one, and f = 8 · width for four
+            stages (4 times that with bottlenecks).
+        bottleneck: blocks of 1 x 1, 3 x 3, 1 x 1 convolutions with four times the channels at the
+            end (ResNet-50), instead of two 3 x 3 ones.
+        stem: "imagenet", a 7 x 7 convolution and a pooling, each of stride 2, or "small", one 3 x 3
+            convolution of stride 1, for images of some 32 pixels.
+        norm: "batch", with statistics of the whole batch in training (of all devices) and running
+            ones otherwise, or "group", of each image alone.
         channels: of the images.
         dtype: of the computation, such as bfloat16; parameters stay in `param_dtype`.
         rngs: the start's random numbers, flax.nnx.Rngs(seed).
@@ -54,7 +64,12 @@ class ResNet(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        _check.require(len(blocks) > 0 and min(blocks) >= 1, "blocks", "positive numbers, one a stage", str(blocks))
+        _check.require(
+            len(blocks) > 0 and min(blocks) >= 1,
+            "blocks",
+            "positive numbers, one a stage",
+            str(blocks),
+        )
         _check.require(width >= 1, "width", "a positive number of channels", width)
         _check.require(stem in ("imagenet", "small"), "stem", "'imagenet' or 'small'", repr(stem))
         _check.require(norm in ("batch", "group"), "norm", "'batch' or 'group'", repr(norm))
@@ -78,8 +93,11 @@ class ResNet(nnx.Module):
         self.features = int(inputs)
 
     @classmethod
-    def standard(cls, name: Literal["resnet18", "resnet34", "resnet50"], **options: Any) -> "ResNet":
-        """A ResNet of a standard layout, with options as above (width, stem, norm, channels, dtype, rngs).
+    def standard(
+        cls, name: Literal["resnet18", "resnet34", "resnet50"], **options: Any
+    ) -> "ResNet":
+        """A ResNet of a standard layout, with options as above (width, stem, norm, channels, dtype,
+        rngs).
 
         Raises:
             ValueError: the name is unknown.
@@ -89,7 +107,9 @@ class ResNet(nnx.Module):
         return cls(blocks, bottleneck=bottleneck, **options)
 
     def representations(self, x: Numbers) -> dict[str, Float[Array, "k features"]]:
-        """What the stem and every stage hand on, pooled over space: {"stem": [k, width], "stage1": ..., ...}."""
+        """What the stem and every stage hand on, pooled over space: {"stem": [k, width], "stage1":
+        ..., ...}.
+        """
         x = nnx.relu(self.norm(self.stem(x)))
         if self.pooled_stem:
             x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -106,11 +126,22 @@ class ResNet(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """x -> relu(x + F(x)), F two 3 x 3 convolutions or a bottleneck; 1 x 1 on x where the shape changes."""
+    """x -> relu(x + F(x)), F two 3 x 3 convolutions or a bottleneck; 1 x 1 on x where the shape
+    changes.
+    """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool, convolution: Any, normal: Any) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        bottleneck: bool,
+        convolution: Any,
+        normal: Any,
+    ) -> None:
         inner = outputs // 4 if bottleneck else outputs
-        # (channels in, channels out, side, stride); the stride on the 3 x 3, as torchvision's v1.5 has it
+        # (channels in, channels out, side, stride); the stride on the 3 x 3, as torchvision's v1.5
+        # has it
         shapes = (
             [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
             if bottleneck
@@ -132,9 +163,20 @@ class _Block(nnx.Module):
 
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int, **of: Any) -> nnx.Conv:
-    pad = side // 2  # on both sides, as torchvision; "SAME" pads one side more where the stride is 2
+    pad = (
+        side // 2
+    )  # on both sides, as torchvision; "SAME" pads one side more where the stride is 2
     padding = ((pad, pad), (pad, pad))
-    return nnx.Conv(inputs, outputs, (side, side), stride, padding=padding, use_bias=False, kernel_init=_he, **of)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (side, side),
+        stride,
+        padding=padding,
+        use_bias=False,
+        kernel_init=_he,
+        **of,
+    )
 
 
 def _pooled(x: Array) -> Array:

@@ -1,4 +1,6 @@
-"""The learning problem: a spectrum γ with mode coordinates, from views, from a kernel or from a Gram matrix."""
+"""The learning problem: a spectrum γ with mode coordinates, from views, from a kernel or from a
+Gram matrix.
+"""
 
 from stepwise.problem.gram import from_gram, from_kernel, from_products
 from stepwise.problem.linear import from_views

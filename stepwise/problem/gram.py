@@ -34,15 +34,17 @@ def from_kernel(
     path: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Problem:
-    """The kernelised problem on n positive pairs: K of the 2n views (`kernels.gram`), then `from_gram`.
+    """The kernelised problem on n positive pairs: K of the 2n views (`kernels.gram`), then
+    `from_gram`.
 
     Args:
-        kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite (`stepwise.kernels` has some).
+        kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite
+            (`stepwise.kernels` has some).
         x, x2: the two views [n, ...], in the shape that the kernel wants.
-        center, modes, cutoff: as for `from_gram`. A network is not centred: for a prediction of its training leave the
-            kernel as it is, too.
-        tile: inputs a side that meet the kernel at once, here and in `Problem.embed`; pooling in an infinitely wide
-            network wants few.
+        center, modes, cutoff: as for `from_gram`. A network is not centred: for a prediction of its
+            training leave the kernel as it is, too.
+        tile: inputs a side that meet the kernel at once, here and in `Problem.embed`; pooling in an
+            infinitely wide network wants few.
         path, progress: as for `kernels.gram`: keep K in a file, resume there, show a bar.
 
     Raises:
@@ -51,45 +53,64 @@ def from_kernel(
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
     views = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    K = kernels.gram(kernel_fn, np.asarray(views), tile=tile, rounding=cutoff, path=path, progress=progress)
-    return replace(from_gram(K, center=center, modes=modes, cutoff=cutoff), kernel=kernel_fn, views=views, tile=tile)
+    K = kernels.gram(
+        kernel_fn, np.asarray(views), tile=tile, rounding=cutoff, path=path, progress=progress
+    )
+    return replace(
+        from_gram(K, center=center, modes=modes, cutoff=cutoff),
+        kernel=kernel_fn,
+        views=views,
+        tile=tile,
+    )
 
 
 def from_gram(
     K: Numbers, *, center: Center = "none", modes: Whole | None = None, cutoff: Real | None = None
 ) -> Problem:
-    """The problem of a kernel matrix: K_Γ = (1/2n) K^{1/2} P K^{1/2} = B diag(γ) Bᵀ, where P swaps the views.
+    """The problem of a kernel matrix: K_Γ = (1/2n) K^{1/2} P K^{1/2} = B diag(γ) Bᵀ, where P swaps
+    the views.
 
-    Its non-zero spectrum is Γ's in feature space (source, section 5). Modes are φ_j(x) = B_jᵀ K^{-1/2} k(x); of K's
-    eigenvalues those above cutoff · the largest are kept; how many, γ's size says.
+    Its non-zero spectrum is Γ's in feature space (source, section 5). Modes are φ_j(x) = B_jᵀ
+    K^{-1/2} k(x); of K's eigenvalues those above cutoff · the largest are kept; how many, γ's size
+    says.
 
-    With few modes no root and no second matrix is made: P K/2n is self-adjoint in the inner product uᵀ K v and has
-    K_Γ's spectrum, and with uᵀ K u = 1 its eigenvectors are the dual coefficients (`eigen.top_of_product`). K is
-    then read in slabs, from memory or from a file (`np.memmap`), and multiplied in float64.
+    With few modes no root and no second matrix is made: P K/2n is self-adjoint in the inner product
+    uᵀ K v and has K_Γ's spectrum, and with uᵀ K u = 1 its eigenvectors are the dual coefficients
+    (`eigen.top_of_product`). K is then read in slabs, from memory or from a file (`np.memmap`), and
+    multiplied in float64.
 
     Args:
         K: [2n, 2n], views stacked X then X'.
-        center: centre the features at their mean over all 2n views ("pooled"), over each view ("per_view"), or
-            not ("none").
-        modes: keep only the k largest; found without a decomposition of K when k is small against 2n.
-        cutoff: relative to K's largest eigenvalue; by default 2n · eps in float64 and 8 · eps in float32, which is its
-            entries' rounding, but at least twice the size of K's most negative eigenvalue. Modes that rest on
-            directions near the cutoff are biased. A kernel that was computed in float32 and then widened wants
-            1e-6. With few modes it is asked of the modes that were found: where one rests on directions below it, K
-            is decomposed after all, or refused if it is too large for that.
+        center: centre the features at their mean over all 2n views ("pooled"), over each view
+            ("per_view"), or not ("none").
+        modes: keep only the k largest; found without a decomposition of K when k is small against
+            2n.
+        cutoff: relative to K's largest eigenvalue; by default 2n · eps in float64 and 8 · eps in
+            float32, which is its entries' rounding, but at least twice the size of K's most
+            negative eigenvalue. Modes that rest on directions near the cutoff are biased. A kernel
+            that was computed in float32 and then widened wants 1e-6. With few modes it is asked of
+            the modes that were found: where one rests on directions below it, K is decomposed after
+            all, or refused if it is too large for that.
 
     Raises:
-        ValueError: K is not square with an even side, not finite, not symmetric, or not positive semi-definite, each
-            beyond the cutoff (where K is not decomposed: as far as its products show); `modes` is more than the rank.
+        ValueError: K is not square with an even side, not finite, not symmetric, or not positive
+            semi-definite, each beyond the cutoff (where K is not decomposed: as far as its products
+            show); `modes` is more than the rank.
     """
     _check.require(center in CENTERS, "center", f"one of {CENTERS}", center)
-    K = _check.real_array("K", K, ndim=2) if not isinstance(K, np.ndarray) or K.dtype.kind != "f" else K
+    K = (
+        _check.real_array("K", K, ndim=2)
+        if not isinstance(K, np.ndarray) or K.dtype.kind != "f"
+        else K
+    )
     square = K.ndim == 2 and K.shape[0] == K.shape[1] and K.shape[0] % 2 == 0 and K.shape[0] > 0
     _check.require(square, "K", "a square matrix [2n, 2n], X stacked on X'", K)
     dtype, side, host = K.dtype, len(K), np.asarray(K)
     eps = max(float(jnp.finfo(dtype).eps), EPS)
     inside = cutoff is None or (np.ndim(cutoff) == 0 and 0 <= cutoff < 1)
-    _check.require(inside, "cutoff", "a number in [0, 1), relative to the largest eigenvalue", cutoff)
+    _check.require(
+        inside, "cutoff", "a number in [0, 1), relative to the largest eigenvalue", cutoff
+    )
     relative = side * eps if cutoff is None else float(cutoff)
     least = relative if cutoff is not None or eps == EPS else 8 * eps
     _require_symmetric(host, max(64 * np.sqrt(side) * eps, relative))
@@ -107,7 +128,9 @@ def from_gram(
     k64 = host.astype(np.float64)
     k64 = (k64 + k64.T) / 2
     centred = _centred(_centred(k64, center).T, center)
-    gamma, dual = dual_modes(centred, least, refused=10 * relative, scale=float(np.linalg.norm(k64)))
+    gamma, dual = dual_modes(
+        centred, least, refused=10 * relative, scale=float(np.linalg.norm(k64))
+    )
     features, basis = centred @ dual, _centred(dual, center)
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
     whole = assemble(gamma, features, basis, offset, gamma[-1], dtype, center, linear=False)
@@ -123,7 +146,8 @@ def from_products(
     cutoff: Real = 1e-6,
     dtype: Any = np.float32,
 ) -> Problem:
-    """The leading modes of a kernel that is known by its products alone, such as `entk.products`; K is never made.
+    """The leading modes of a kernel that is known by its products alone, such as `entk.products`; K
+    is never made.
 
     As `from_gram` finds them with few modes: P K/2n in the inner product uᵀ K v.
 
@@ -134,8 +158,8 @@ def from_products(
         dtype: of the result.
 
     Raises:
-        ValueError: n_views is not even; a mode is not positive or does not stand above the cutoff; K is not positive
-            semi-definite, as far as its products show.
+        ValueError: n_views is not even; a mode is not positive or does not stand above the cutoff;
+            K is not positive semi-definite, as far as its products show.
         eigen.NotConvergedError: the products did not suffice.
     """
     even = isinstance(n_views, int | np.integer) and n_views > 0 and n_views % 2 == 0
@@ -149,7 +173,8 @@ def from_products(
 
 
 def _require_symmetric(K: np.ndarray, relative: float) -> None:
-    """Refuse what is not finite, or not symmetric to `relative` of the largest entry; slab by slab."""
+    """Refuse what is not finite, or not symmetric to `relative` of the largest entry; slab by
+    slab."""
     bad, skew, scale = 0, 0.0, 0.0
     for rows in _slabs(len(K)):
         slab = K[rows]
@@ -168,12 +193,17 @@ def _slabs(side: int) -> list[slice]:
 
 
 def _matrix_free(
-    product: Callable[[np.ndarray], np.ndarray], side: int, center: Center, modes: Whole, cutoff: float, small: bool
+    product: Callable[[np.ndarray], np.ndarray],
+    side: int,
+    center: Center,
+    modes: Whole,
+    cutoff: float,
+    small: bool,
 ) -> tuple[np.ndarray, ...] | None:
     """γ, features, dual coefficients, offset and the lowest γ by products with K alone.
 
-    None where not all of the modes are positive, or, with K small enough to be decomposed, they were not found or one
-    rests on eigenvalues of K below cutoff · the largest.
+    None where not all of the modes are positive, or, with K small enough to be decomposed, they
+    were not found or one rests on eigenvalues of K below cutoff · the largest.
     """
     n = side // 2
 
@@ -184,7 +214,9 @@ def _matrix_free(
         return np.concatenate([block[n:], block[:n]]) / side
 
     try:
-        found = eigen.top_of_product(swapped, lambda block: centred(product(centred(block))), side, int(modes))
+        found = eigen.top_of_product(
+            swapped, lambda block: centred(product(centred(block))), side, int(modes)
+        )
     except (eigen.NotConvergedError, ValueError):
         if not small:
             raise
@@ -192,13 +224,19 @@ def _matrix_free(
     if found.values[-1] <= 10 * found.residuals.max():
         return None
     basis = centred(found.vectors)
-    # uᵀ K u = 1: what K is along each mode. One that is made of K's rounding can rise above the real ones
+    # uᵀ K u = 1: what K is along each mode. One that is made of K's rounding can rise above the
+    # real ones
     along = 1 / np.sum(basis**2, axis=0)
     ones = product(np.ones((side, 1))) if center != "none" else np.zeros((side, 1))
     size = max(along.max(), float(ones.sum()) / side)
     if along.min() <= cutoff * size:
-        expected = f"modes that stand above the cutoff ({cutoff:.1e} of K's largest eigenvalue, about {size:.2e})"
-        _check.require(small, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}")
+        expected = (
+            f"modes that stand above the cutoff ({cutoff:.1e} of K's largest eigenvalue, about "
+            f"{size:.2e})"
+        )
+        _check.require(
+            small, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}"
+        )
         return None
     images = product(basis)
     offset = images.mean(axis=0) if center != "none" else np.zeros(len(found.values))
@@ -206,7 +244,11 @@ def _matrix_free(
 
 
 def dual_modes(
-    K: Float[np.ndarray, "views views"], cutoff: float, *, refused: float | None = None, scale: float = 0.0
+    K: Float[np.ndarray, "views views"],
+    cutoff: float,
+    *,
+    refused: float | None = None,
+    scale: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """γ and K-orthonormal dual coefficients U from the 2n × 2n side: K_Γ on the range of K.
 
@@ -222,9 +264,15 @@ def dual_modes(
 
 
 def above(
-    spread: Float[np.ndarray, " k"], cutoff: float, *, refused: float | None = None, scale: float = 0.0
+    spread: Float[np.ndarray, " k"],
+    cutoff: float,
+    *,
+    refused: float | None = None,
+    scale: float = 0.0,
 ) -> Bool[np.ndarray, " k"]:
-    """Which directions hold more than rounding; refuses a matrix that is not positive semi-definite, or is zero."""
+    """Which directions hold more than rounding; refuses a matrix that is not positive
+    semi-definite, or is zero.
+    """
     size = max(float(spread[0]), scale)
     bound = (10 * cutoff if refused is None else refused) * size
     found = f"eigenvalues from {spread[-1]:.3e} to {spread[0]:.3e}"
@@ -238,7 +286,8 @@ def above(
     _check.require(
         spread[-1] >= -bound,
         "K",
-        f"a positive semi-definite kernel (to {bound:.1e}; one computed in float32 wants cutoff=1e-6)",
+        f"a positive semi-definite kernel (to {bound:.1e}; one computed in float32 wants "
+        f"cutoff=1e-6)",
         found,
     )
     return spread > max(cutoff * size, -2 * float(spread[-1]))
@@ -249,5 +298,7 @@ def _centred(block: np.ndarray, center: Center) -> np.ndarray:
     if center == "pooled":
         return block - block.mean(axis=0)
     if center == "per_view":
-        return block - np.repeat(block.reshape(2, len(block) // 2, -1).mean(axis=1), len(block) // 2, axis=0)
+        return block - np.repeat(
+            block.reshape(2, len(block) // 2, -1).mean(axis=1), len(block) // 2, axis=0
+        )
     return block

@@ -1,4 +1,5 @@
-"""The learning problem: a spectrum γ with mode coordinates, where every law and every solver works."""
+"""The learning problem: a spectrum γ with mode coordinates, where every law and every solver
+works."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -25,19 +26,23 @@ PROBES = 4
 class Problem:
     """A joint-embedding problem in its own coordinates, where every law and every solver works.
 
-    The model is f(x) = A φ(x) with φ_j(x) = basis_jᵀ x − offset_j for a linear model and basis_jᵀ k(x) − offset_j
-    for a kernel, k(x) = [K(x, X), K(x, X')]. In these coordinates Γ is diag(γ): C = A diag(γ) Aᵀ.
+    The model is f(x) = A φ(x) with φ_j(x) = basis_jᵀ x − offset_j for a linear model and basis_jᵀ
+    k(x) − offset_j for a kernel, k(x) = [K(x, X), K(x, X')]. In these coordinates Γ is diag(γ): C =
+    A diag(γ) Aᵀ.
 
     Attributes:
-        gamma: [r] all kept modes from the largest down, negative ones included, null directions of the data dropped.
+        gamma: [r] all kept modes from the largest down, negative ones included, null directions of
+            the data dropped.
         features: φ of the 2n views [2n, r], X stacked on X'.
-        basis: V [m, r] for a linear model (orthonormal columns, so that A = W V); dual coefficients [2n, r] for
-            a kernel (K-orthonormal: basisᵀ K basis = 1).
+        basis: V [m, r] for a linear model (orthonormal columns, so that A = W V); dual coefficients
+            [2n, r] for a kernel (K-orthonormal: basisᵀ K basis = 1).
         offset: φ's value at the origin, with its sign turned [r]; zero without centring.
-        lowest: the smallest eigenvalue of the whole Γ; gradient descent's limit needs it even where `modes=k`
-            left it out. Where `modes=k` was found matrix-free it is a Ritz value, which only bounds it from above.
+        lowest: the smallest eigenvalue of the whole Γ; gradient descent's limit needs it even where
+            `modes=k` left it out. Where `modes=k` was found matrix-free it is a Ritz value, which
+            only bounds it from above.
         center: how the views were centred.
-        kernel: the kernel of `from_kernel` (None otherwise), and `views` the 2n inputs that it meets, `tile` at once.
+        kernel: the kernel of `from_kernel` (None otherwise), and `views` the 2n inputs that it
+            meets, `tile` at once.
     """
 
     gamma: Numbers
@@ -72,24 +77,32 @@ class Problem:
 
     def max_stable_lr(self) -> Float[Array, ""]:
         """min(1/(4 γ_1), 1/(2 |γ_min|)) over all modes, also those that `modes=k` left out."""
-        return laws.BarlowTwins(jnp.append(self.gamma, jnp.asarray(self.lowest, self.gamma.dtype))).max_stable_lr()
+        return laws.BarlowTwins(
+            jnp.append(self.gamma, jnp.asarray(self.lowest, self.gamma.dtype))
+        ).max_stable_lr()
 
     def optimum(self, d: Whole) -> Float[Array, "d r"]:
-        """A* = diag(γ_j^{-1/2}) on the leading d modes: the smallest-norm minimiser, up to a rotation of its rows.
+        """A* = diag(γ_j^{-1/2}) on the leading d modes: the smallest-norm minimiser, up to a
+        rotation of its rows.
 
         Raises:
-            ValueError: d is more than the number of positive modes; so many dimensions cannot be learned.
+            ValueError: d is more than the number of positive modes; so many dimensions cannot be
+                learned.
         """
         limit = self.n_positive
         whole = isinstance(d, int | np.integer) and 1 <= d <= limit
-        _check.require(whole, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d)
+        _check.require(
+            whole, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d
+        )
         return jnp.eye(d, self.gamma.size, dtype=self.gamma.dtype) / jnp.sqrt(self.gamma[:d, None])
 
     def predict(self, d: Whole) -> Float[Array, "views d"]:
-        """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a rotation.
+        """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a
+        rotation.
 
-        Small start, gradient flow to convergence; C of these embeddings is the identity (source, Prop. 4.2, 5.3). They
-        are `embed(optimum(d), views)`, but with per-view centring, where each view here meets its own mean.
+        Small start, gradient flow to convergence; C of these embeddings is the identity (source,
+        Prop. 4.2, 5.3). They are `embed(optimum(d), views)`, but with per-view centring, where each
+        view here meets its own mean.
 
         Raises:
             ValueError: d is more than the number of positive modes.
@@ -101,8 +114,8 @@ class Problem:
 
         Args:
             A: mode coordinates [d, r], such as `optimum(d)` or a trajectory's snapshot.
-            inputs: [k, ...] as the views had them; for a problem made from a Gram matrix (or a kernel problem
-                that was loaded without its kernel) the rows K(new, views) [k, 2n].
+            inputs: [k, ...] as the views had them; for a problem made from a Gram matrix (or a
+                kernel problem that was loaded without its kernel) the rows K(new, views) [k, 2n].
 
         Raises:
             ValueError: A does not have r columns, or the inputs have another size than the views.
@@ -112,13 +125,18 @@ class Problem:
         _check.require(A.shape[1] == r, "A", f"{r} columns, one a mode", A)
         if self.kernel is not None and self.views is not None:
             inputs = _check.real_array("inputs", inputs)
-            what, one = f"inputs [k, {', '.join(map(str, self.views.shape[1:]))}] as the views", self.views.shape[1:]
+            what, one = (
+                f"inputs [k, {', '.join(map(str, self.views.shape[1:]))}] as the views",
+                self.views.shape[1:],
+            )
             _check.require(inputs.ndim > 0 and inputs.shape[1:] == one, "inputs", what, inputs)
             if len(inputs) > self.tile:  # so that rows of kernel values never fill the memory
                 parts = range(0, len(inputs), self.tile)
                 return jnp.concatenate([self.embed(A, inputs[i : i + self.tile]) for i in parts])
             met = range(0, len(self.views), self.tile)
-            rows = jnp.concatenate([self.kernel(inputs, self.views[i : i + self.tile]) for i in met], axis=1)
+            rows = jnp.concatenate(
+                [self.kernel(inputs, self.views[i : i + self.tile]) for i in met], axis=1
+            )
         else:
             rows = _check.real_array("inputs", inputs)
             rows = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows[None]
@@ -127,17 +145,26 @@ class Problem:
         return (jnp.asarray(rows) @ self.basis - self.offset) @ A.T
 
     def coordinates(self, W: Numbers) -> Float[Array, "d r"]:
-        """A = W V of a linear model's weights [d, m]: where a start that was drawn in input space begins."""
+        """A = W V of a linear model's weights [d, m]: where a start that was drawn in input space
+        begins.
+        """
         self._require_linear("coordinates")
         W = jnp.asarray(_check.real_array("W", W, ndim=2))
-        _check.require(W.shape[1] == self.basis.shape[0], "W", f"{self.basis.shape[0]} columns as the inputs", W)
+        _check.require(
+            W.shape[1] == self.basis.shape[0],
+            "W",
+            f"{self.basis.shape[0]} columns as the inputs",
+            W,
+        )
         return W @ self.basis
 
     def coordinates_of(self, embeddings: Numbers) -> Float[Array, "d r"]:
-        """A [d, r] of a model whose embeddings of the 2n views are these [2n, d]: where a network's start begins.
+        """A [d, r] of a model whose embeddings of the 2n views are these [2n, d]: where a network's
+        start begins.
 
-        A = zᵀ basis for a kernel, where f(views) = K basis Aᵀ; for a linear model the least-squares solution of
-        z = features Aᵀ. What of z lies outside the kept modes is left out; centre z as the problem is.
+        A = zᵀ basis for a kernel, where f(views) = K basis Aᵀ; for a linear model the least-squares
+        solution of z = features Aᵀ. What of z lies outside the kept modes is left out; centre z as
+        the problem is.
 
         Raises:
             ValueError: the embeddings are not [2n, d].
@@ -151,7 +178,9 @@ class Problem:
         """W = A Vᵀ [d, m]: a linear model's weights, pictures that can be looked at."""
         self._require_linear("weights")
         A = jnp.asarray(_check.real_array("A", A, ndim=2))
-        _check.require(A.shape[1] == self.gamma.size, "A", f"{self.gamma.size} columns, one a mode", A)
+        _check.require(
+            A.shape[1] == self.gamma.size, "A", f"{self.gamma.size} columns, one a mode", A
+        )
         return A @ self.basis.T
 
     def start(self, key: Array, d: Whole, scale: Real) -> Float[Array, "d r"]:
@@ -166,7 +195,9 @@ class Problem:
     def truncated(self, k: Whole) -> "Problem":
         """The same problem with its k largest modes only."""
         require_modes(k, self.gamma.size)
-        cut = {name: getattr(self, name)[..., :k] for name in ("gamma", "features", "basis", "offset")}
+        cut = {
+            name: getattr(self, name)[..., :k] for name in ("gamma", "features", "basis", "offset")
+        }
         return replace(self, **cut)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -175,24 +206,33 @@ class Problem:
         A kernel function cannot be written: `load` takes it again.
         """
         views = {} if self.views is None else {"views": self.views}
-        arrays = {name: getattr(self, name) for name in ("gamma", "features", "basis", "offset", "lowest")}
+        arrays = {
+            name: getattr(self, name) for name in ("gamma", "features", "basis", "offset", "lowest")
+        }
         about = {"center": self.center, "linear": self.linear, "tile": int(self.tile)}
         _npz.write(path, "stepwise.Problem", arrays | views, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], kernel: Kernel | None = None) -> "Problem":
-        """Read what `save` wrote. A kernel problem takes its kernel again, or else embeds kernel rows.
+        """Read what `save` wrote. A kernel problem takes its kernel again, or else embeds kernel
+        rows.
 
         The kernel is evaluated on a few of the views against all, to see that it is the one.
 
         Raises:
-            ValueError: the file is not a saved problem (says what it is and what was expected), or a kernel is given
-                for one that was saved without views, or another one than it was made with.
+            ValueError: the file is not a saved problem (says what it is and what was expected), or
+                a kernel is given for one that was saved without views, or another one than it was
+                made with.
         """
         names = ("gamma", "features", "basis", "offset", "lowest")
         arrays, about = _npz.read(path, "stepwise.Problem", names)
         views = jnp.asarray(arrays["views"]) if "views" in arrays else None
-        _check.require(kernel is None or views is not None, "kernel", "None for a problem without views", "a kernel")
+        _check.require(
+            kernel is None or views is not None,
+            "kernel",
+            "None for a problem without views",
+            "a kernel",
+        )
         fields: dict[str, Any] = {name: jnp.asarray(arrays[name]) for name in names}
         center, linear = str(about["center"]), bool(about["linear"])
         tile = int(about.get("tile", TILE))  # what was saved earlier has none
@@ -202,11 +242,13 @@ class Problem:
         return problem
 
     def _require_its_kernel(self, kernel: Kernel, views: Array) -> None:
-        """Refuse a kernel with k(views) basis − offset ≠ features, on pairs from the first to the last.
+        """Refuse a kernel with k(views) basis − offset ≠ features, on pairs from the first to the
+        last.
 
-        A difference counts beyond a hundredth of the mode's largest feature and what float32 rounds: a problem of
-        float64 may be loaded in float32, or its kernel's values have been rounded to it and widened. Modes of small γ
-        do not count: an error of K by δ moves features by the fraction δ / (2n |γ_j|).
+        A difference counts beyond a hundredth of the mode's largest feature and what float32
+        rounds: a problem of float64 may be loaded in float32, or its kernel's values have been
+        rounded to it and widened. Modes of small γ do not count: an error of K by δ moves features
+        by the fraction δ / (2n |γ_j|).
         """
         few = min(self.n_pairs, PROBES, max(2, self.tile // 2))
         pairs = np.linspace(0, self.n_pairs - 1, few).astype(int)
@@ -218,15 +260,30 @@ class Problem:
         for i in range(0, len(views), self.tile):
             met, part = views[i : i + self.tile], basis[i : i + self.tile]
             values = kernel(views[probes], met)
-            _check.require(np.shape(values) == (2 * few, len(met)), "kernel", f"values [{2 * few}, {len(met)}]", values)
+            _check.require(
+                np.shape(values) == (2 * few, len(met)),
+                "kernel",
+                f"values [{2 * few}, {len(met)}]",
+                values,
+            )
             values = np.asarray(values, np.float64)
             gap, sizes = gap + values @ part, sizes + np.abs(values) @ np.abs(part)
-        if self.center == "per_view":  # each view met its own mean, of which only the pooled one is kept
+        if (
+            self.center == "per_view"
+        ):  # each view met its own mean, of which only the pooled one is kept
             gap = np.concatenate([half - half.mean(axis=0) for half in np.split(gap, 2)])
         largest = np.abs(features).max(axis=0)
         bound = 1e-2 * largest + 8 * np.finfo(np.float32).eps * sizes
-        received = f"one that gives features off by up to {(np.abs(gap) / largest).max():.1e} of a mode's largest"
-        _check.require((np.abs(gap) <= bound).all(), "kernel", "the one that the problem was made with", received)
+        received = (
+            f"one that gives features off by up to {(np.abs(gap) / largest).max():.1e} of a mode's "
+            f"largest"
+        )
+        _check.require(
+            (np.abs(gap) <= bound).all(),
+            "kernel",
+            "the one that the problem was made with",
+            received,
+        )
 
     def _require_linear(self, what: str) -> None:
         expected = "a linear problem, made by from_views (coordinates_of takes embeddings of any)"
@@ -248,7 +305,9 @@ def assemble(
     names = ("gamma", "features", "basis", "offset", "lowest")
     arrays = (gamma, features, basis, offset, lowest)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    fields: dict[str, Any] = {name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)}
+    fields: dict[str, Any] = {
+        name: jnp.asarray(array, dtype) for name, array in zip(names, arrays, strict=True)
+    }
     return Problem(**fields, center=center, linear=linear)
 
 

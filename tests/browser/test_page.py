@@ -1,4 +1,6 @@
-"""The page in a real browser: nothing fails to load, the three views move together, and a keyboard is enough."""
+"""The page in a real browser: nothing fails to load, the three views move together, and a keyboard
+is enough.
+"""
 
 import itertools
 import os
@@ -9,7 +11,10 @@ import pytest
 from experiments import figures
 from experiments.report.page import main
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 
 
 def lacking(what):
@@ -28,7 +33,9 @@ def browser():
     except ImportError:
         lacking("playwright (make test-browser installs it)")
     with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield opened
         opened.close()
 
@@ -49,7 +56,9 @@ def page(browser, address, request):
     context = browser.new_context(offline=True, **options)
     opened = context.new_page()
     said, asked = [], []
-    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    opened.on(
+        "console", lambda message: said.append(message.text) if message.type == "error" else None
+    )
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("request", lambda each: asked.append(each.url))
     opened.goto(address)
@@ -71,7 +80,9 @@ def views(page):
 
 
 def test_every_image_loads_and_says_what_it_shows(page):
-    images = page.evaluate("() => [...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.length])")
+    images = page.evaluate(
+        "() => [...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.length])"
+    )
     assert len(images) > len(figures.run.FIGURES)
     assert all(loaded and words > 20 for loaded, words in images)
 
@@ -95,7 +106,9 @@ def test_the_scrubber_moves_all_three_views_of_every_run(page):
         before = views(page)
         page.keyboard.press("End")
         after = views(page)
-        assert all(a != b for a, b in zip(before, after, strict=True)), radios.nth(i).get_attribute("value")
+        assert all(a != b for a, b in zip(before, after, strict=True)), radios.nth(i).get_attribute(
+            "value"
+        )
         clouds.add(after[2])
         assert "modes learned" in slider.get_attribute("aria-valuetext")
     assert len(clouds) == 4
@@ -103,7 +116,8 @@ def test_the_scrubber_moves_all_three_views_of_every_run(page):
 
 def test_the_cloud_opens_from_a_point(page):
     ink = """() => {
-        const c = document.getElementById("cloud"), box = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+        const c = document.getElementById("cloud");
+        const box = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
         let n = 0; for (let i = 3; i < box.length; i += 4) n += box[i] > 0; return n; }"""
     page.locator("#moment").focus()
     page.keyboard.press("Home")
@@ -138,7 +152,10 @@ def test_dark_and_light_differ_and_both_can_be_read(page):
     seen = []
     for _ in range(2):
         seen.append(
-            page.evaluate("() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]; }")
+            page.evaluate(
+                "() => { const s = getComputedStyle(document.body); return [s.color, "
+                "s.backgroundColor]; }"
+            )
         )
         page.locator("#theme").click()
     assert seen[0] != seen[1]
@@ -156,7 +173,9 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page):
 
 
 def test_headings_do_not_skip_and_every_control_has_a_name(page):
-    levels = page.evaluate("() => [...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
+    levels = page.evaluate(
+        "() => [...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))"
+    )
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(later - level <= 1 for level, later in itertools.pairwise(levels))

@@ -1,4 +1,6 @@
-"""The command line: help everywhere, one line for what is wrong, the files it says, and the numbers of the library."""
+"""The command line: help everywhere, one line for what is wrong, the files it says, and the numbers
+of the library.
+"""
 
 import json
 import os
@@ -17,10 +19,20 @@ from stepwise import data, problem, runs, validity, views
 from stepwise.cli import main, train
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = (["predict"], ["train"], ["entk"], ["align"], ["figure"], ["data"], ["data", "show"], ["data", "fetch"])
+COMMANDS = (
+    ["predict"],
+    ["train"],
+    ["entk"],
+    ["align"],
+    ["figure"],
+    ["data"],
+    ["data", "show"],
+    ["data", "fetch"],
+)
 FILES = {"summary.json", "arrays.npz", "config.json", "figure.png", "figure.pdf"}
 SMALL = [
-    "--n-images", "48", "--side", "8", "--blocks", "1", "--width", "4", "--head", "2", "--steps", "40",
+    "--n-images", "48", "--side", "8", "--blocks", "1", "--width", "4", "--head", "2",
+    "--steps", "40",
     "--batch-size", "16", "--probe", "16", "--lr", "0.02", "--records", "20", "--snapshots", "2",
 ]  # fmt: skip
 
@@ -60,24 +72,41 @@ def test_help_says_what_a_command_does(command, capsys):
         (["predict", "--recipe", "crop21"], "--recipe: expected one of"),
         (["predict", "--n-pairs", "1"], "--n-pairs: expected a whole number from 2, received 1"),
         (["predict", "--side", "0"], "--side: expected a positive integer or None, found 0"),
-        (["predict", "--n-pairs", "99999999"], "--n-pairs: expected 39316 photo patches at the most"),
+        (
+            ["predict", "--n-pairs", "99999999"],
+            "--n-pairs: expected 39316 photo patches at the most",
+        ),
         (["predict", "--data", "photo"], "--data: expected 'photos', "),
-        (["predict", "--start-scale", "-1"], "--start-scale: expected a positive number, received -1.0"),
+        (
+            ["predict", "--start-scale", "-1"],
+            "--start-scale: expected a positive number, received -1.0",
+        ),
         (["train", "--batch-size", "0"], "--batch-size"),
-        (["train", "--n-images", "99999999"], "--n-images: expected 39316 photo patches at the most"),
+        (
+            ["train", "--n-images", "99999999"],
+            "--n-images: expected 39316 photo patches at the most",
+        ),
         (["train", "--lr", "-1"], "--lr: expected a positive number, received -1.0"),
         (["train", "--steps", "-5"], "--steps: expected a whole number from 1, received -5"),
         (["align"], "--run-dir, --network: expected one of them, received none"),
         (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
-        (["entk", "--network", "nowhere.py:made"], "--network: expected FILE.py:NAME with a file that is there"),
-        (["align", "--network", "nowhere.py:made", "--resamples", "-1"], "--resamples: expected a whole number from 0"),
+        (
+            ["entk", "--network", "nowhere.py:made"],
+            "--network: expected FILE.py:NAME with a file that is there",
+        ),
+        (
+            ["align", "--network", "nowhere.py:made", "--resamples", "-1"],
+            "--resamples: expected a whole number from 0",
+        ),
         (["figure", "fig2", "--set", "colour=blue"], "expected FIELD=VALUE"),
         (["figure", "fig1", "--data", "photo"], "--data: expected 'photos', "),
         (["data", "show", "cifar11"], "name: expected 'photos', "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+def test_what_is_wrong_is_one_line_and_exit_code_2(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     said = capsys.readouterr().err
@@ -94,7 +123,9 @@ def test_images_that_memory_does_not_hold_are_one_line(monkeypatch, capsys):
     monkeypatch.setattr(data, "load", load)
     assert main(["predict"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("stepwise predict: out of memory, with fewer or smaller images it may fit: Unable to")
+    assert said.startswith(
+        "stepwise predict: out of memory, with fewer or smaller images it may fit: Unable to"
+    )
     assert said.count("\n") == 1
 
 
@@ -106,13 +137,28 @@ def test_an_unknown_flag_is_refused_without_a_traceback(capsys):
 
 
 def test_its_script_is_installed_and_says_its_version():
-    done = subprocess.run([Path(sys.executable).parent / "stepwise", "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "stepwise", "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert done.stdout.startswith("stepwise 0.")
 
 
 def test_a_prediction_is_the_librarys(images, tmp_path, capsys):
-    flags = ["--data", images, "--n-pairs", "60", "--side", "24", "--d", "3", "--out", str(tmp_path), "--lr", "0.001"]
+    flags = [
+        "--data",
+        images,
+        "--n-pairs",
+        "60",
+        "--side",
+        "24",
+        "--d",
+        "3",
+        "--out",
+        str(tmp_path),
+        "--lr",
+        "0.001",
+    ]
     assert main(["predict", *flags]) == 0
     assert {path.name for path in tmp_path.iterdir()} == FILES
     with jax.enable_x64(True):
@@ -132,7 +178,18 @@ def test_a_prediction_is_the_librarys(images, tmp_path, capsys):
 
 
 def test_a_wide_networks_prediction_runs(images, tmp_path):
-    flags = ["--data", images, "--n-pairs", "20", "--d", "2", "--model", "infinite_width", "--out", str(tmp_path)]
+    flags = [
+        "--data",
+        images,
+        "--n-pairs",
+        "20",
+        "--d",
+        "2",
+        "--model",
+        "infinite_width",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(["predict", *flags]) == 0
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
@@ -155,14 +212,31 @@ def test_a_training_is_the_librarys_run_and_is_read_again(trained, capsys):
 @pytest.mark.slow
 def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, capsys, tmp_path):
     run, _, _ = trained
-    flags = ["--run-dir", str(run), "--n-pairs", "16", "--resamples", "10", "--out", str(tmp_path / "align")]
+    flags = [
+        "--run-dir",
+        str(run),
+        "--n-pairs",
+        "16",
+        "--resamples",
+        "10",
+        "--out",
+        str(tmp_path / "align"),
+    ]
     with jax.enable_x64(False):
         assert main(["align", *flags]) == 0
         said = capsys.readouterr().out
-        assert all(name in said for name in ("its eNTK", "eNTK, at the start", "pixel kernel", "random subspaces"))
+        assert all(
+            name in said
+            for name in ("its eNTK", "eNTK, at the start", "pixel kernel", "random subspaces")
+        )
         scores = json.loads((tmp_path / "align" / "summary.json").read_text())["numbers"]["scores"]
         assert all(0 <= score["alignment"] <= 1 for score in scores.values())
-        assert main(["entk", "--run-dir", str(run), "--n-pairs", "16", "--out", str(tmp_path / "entk")]) == 0
+        assert (
+            main(
+                ["entk", "--run-dir", str(run), "--n-pairs", "16", "--out", str(tmp_path / "entk")]
+            )
+            == 0
+        )
     with np.load(tmp_path / "entk" / "arrays.npz") as arrays:
         K = arrays["K"]
     (kept,) = (run / "entk").glob("step_40_*.npz")
@@ -172,11 +246,15 @@ def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, cap
 
 
 @pytest.mark.slow
-def test_a_run_is_looked_at_from_within_its_folder_and_is_not_trained_anew(trained, capsys, tmp_path, monkeypatch):
+def test_a_run_is_looked_at_from_within_its_folder_and_is_not_trained_anew(
+    trained, capsys, tmp_path, monkeypatch
+):
     run, _, _ = trained
     monkeypatch.chdir(run)
     kept = set(run.rglob("log.jsonl"))
-    half = run / "checkpoints" / "step_40.orbax-checkpoint-tmp"  # a kill while it was written; orbax clears it away
+    half = (
+        run / "checkpoints" / "step_40.orbax-checkpoint-tmp"
+    )  # a kill while it was written; orbax clears it away
     half.mkdir()
     with jax.enable_x64(False):
         flags = ["--n-pairs", "60", "--resamples", "2", "--d", "2"]
@@ -187,17 +265,25 @@ def test_a_run_is_looked_at_from_within_its_folder_and_is_not_trained_anew(train
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(trained, capsys, tmp_path):
+def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(
+    trained, capsys, tmp_path
+):
     run, _, _ = trained
     with jax.enable_x64(False):
         assert main(["entk", "--run-dir", str(run), "--step", "3", "--out", str(tmp_path)]) == 2
-        assert "--step: expected one of those that the run keeps, [0, 1, 40]" in capsys.readouterr().err
+        assert (
+            "--step: expected one of those that the run keeps, [0, 1, 40]"
+            in capsys.readouterr().err
+        )
         path = run.parent.parent / "other" / run.name
         shutil.copytree(run, path)
         config = json.loads((run / "config.json").read_text())
         (path / "config.json").write_text(json.dumps(config | {"data": "photos"}))
         assert main(["align", "--run-dir", str(path), "--out", str(tmp_path)]) == 2
-        assert "after its configuration and the images of photos, received another name" in capsys.readouterr().err
+        assert (
+            "after its configuration and the images of photos, received another name"
+            in capsys.readouterr().err
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -244,12 +330,15 @@ def test_a_network_of_ones_own(tmp_path, images, capsys, monkeypatch):
         # another network meets the first one's kernel file, and is not stopped by it
         assert main(["align", "--network", f"{file}:other", "--resamples", "5", *flags]) == 0
         assert main(["align", "--network", f"{file}:made", *flags, "--side", "7"]) == 2
-        assert "expected apply(params, x [40, 7, 7, 3]), received TypeError" in capsys.readouterr().err
+        assert (
+            "expected apply(params, x [40, 7, 7, 3]), received TypeError" in capsys.readouterr().err
+        )
         for name, message in {
             "broken": "received RuntimeError: inside (line 11)",
             "leaving": "received SystemExit: 0 (line",
             "swapped": "expected (apply, params), the first a function, received dict first",
-            "not_jax": "expected a pure JAX function apply(params, x) of one view or more, received Tracer",
+            "not_jax": "expected a pure JAX function apply(params, x) of one view or more, "
+            "received Tracer",
             "alike": "it has collapsed",
             "number": "expected a function number",
             "wrong": "expected a function that returns (apply, params)",
@@ -261,32 +350,55 @@ def test_a_network_of_ones_own(tmp_path, images, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(images, tmp_path, capsys, monkeypatch):
+def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(
+    images, tmp_path, capsys, monkeypatch
+):
     titles, draw = [], train._figure
     monkeypatch.setattr(train, "_figure", lambda *given: titles.append(given[-1]) or draw(*given))
-    flags = ["--data", images, "--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *SMALL]
+    flags = [
+        "--data",
+        images,
+        "--runs-dir",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+        *SMALL,
+    ]
     with jax.enable_x64(False):
         assert main(["train", *flags, "--lr", "1e6"]) == 1
         said = capsys.readouterr()
         assert "0 modes learned, 0 of them alone, at steps -" in said.out
         assert "diverged by step" in titles[0]
-        assert "diverged by step" in said.err and "try --lr 2.5e+05" in said.err and "next" not in said.out
+        assert (
+            "diverged by step" in said.err
+            and "try --lr 2.5e+05" in said.err
+            and "next" not in said.out
+        )
         (run,) = (tmp_path / "runs").iterdir()
         assert main(["align", "--run-dir", str(run), "--out", str(tmp_path / "align")]) == 2
-        assert "expected a finished run of 40 steps, received one that ended at step" in capsys.readouterr().err
+        assert (
+            "expected a finished run of 40 steps, received one that ended at step"
+            in capsys.readouterr().err
+        )
 
 
 def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "__init__.py").write_text("raise RuntimeError('not to be imported')")
+    (tmp_path / "experiments" / "__init__.py").write_text(
+        "raise RuntimeError('not to be imported')"
+    )
     command = [sys.executable, "-m", "stepwise.cli", "figure", "fig2"]
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "figure fig2: expected a clone of the repository" in done.stderr
 
 
-def test_a_path_that_would_be_a_wrong_formula_is_drawn_and_too_few_images_are_counted(tmp_path, capsys):
+def test_a_path_that_would_be_a_wrong_formula_is_drawn_and_too_few_images_are_counted(
+    tmp_path, capsys
+):
     name = r"a$\frac$"
     np.savez(tmp_path / f"{name}.npz", pixels=data.load("photos", limit=10, size=24).pixels)
     flags = ["--data", f"npz:{tmp_path / name}.npz", "--n-pairs", "20", "--d", "2", "--side", "24"]
@@ -295,7 +407,9 @@ def test_a_path_that_would_be_a_wrong_formula_is_drawn_and_too_few_images_are_co
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
-def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(images, tmp_path, capsys):
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+    images, tmp_path, capsys
+):
     (tmp_path / "file").write_text("")
     assert main(["predict", "--data", images, "--out", str(tmp_path / "file" / "x")]) == 2
     assert "--out: expected a folder that can be written to" in capsys.readouterr().err
@@ -331,9 +445,21 @@ def test_images_are_shown(images, capsys):
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_by_the_same_command(images, tmp_path):
-    flags = ["--data", images, "--runs-dir", "runs", *SMALL, "--steps", "400", "--checkpoint-every", "20"]
+    flags = [
+        "--data",
+        images,
+        "--runs-dir",
+        "runs",
+        *SMALL,
+        "--steps",
+        "400",
+        "--checkpoint-every",
+        "20",
+    ]
     command = [sys.executable, "-m", "stepwise.cli", "train", *flags]
-    first = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+    first = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
     limit = time.monotonic() + 300
     while not list(tmp_path.glob("runs/*/checkpoints/step_*")) and time.monotonic() < limit:
         assert first.poll() is None
@@ -341,14 +467,18 @@ def test_a_killed_training_goes_on_by_the_same_command(images, tmp_path):
     first.send_signal(signal.SIGKILL)
     first.communicate()
     done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     (out,) = (tmp_path / "results/train").iterdir()
     config = runs.Config(
-        data=images, n_images=48, side=8, blocks=(1,), width=4, head=(2,), steps=400, batch_size=16, probe=16, lr=0.02,
-        records=20, snapshots=2, checkpoint_every=20,
+        data=images, n_images=48, side=8, blocks=(1,), width=4, head=(2,), steps=400, batch_size=16,
+        probe=16, lr=0.02, records=20, snapshots=2, checkpoint_every=20,
     )  # fmt: skip
     with jax.enable_x64(False):
         whole = runs.train(config, root=tmp_path / "whole").trajectory

@@ -17,7 +17,9 @@ NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 def cifar_files(each=3):
-    """A CIFAR-10 with `each` records a file: record i of file f has label (f + i) % 10, random pixels."""
+    """A CIFAR-10 with `each` records a file: record i of file f has label (f + i) % 10, random
+    pixels.
+    """
     rng = np.random.default_rng(0)
     files = {}
     for f, name in enumerate((*BATCHES, "test_batch.bin")):
@@ -42,7 +44,9 @@ def write(folder, files):
 
 
 def packed(folder, files, *extra):
-    """A .tar.gz of the files in a folder, with members of any other kind added as (TarInfo, content)."""
+    """A .tar.gz of the files in a folder, with members of any other kind added as (TarInfo,
+    content).
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
@@ -65,7 +69,9 @@ def claim(monkeypatch, content, name="CIFAR10", url=None):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one body; cuts the connection after `stop` bytes, or waits there until it is let go on."""
+    """Serves one body; cuts the connection after `stop` bytes, or waits there until it is let go
+    on.
+    """
 
     def __init__(self, body):
         self.body, self.stop, self.wait, self.requests = body, None, False, 0

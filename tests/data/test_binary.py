@@ -41,11 +41,16 @@ def test_a_cifar_record_is_a_label_then_red_green_and_blue_row_by_row(cifar):
 
 
 def test_cifar_train_is_the_five_files_in_order_and_a_limit_some_of_their_rows(cifar):
-    records = [np.frombuffer((cifar / name).read_bytes(), np.uint8).reshape(-1, 3073) for name in layouts.BATCHES]
+    records = [
+        np.frombuffer((cifar / name).read_bytes(), np.uint8).reshape(-1, 3073)
+        for name in layouts.BATCHES
+    ]
     records = np.concatenate(records)
     whole = data.load("cifar10", root=cifar.parent)
     np.testing.assert_array_equal(whole.labels, records[:, 0])
-    np.testing.assert_array_equal(whole.pixels.transpose(0, 3, 1, 2).reshape(15, 3072), records[:, 1:])
+    np.testing.assert_array_equal(
+        whole.pixels.transpose(0, 3, 1, 2).reshape(15, 3072), records[:, 1:]
+    )
     some = data.load("cifar10", root=cifar.parent, limit=6, seed=1)
     rows = [np.flatnonzero((whole.pixels == image).all((1, 2, 3)))[0] for image in some.pixels]
     assert (np.diff(rows) > 0).all() and len(rows) == 6
@@ -53,7 +58,8 @@ def test_cifar_train_is_the_five_files_in_order_and_a_limit_some_of_their_rows(c
 
 
 def test_an_stl_image_has_its_rows_and_columns_the_right_way_round(stl):
-    # Column-major: within a channel the row runs fastest. Each byte says its channel, row and column.
+    # Column-major: within a channel the row runs fastest. Each byte says its channel, row and
+    # column.
     channel, column, row = np.indices((3, 96, 96))
     for name, code in (("row", row), ("column", column), ("channel", channel)):
         (stl / "unlabeled_X.bin").write_bytes(code.astype(np.uint8).tobytes())
@@ -73,7 +79,9 @@ def test_a_limit_takes_images_and_their_labels_together(stl):
     np.testing.assert_array_equal(some.pixels, whole.pixels[some.labels])
 
 
-@pytest.mark.parametrize(("name", "split"), [("cifar10", "test"), ("stl10", "train"), ("stl10", "unlabeled")])
+@pytest.mark.parametrize(
+    ("name", "split"), [("cifar10", "test"), ("stl10", "train"), ("stl10", "unlabeled")]
+)
 def test_a_set_of_one_file_is_a_read_only_view_of_it(tmp_path, name, split):
     layouts.write(tmp_path, layouts.cifar_files() | layouts.stl_files())
     pixels = data.load(name, split=split, root=tmp_path).pixels
@@ -103,13 +111,17 @@ def test_a_cifar_file_cut_short_is_refused_with_the_bytes_expected_and_found(cif
     left = 3073 - cut
     expected = r"a whole number of 3,073-byte records \(officially 10,000 in 30,730,000 bytes\)"
     found = f"{30_730_000 - cut:,} bytes, 9,999 records and {left:,} bytes more"
-    with pytest.raises(data.DataError, match=rf"data_batch_2\.bin: expected {expected}, found {found}"):
+    with pytest.raises(
+        data.DataError, match=rf"data_batch_2\.bin: expected {expected}, found {found}"
+    ):
         data.load("cifar10", root=cifar)
 
 
 def test_a_cifar_file_cut_at_a_record_is_refused_beside_the_others(cifar):
     (cifar / "data_batch_2.bin").write_bytes(bytes(2 * 3073))
-    with pytest.raises(data.DataError, match=r"data_batch_2\.bin: expected 3 records of 3,073 bytes.* found 2"):
+    with pytest.raises(
+        data.DataError, match=r"data_batch_2\.bin: expected 3 records of 3,073 bytes.* found 2"
+    ):
         data.load("cifar10", root=cifar, limit=1)
 
 
@@ -123,7 +135,9 @@ def test_a_cifar_label_out_of_range_is_refused_by_file_and_record(cifar):
     content = bytearray((cifar / "data_batch_4.bin").read_bytes())
     content[2 * 3073] = 200
     (cifar / "data_batch_4.bin").write_bytes(content)
-    with pytest.raises(data.DataError, match=r"data_batch_4\.bin: expected labels 0 to 9, found 200 in record 2"):
+    with pytest.raises(
+        data.DataError, match=r"data_batch_4\.bin: expected labels 0 to 9, found 200 in record 2"
+    ):
         data.load("cifar10", root=cifar)
 
 
@@ -152,11 +166,15 @@ def test_stl_images_cut_within_a_record_are_refused(stl):
 @pytest.mark.parametrize("name", ["data_batch_3.bin", "batches.meta.txt"])
 def test_a_missing_file_is_named(cifar, name):
     (cifar / name).unlink()
-    with pytest.raises(data.MissingDataError, match=f"{cifar / name}: expected .* found no such file"):
+    with pytest.raises(
+        data.MissingDataError, match=f"{cifar / name}: expected .* found no such file"
+    ):
         data.load("cifar10", root=cifar)
 
 
 def test_another_number_of_class_names_is_refused(stl):
     (stl / "class_names.txt").write_text("cat\ndog\n")
-    with pytest.raises(data.DataError, match=r"class_names\.txt: expected 10 class names.* found 2"):
+    with pytest.raises(
+        data.DataError, match=r"class_names\.txt: expected 10 class names.* found 2"
+    ):
         data.load("stl10", root=stl)

@@ -100,7 +100,9 @@ def test_after_a_process_killed_half_way_the_next_call_recovers(cache, monkeypat
             "from stepwise.data import binary, load; from stepwise.data.download import Archive; "
             f"binary.CIFAR10 = {archive!r}; load('cifar10')"
         )
-        with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stderr=subprocess.DEVNULL
+        ) as process:
             assert server.half_sent.wait(30)
             process.send_signal(signal.SIGKILL)
         assert left(cache) == {f".{FOLDER}.partial"}
@@ -115,7 +117,10 @@ def test_of_two_that_want_the_same_set_one_downloads_and_the_other_waits(cache, 
         layouts.claim(monkeypatch, ARCHIVE, url=server.url)
         server.stop, server.wait = len(ARCHIVE) // 2, True
         sizes = []
-        both = [threading.Thread(target=lambda: sizes.append(len(data.load("cifar10")))) for _ in range(2)]
+        both = [
+            threading.Thread(target=lambda: sizes.append(len(data.load("cifar10"))))
+            for _ in range(2)
+        ]
         for thread in both:
             thread.start()
         assert server.half_sent.wait(30)
@@ -125,7 +130,9 @@ def test_of_two_that_want_the_same_set_one_downloads_and_the_other_waits(cache, 
         assert sizes == [200, 200] and server.requests == 1
 
 
-def test_the_official_archive_lying_in_the_root_is_checked_and_unpacked_there(tmp_path, monkeypatch):
+def test_the_official_archive_lying_in_the_root_is_checked_and_unpacked_there(
+    tmp_path, monkeypatch
+):
     archive = layouts.claim(monkeypatch, ARCHIVE)
     (tmp_path / archive.filename).write_bytes(ARCHIVE)
     assert len(data.load("cifar10", root=tmp_path)) == 200
@@ -151,13 +158,17 @@ def test_an_archive_in_the_root_with_another_checksum_is_refused(tmp_path):
         (device(f"{FOLDER}/null"), b"", "a device or pipe .*null'"),
     ],
 )
-def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(tmp_path, monkeypatch, member, content, found):
+def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
+    tmp_path, monkeypatch, member, content, found
+):
     body = layouts.packed(FOLDER, FILES, (member, content))
     root = tmp_path / "a" / "root"
     archive = layouts.claim(monkeypatch, body)
     layouts.write(root, {archive.filename: body})
     expected = "plain files and folders inside the archive's own folder"
-    with pytest.raises(data.DataError, match=rf"cifar-10-binary\.tar\.gz: expected {expected}, found {found}"):
+    with pytest.raises(
+        data.DataError, match=rf"cifar-10-binary\.tar\.gz: expected {expected}, found {found}"
+    ):
         data.load("cifar10", root=root)
     assert left(root) == {archive.filename}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["root"]
@@ -174,7 +185,9 @@ def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(tmp_pat
         ),
     ],
 )
-def test_an_archive_that_is_cut_or_lacks_files_is_refused_and_leaves_nothing(tmp_path, monkeypatch, body, found):
+def test_an_archive_that_is_cut_or_lacks_files_is_refused_and_leaves_nothing(
+    tmp_path, monkeypatch, body, found
+):
     archive = layouts.claim(monkeypatch, body)
     layouts.write(tmp_path, {archive.filename: body})
     with pytest.raises(data.DataError, match=f"expected {found}"):

@@ -19,7 +19,9 @@ def load(path, **options):
     return data.load(f"folder:{path}", **options)
 
 
-def test_a_sub_folder_is_a_class_whatever_the_depth_and_files_come_in_the_order_of_their_names(tmp_path):
+def test_a_sub_folder_is_a_class_whatever_the_depth_and_files_come_in_the_order_of_their_names(
+    tmp_path,
+):
     b = picture(tmp_path / "n02" / "images" / "z.png")
     c = picture(tmp_path / "n10" / "0.PNG")
     a = picture(tmp_path / "n02" / "a.bmp")
@@ -40,10 +42,15 @@ def test_a_flat_folder_has_no_labels_and_other_files_are_passed_over(tmp_path):
 
 
 def test_splits_are_chosen_by_name_and_a_missing_one_is_refused(tmp_path):
-    train, val = picture(tmp_path / "train" / "cat" / "a.png"), picture(tmp_path / "val" / "cat" / "a.png")
+    train, val = (
+        picture(tmp_path / "train" / "cat" / "a.png"),
+        picture(tmp_path / "val" / "cat" / "a.png"),
+    )
     np.testing.assert_array_equal(load(tmp_path).pixels, [train])
     np.testing.assert_array_equal(load(tmp_path, split="val").pixels, [val])
-    with pytest.raises(data.MissingDataError, match=r"sub-folder 'test', found the splits \['train', 'val'\]"):
+    with pytest.raises(
+        data.MissingDataError, match=r"sub-folder 'test', found the splits \['train', 'val'\]"
+    ):
         load(tmp_path, split="test")
 
 
@@ -51,7 +58,9 @@ def test_a_class_called_train_among_others_is_a_class(tmp_path):
     for name in ("car", "train"):
         picture(tmp_path / name / "a.png")
     assert load(tmp_path).class_names == ("car", "train")
-    with pytest.raises(data.MissingDataError, match="sub-folder 'val', found a folder without splits"):
+    with pytest.raises(
+        data.MissingDataError, match="sub-folder 'val', found a folder without splits"
+    ):
         load(tmp_path, split="val")
 
 
@@ -75,7 +84,9 @@ def test_an_image_stands_upright_by_its_orientation(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
 def test_grey_and_transparent_images_become_rgb(tmp_path, mode):
     pixels = picture(tmp_path / "a.png", mode=mode)
-    np.testing.assert_array_equal(load(tmp_path).pixels[0], np.broadcast_to(pixels[..., :3], (6, 8, 3)))
+    np.testing.assert_array_equal(
+        load(tmp_path).pixels[0], np.broadcast_to(pixels[..., :3], (6, 8, 3))
+    )
 
 
 def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
@@ -87,14 +98,18 @@ def test_a_palette_with_transparency_becomes_rgb_without_a_warning(tmp_path):
 
 def test_images_of_more_than_eight_bits_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(data.DataError, match=r"deep\.png: expected 8 bits a channel, found Pillow mode 'I;16'"):
+    with pytest.raises(
+        data.DataError, match=r"deep\.png: expected 8 bits a channel, found Pillow mode 'I;16'"
+    ):
         load(tmp_path)
 
 
 def test_mixed_sizes_are_refused_by_both_names_unless_a_size_is_given(tmp_path):
     picture(tmp_path / "a.png", 6, 8)
     picture(tmp_path / "b.png", 6, 7)
-    with pytest.raises(data.DataError, match=r"b\.png: expected 8 x 6 px like .*a\.png, .*`size`.* found 7 x 6 px"):
+    with pytest.raises(
+        data.DataError, match=r"b\.png: expected 8 x 6 px like .*a\.png, .*`size`.* found 7 x 6 px"
+    ):
         load(tmp_path)
     assert load(tmp_path, size=5).pixels.shape == (2, 5, 5, 3)
 
@@ -102,7 +117,9 @@ def test_mixed_sizes_are_refused_by_both_names_unless_a_size_is_given(tmp_path):
 def test_images_beside_class_folders_are_refused(tmp_path):
     picture(tmp_path / "cat" / "a.png")
     picture(tmp_path / "b.png")
-    with pytest.raises(data.DataError, match=r"all images in sub-folders or none, found .*b\.png and .*cat/a\.png"):
+    with pytest.raises(
+        data.DataError, match=r"all images in sub-folders or none, found .*b\.png and .*cat/a\.png"
+    ):
         load(tmp_path)
 
 
@@ -123,12 +140,18 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch, most):
     # Of itself, Pillow only warns of an image up to twice the limit.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
     picture(tmp_path / "a.png")
-    with pytest.raises(data.DataError, match=r"a\.png: .* found: Image size \(48 pixels\) exceeds limit"):
+    with pytest.raises(
+        data.DataError, match=r"a\.png: .* found: Image size \(48 pixels\) exceeds limit"
+    ):
         load(tmp_path)
 
 
 def test_a_folder_that_is_empty_or_absent_is_missing_data(tmp_path):
-    with pytest.raises(data.MissingDataError, match=r"expected at least one image \(\.bmp .*\), found none"):
+    with pytest.raises(
+        data.MissingDataError, match=r"expected at least one image \(\.bmp .*\), found none"
+    ):
         load(tmp_path)
-    with pytest.raises(data.MissingDataError, match="absent: expected a folder of images, found no such folder"):
+    with pytest.raises(
+        data.MissingDataError, match="absent: expected a folder of images, found no such folder"
+    ):
         load(tmp_path / "absent")

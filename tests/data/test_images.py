@@ -41,8 +41,15 @@ def test_labels_of_another_type_number_or_range_are_refused(labels, message):
         Images(PIXELS, labels, ("a", "b"), "here")
 
 
-@given(n=st.integers(1, 200), small=st.integers(1, 250), more=st.integers(0, 100), seed=st.integers(0, 9))
-def test_a_subset_has_distinct_ascending_members_all_of_them_in_any_larger_subset(n, small, more, seed):
+@given(
+    n=st.integers(1, 200),
+    small=st.integers(1, 250),
+    more=st.integers(0, 100),
+    seed=st.integers(0, 9),
+)
+def test_a_subset_has_distinct_ascending_members_all_of_them_in_any_larger_subset(
+    n, small, more, seed
+):
     chosen = subset(n, small, seed)
     assert len(chosen) == min(n, small)
     assert (np.diff(chosen) > 0).all() and chosen[0] >= 0 and chosen[-1] < n

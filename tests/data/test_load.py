@@ -5,7 +5,9 @@ from stepwise import data
 from tests.data import layouts
 
 
-@pytest.mark.parametrize("name", ["cifar", "", "folder:", "folder", "npz", "photos:here", "cifar10:"])
+@pytest.mark.parametrize(
+    "name", ["cifar", "", "folder:", "folder", "npz", "photos:here", "cifar10:"]
+)
 def test_an_unknown_name_is_refused_with_the_names_known(name):
     known = r"'photos', 'cifar10', 'stl10', 'folder:PATH' or 'npz:PATH'"
     with pytest.raises(data.DataError, match=f"expected {known}, found '{name}'"):
@@ -30,13 +32,17 @@ def test_an_unknown_split_is_refused_with_the_splits_known(name, known):
 @pytest.mark.parametrize("argument", ["limit", "size"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_limit_and_size_are_positive(argument, value):
-    with pytest.raises(data.DataError, match=f"{argument}: expected a positive integer or None, found {value}"):
+    with pytest.raises(
+        data.DataError, match=f"{argument}: expected a positive integer or None, found {value}"
+    ):
         data.load("photos", **{argument: value})
 
 
 @pytest.mark.parametrize("name", ["cifar10", "stl10"])
 def test_a_root_without_the_set_is_missing_data_and_names_what_was_looked_for(tmp_path, name):
-    with pytest.raises(data.MissingDataError, match=rf"{tmp_path}: expected .*\.tar\.gz, found none"):
+    with pytest.raises(
+        data.MissingDataError, match=rf"{tmp_path}: expected .*\.tar\.gz, found none"
+    ):
         data.load(name, root=tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -51,7 +51,9 @@ class Trap:
 def test_pickled_arrays_are_refused_and_never_unpickled(path, tmp_path):
     sprung = tmp_path / "sprung"
     np.savez(path, pixels=np.array([Trap(sprung)], dtype=object))
-    with pytest.raises(data.DataError, match=r"set\.npz: expected readable arrays without pickled objects"):
+    with pytest.raises(
+        data.DataError, match=r"set\.npz: expected readable arrays without pickled objects"
+    ):
         load(path)
     assert not sprung.exists()
 
@@ -59,14 +61,20 @@ def test_pickled_arrays_are_refused_and_never_unpickled(path, tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"labels": LABELS}, r"set\.npz: expected an array 'pixels' .n, H, W, C., found the arrays \['labels'\]"),
+        (
+            {"labels": LABELS},
+            r"set\.npz: expected an array 'pixels' .n, H, W, C., found the arrays \['labels'\]",
+        ),
         ({"pixels": PIXELS / 255}, r"set\.npz: expected uint8 .* found float64 \[5, 4, 4, 1\]"),
         ({"pixels": PIXELS[..., 0]}, r"set\.npz: expected uint8 .* found uint8 \[5, 4, 4\]"),
         (
             {"pixels": PIXELS[:0], "labels": LABELS[:0]},
             r"set\.npz: expected .* at least one image, found uint8 \[0, ",
         ),
-        ({"pixels": PIXELS, "labels": LABELS[:4]}, r"set\.npz: expected int32 \[5\], .* found int32 \[4\]"),
+        (
+            {"pixels": PIXELS, "labels": LABELS[:4]},
+            r"set\.npz: expected int32 \[5\], .* found int32 \[4\]",
+        ),
         ({"pixels": PIXELS, "labels": LABELS - 1}, r"set\.npz: expected 0 to 65535, found -1 to 1"),
         (
             {"pixels": PIXELS, "labels": LABELS + 2**40},
@@ -88,7 +96,9 @@ def test_arrays_that_are_not_what_they_should_be_are_refused(path, arrays, messa
 def test_a_file_that_is_no_zip_is_refused(path):
     with path.open("wb") as file:
         np.save(file, PIXELS)
-    with pytest.raises(data.DataError, match=r"set\.npz: expected an \.npz archive .* found a file that is no zip"):
+    with pytest.raises(
+        data.DataError, match=r"set\.npz: expected an \.npz archive .* found a file that is no zip"
+    ):
         load(path)
 
 
@@ -102,5 +112,7 @@ def test_a_zip_with_damage_inside_is_refused(path):
 
 
 def test_a_missing_file_is_missing_data(path):
-    with pytest.raises(data.MissingDataError, match=r"set\.npz: expected an \.npz archive, found no such file"):
+    with pytest.raises(
+        data.MissingDataError, match=r"set\.npz: expected an \.npz archive, found no such file"
+    ):
         load(path)

@@ -9,7 +9,9 @@ from stepwise.data.photos import SEAM
 def windows(name, side, columns):
     """All patches of a side at steps of a pixel, as bytes."""
     photo = load_sample_image(f"{name}.jpg")[:, columns]
-    view = np.lib.stride_tricks.sliding_window_view(photo, (side, side), (0, 1))[:: side // 8, :: side // 8]
+    view = np.lib.stride_tricks.sliding_window_view(photo, (side, side), (0, 1))[
+        :: side // 8, :: side // 8
+    ]
     return {patch.transpose(1, 2, 0).tobytes() for row in view for patch in row}
 
 

@@ -1,4 +1,5 @@
-"""One program on one device, on eight, or in two processes: `python -m tests.dynamics.layouts OUT [PORT PROCESS]`.
+"""One program on one device, on eight, or in two processes: `python -m tests.dynamics.layouts OUT
+[PORT PROCESS]`.
 
 Where OUT has a run already, it only goes on with that.
 """
@@ -29,7 +30,10 @@ OBJECTIVES = {
 
 
 def main(out):
-    found = {"devices": np.asarray(jax.device_count()), "processes": np.asarray(jax.process_count())}
+    found = {
+        "devices": np.asarray(jax.device_count()),
+        "processes": np.asarray(jax.process_count()),
+    }
     there = Path(out, "run").exists()
     for name, objective in () if there else OBJECTIVES.items():
         predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1), **F64) if objective.predictor else None
@@ -38,11 +42,17 @@ def main(out):
         loss, stats, slopes = step.gradient(state)
         for kind, tree in (("loss", loss), ("stats", stats), ("gradient", slopes)):
             leaves = jax.tree_util.tree_leaves_with_path(tree)
-            found |= {f"{name} {kind}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+            found |= {
+                f"{name} {kind}{jax.tree_util.keystr(path)}": np.asarray(leaf)
+                for path, leaf in leaves
+            }
     done = training.train(
-        small.encoder(**F64), small.PIXELS, Objective(losses.vicreg), small.plan(steps=6, checkpoint_every=3),
+        small.encoder(**F64),
+        small.PIXELS,
+        Objective(losses.vicreg),
+        small.plan(steps=6, checkpoint_every=3),
         folder=f"{out}/run",
-    )  # fmt: skip
+    )
     found |= {f"trained {name}": value for name, value in small.numbers(done).items()}
     if jax.process_index() == 0:
         np.savez(f"{out}/numbers.npz", **found)

@@ -1,4 +1,6 @@
-"""A small run with all in its state that a checkpoint has to hold: `python -m tests.dynamics.small FOLDER [PAUSE]`."""
+"""A small run with all in its state that a checkpoint has to hold: `python -m tests.dynamics.small
+FOLDER [PAUSE]`.
+"""
 
 import sys
 import time
@@ -20,7 +22,9 @@ def encoder(**options):
     """One residual block, batch normalisation in backbone and head."""
     rngs = nnx.Rngs(0)
     backbone = models.ResNet((1,), width=4, stem="small", rngs=rngs, **options)
-    return models.Encoder(backbone, models.Head(backbone.features, [6, 4], rngs=rngs, **_of(options)))
+    return models.Encoder(
+        backbone, models.Head(backbone.features, [6, 4], rngs=rngs, **_of(options))
+    )
 
 
 def _of(options):
@@ -39,14 +43,21 @@ def run(folder, **options):
     """BYOL: a predictor and a slow target."""
     predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1))
     return training.train(
-        encoder(), PIXELS, Objective(losses.byol, True, 0.9), plan(**options), predictor=predictor, folder=folder
+        encoder(),
+        PIXELS,
+        Objective(losses.byol, True, 0.9),
+        plan(**options),
+        predictor=predictor,
+        folder=folder,
     )
 
 
 def numbers(trained):
     """All that the run has found, by name."""
     trajectory = trained.trajectory
-    found = {name: np.asarray(getattr(trajectory, name)) for name in ("times", "eigenvalues", "loss")}
+    found = {
+        name: np.asarray(getattr(trajectory, name)) for name in ("times", "eigenvalues", "loss")
+    }
     found |= {name: np.asarray(value) for name, value in trajectory.stats.items()}
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(trained.encoder)))
     return found | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -1,4 +1,5 @@
-"""Descent in dual coefficients and in outputs: the same experiment as descent in mode coordinates."""
+"""Descent in dual coefficients and in outputs: the same experiment as descent in mode
+coordinates."""
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,12 @@ def test_descent_is_the_same_in_every_coordinates(x64):
         np.testing.assert_allclose(other.eigenvalues, modes.eigenvalues, rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(other.loss, modes.loss, rtol=1e-8)
         assert other.snapshots is None
-    np.testing.assert_allclose(outputs.stats["outputs"], p.features @ modes.snapshots[-1].T, atol=1e-9)
-    np.testing.assert_allclose(dual.stats["coefficients"] @ K, outputs.stats["outputs"].T, atol=1e-9)
+    np.testing.assert_allclose(
+        outputs.stats["outputs"], p.features @ modes.snapshots[-1].T, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        dual.stats["coefficients"] @ K, outputs.stats["outputs"].T, atol=1e-9
+    )
 
 
 def test_one_step_in_outputs_is_the_gradient_of_the_loss(x64):
@@ -70,11 +75,26 @@ def test_both_save_and_load(x64, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: dual_descent(np.eye(3), np.ones((1, 3)), 0.1, 5), r"K: expected a square matrix \[2n, 2n\]"),
-        (lambda: dual_descent(np.eye(4), np.ones((1, 3)), 0.1, 5), "c0: expected 4 columns, one a view"),
-        (lambda: dual_descent(np.eye(4), np.ones((1, 4)), -0.1, 5), "lr: expected a positive learning rate"),
-        (lambda: dual_descent(np.eye(4), np.ones((1, 4)), 0.1, 0), "steps: expected a positive whole number"),
-        (lambda: output_descent(np.ones((4, 1, 4, 1)), np.ones((3, 1)), 0.1, 5), r"z0: expected \[2n, d\]"),
+        (
+            lambda: dual_descent(np.eye(3), np.ones((1, 3)), 0.1, 5),
+            r"K: expected a square matrix \[2n, 2n\]",
+        ),
+        (
+            lambda: dual_descent(np.eye(4), np.ones((1, 3)), 0.1, 5),
+            "c0: expected 4 columns, one a view",
+        ),
+        (
+            lambda: dual_descent(np.eye(4), np.ones((1, 4)), -0.1, 5),
+            "lr: expected a positive learning rate",
+        ),
+        (
+            lambda: dual_descent(np.eye(4), np.ones((1, 4)), 0.1, 0),
+            "steps: expected a positive whole number",
+        ),
+        (
+            lambda: output_descent(np.ones((4, 1, 4, 1)), np.ones((3, 1)), 0.1, 5),
+            r"z0: expected \[2n, d\]",
+        ),
         (
             lambda: output_descent(np.ones((4, 1, 4, 2)), np.ones((4, 1)), 0.1, 5),
             r"theta: expected shape \[4, 1, 4, 1\]",

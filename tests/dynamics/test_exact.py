@@ -16,7 +16,9 @@ def test_from_an_aligned_start_it_is_the_law_of_each_mode(x64):
     out = closed_form(problems.modes(GAMMA), A0, TIMES)
     each = laws.BarlowTwins(GAMMA).eigenvalues(TIMES, GAMMA[:3] * s**2)
     np.testing.assert_allclose(out.eigenvalues, np.sort(each, 1)[:, ::-1], rtol=1e-11)
-    np.testing.assert_allclose(out.loss, laws.BarlowTwins(GAMMA).loss(TIMES, GAMMA[:3] * s**2), rtol=1e-12)
+    np.testing.assert_allclose(
+        out.loss, laws.BarlowTwins(GAMMA).loss(TIMES, GAMMA[:3] * s**2), rtol=1e-12
+    )
     assert (out.source, out.result.name) == ("closed form", "converged")
 
 
@@ -25,7 +27,11 @@ def test_its_snapshot_is_the_state_of_the_flow(x64):
     for end in (0.0, 2.0, 12.0):
         state = closed_form(problems.modes(GAMMA), A0, [end]).snapshots[-1]
         np.testing.assert_allclose(
-            state, flow(problems.modes(GAMMA), A0, [end], rtol=1e-9, atol=1e-12, reduce=False).snapshots[-1], atol=1e-7
+            state,
+            flow(problems.modes(GAMMA), A0, [end], rtol=1e-9, atol=1e-12, reduce=False).snapshots[
+                -1
+            ],
+            atol=1e-7,
         )
 
 
@@ -35,7 +41,9 @@ def test_a_generic_start_is_taken_as_its_effective_aligned_one(x64):
     aligned = np.pad(np.diag(s0), ((0, 0), (0, 3)))
     p = problems.modes(GAMMA)
     whole = closed_form(p, A0, TIMES)
-    np.testing.assert_allclose(whole.eigenvalues, closed_form(p, aligned, TIMES).eigenvalues, rtol=1e-12)
+    np.testing.assert_allclose(
+        whole.eigenvalues, closed_form(p, aligned, TIMES).eigenvalues, rtol=1e-12
+    )
     turned = closed_form(p, problems.rotation(3, 5) @ A0, TIMES)
     np.testing.assert_allclose(whole.eigenvalues, turned.eigenvalues, rtol=1e-9)
 
@@ -47,7 +55,9 @@ def test_eigenvalues_are_sorted_where_a_later_mode_starts_ahead(x64):
     assert out.eigenvalues[0, 0] == pytest.approx(0.7 * 0.01)
 
 
-@pytest.mark.parametrize(("gamma", "d"), [((1.0, 0.5), 4), ((1.0,), 1), ((1.0, 0.5, -0.3), 3), ((-0.5, -1.0), 1)])
+@pytest.mark.parametrize(
+    ("gamma", "d"), [((1.0, 0.5), 4), ((1.0,), 1), ((1.0, 0.5, -0.3), 3), ((-0.5, -1.0), 1)]
+)
 def test_what_cannot_be_learned_leaves_one_each_in_the_loss(gamma, d, dtype):
     A0 = problems.gaussian((d, len(gamma)), 1e-2).astype(dtype)
     out = closed_form(problems.modes(gamma, dtype), A0, np.array([0, 1e3], dtype))
@@ -68,15 +78,21 @@ def test_it_maps_over_starts_compiles_and_differentiates(x64):
     starts = problems.gaussian((4, 2, 6), 1e-2)
     mapped = jax.jit(jax.vmap(lambda A: closed_form(p, A, TIMES)))(starts)
     for i in range(4):
-        np.testing.assert_allclose(mapped.eigenvalues[i], closed_form(p, starts[i], TIMES).eigenvalues, rtol=1e-12)
+        np.testing.assert_allclose(
+            mapped.eigenvalues[i], closed_form(p, starts[i], TIMES).eigenvalues, rtol=1e-12
+        )
 
     def total(A, scale):
         moved = jax.tree.map(lambda leaf: leaf * scale, p)
-        return jnp.sum(jnp.sin(jnp.arange(50.0).reshape(25, 2)) * closed_form(moved, A, TIMES).eigenvalues)
+        return jnp.sum(
+            jnp.sin(jnp.arange(50.0).reshape(25, 2)) * closed_form(moved, A, TIMES).eigenvalues
+        )
 
     slope, by_scale = jax.jit(jax.grad(total, argnums=(0, 1)))(starts[0], 1.0)
     direction, h = problems.gaussian((2, 6), 1e-2, seed=9), 1e-5
-    difference = (total(starts[0] + h * direction, 1.0) - total(starts[0] - h * direction, 1.0)) / (2 * h)
+    difference = (total(starts[0] + h * direction, 1.0) - total(starts[0] - h * direction, 1.0)) / (
+        2 * h
+    )
     assert float(jnp.sum(slope * direction)) == pytest.approx(float(difference), rel=1e-6)
     by_difference = (total(starts[0], 1 + h) - total(starts[0], 1 - h)) / (2 * h)
     assert float(by_scale) == pytest.approx(float(by_difference), rel=1e-6)
@@ -85,7 +101,11 @@ def test_it_maps_over_starts_compiles_and_differentiates(x64):
 @pytest.mark.parametrize(
     ("A0", "times", "message"),
     [
-        (np.ones((2, 5)), TIMES, r"A0: expected 6 columns, one a mode of the problem, received float64 \[2, 5\]"),
+        (
+            np.ones((2, 5)),
+            TIMES,
+            r"A0: expected 6 columns, one a mode of the problem, received float64 \[2, 5\]",
+        ),
         (np.ones(6), TIMES, "A0: expected an array of rank 2"),
         (np.full((2, 6), np.nan), TIMES, "A0: expected finite entries, received 12 of 12"),
         (np.ones((2, 6)), [1.0, 1.0], "times: expected increasing numbers from 0 on"),

@@ -30,7 +30,9 @@ def test_it_is_gradient_descent_on_the_weights_in_pixel_space(x64):
         np.testing.assert_allclose(out.snapshots[k], p.coordinates(W), atol=1e-10)
         W = W - 0.02 * gradient
     z = p.embed(out.snapshots[-1], np.concatenate([x, x2]))
-    np.testing.assert_allclose(spectra.eigenvalues(z[: len(x)], z[len(x) :]), out.eigenvalues[-1], atol=1e-10)
+    np.testing.assert_allclose(
+        spectra.eigenvalues(z[: len(x)], z[len(x) :]), out.eigenvalues[-1], atol=1e-10
+    )
 
 
 def test_it_tends_to_the_flow_with_the_learning_rate_to_first_order(x64):
@@ -61,13 +63,18 @@ def test_a_negative_mode_sets_the_limit_of_the_learning_rate(x64):
 
 def test_the_limit_counts_a_negative_mode_that_was_cut_off(x64):
     cut = problems.modes([1.0, 0.5, -5.0]).truncated(2)
-    assert float(descent(cut, np.full((1, 2), 0.1), 0.01, 1).stats["lr_limit"]) == pytest.approx(0.1)
+    assert float(descent(cut, np.full((1, 2), 0.1), 0.01, 1).stats["lr_limit"]) == pytest.approx(
+        0.1
+    )
 
 
 def test_a_start_that_is_too_large_diverges_with_that_as_its_cause(dtype):
     p = problems.modes(GAMMA, dtype)
     out = descent(p, np.full((1, 6), 30, dtype), 0.1, 50, record_every=1)
-    assert str(out.result) == f"diverged by step {int(out.result.step)}: the learning rate, or the start, is too large"
+    assert (
+        str(out.result)
+        == f"diverged by step {int(out.result.step)}: the learning rate, or the start, is too large"
+    )
 
 
 def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
@@ -82,9 +89,13 @@ def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
         for value, steps in cases:
             out = descent(p, A0, 0.05, 20, snapshots=True, **{name: value})
             np.testing.assert_allclose(out.times, 0.05 * np.array(steps), rtol=1e-14)
-            np.testing.assert_allclose(out.eigenvalues, every.eigenvalues[np.array(steps)], rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(
+                out.eigenvalues, every.eigenvalues[np.array(steps)], rtol=1e-12, atol=1e-15
+            )
             np.testing.assert_array_equal(out.snapshot_times, out.times)
-            np.testing.assert_allclose(out.snapshots, every.snapshots[np.array(steps)], rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(
+                out.snapshots, every.snapshots[np.array(steps)], rtol=1e-12, atol=1e-15
+            )
     assert len(descent(p, A0, 0.05, 2500).times) == 1251
     last = descent(p, A0, 0.05, 20)
     np.testing.assert_array_equal(last.snapshot_times, last.times[-1:])
@@ -97,8 +108,14 @@ def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
         ({"lr": -0.1}, "lr: expected a positive learning rate"),
         ({"lr": np.nan}, "lr: expected finite"),
         ({"steps": 0}, "steps: expected a positive whole number, received 0"),
-        ({"record_every": 0}, "record_every: expected a positive whole number of steps, received 0"),
-        ({"record_every": 2, "record_at": [1]}, "record_every: expected None where record_at is given"),
+        (
+            {"record_every": 0},
+            "record_every: expected a positive whole number of steps, received 0",
+        ),
+        (
+            {"record_every": 2, "record_at": [1]},
+            "record_every: expected None where record_at is given",
+        ),
         ({"record_at": [1, 1]}, "record_at: expected increasing whole numbers in 0 ... 10"),
         ({"record_at": [0.5]}, "record_at: expected increasing whole numbers in 0 ... 10"),
         ({"record_at": [11]}, "record_at: expected increasing whole numbers in 0 ... 10"),
@@ -111,7 +128,11 @@ def test_bad_arguments_are_refused_by_name(options, message, x64):
 
 
 def test_it_maps_over_starts_and_learning_rates(x64):
-    p, starts, rates = problems.modes(GAMMA), problems.gaussian((3, 2, 6), 0.1), np.array([0.01, 0.05, 0.1])
+    p, starts, rates = (
+        problems.modes(GAMMA),
+        problems.gaussian((3, 2, 6), 0.1),
+        np.array([0.01, 0.05, 0.1]),
+    )
     run = jax.jit(jax.vmap(lambda A, lr: descent(p, A, lr, 40, record_every=10)))
     mapped = run(starts, rates)
     for i in range(3):
@@ -131,14 +152,18 @@ def test_derivatives_in_the_start_and_the_learning_rate_equal_differences(x64):
     direction = problems.gaussian((2, 6), 1.0, seed=3)
     difference = (total(A0 + h * direction, 0.05) - total(A0 - h * direction, 0.05)) / (2 * h)
     assert float(jnp.sum(slope * direction)) == pytest.approx(float(difference), rel=1e-7)
-    assert float(rate) == pytest.approx(float((total(A0, 0.05 + h) - total(A0, 0.05 - h)) / (2 * h)), rel=1e-7)
+    assert float(rate) == pytest.approx(
+        float((total(A0, 0.05 + h) - total(A0, 0.05 - h)) / (2 * h)), rel=1e-7
+    )
 
 
 def test_precision_follows_the_widest_array_and_a_python_number_widens_nothing(x64):
     narrow = problems.modes(GAMMA, "float32")
     A0 = problems.gaussian((2, 6), 0.1).astype("float32")
     out = descent(narrow, A0, 0.05, 10)
-    assert {leaf.dtype.name for leaf in (out.times, out.eigenvalues, out.loss, out.snapshots)} == {"float32"}
+    assert {leaf.dtype.name for leaf in (out.times, out.eigenvalues, out.loss, out.snapshots)} == {
+        "float32"
+    }
     assert descent(narrow, A0, np.array(0.05), 10).eigenvalues.dtype == "float64"
     assert descent(narrow, A0.astype(float), 0.05, 10).eigenvalues.dtype == "float64"
 
@@ -155,5 +180,9 @@ def test_small_steps_from_a_small_start_follow_the_closed_form(x64):
     A0 = problems.gaussian((2, 4), 1e-6)
     out = descent(p, A0, 0.002, 4000)
     theory = closed_form(p, A0, out.times)
-    late = spectra.step_times(out.times, out.eigenvalues) / spectra.step_times(out.times, theory.eigenvalues) - 1
+    late = (
+        spectra.step_times(out.times, out.eigenvalues)
+        / spectra.step_times(out.times, theory.eigenvalues)
+        - 1
+    )
     np.testing.assert_allclose(late, 2 * 0.002 * GAMMA[:2], rtol=0.25)

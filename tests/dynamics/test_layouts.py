@@ -1,4 +1,6 @@
-"""Loss, batch statistics and gradient do not depend on how many devices or processes share the batch."""
+"""Loss, batch statistics and gradient do not depend on how many devices or processes share the
+batch.
+"""
 
 import os
 import shutil
@@ -23,7 +25,9 @@ def started(out, devices, *more):
         "JAX_ENABLE_X64": "1",
     }
     command = [sys.executable, "-m", "tests.dynamics.layouts", str(out), *map(str, more)]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | flags, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | flags, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finished(out, *children):
@@ -52,9 +56,16 @@ def free_port():
 
 def same(found, reference, rtol=1e-6):
     for name in reference.keys() - {"devices", "processes"}:
-        # Adam makes steps of any size of a gradient that is zero but for rounding, as a bias before a normalisation has
-        scale = 1 if name.startswith("trained") else np.abs(np.nan_to_num(reference[name])).max(initial=0)
-        np.testing.assert_allclose(found[name], reference[name], rtol=rtol, atol=rtol * scale + 1e-12, err_msg=name)
+        # Adam makes steps of any size of a gradient that is zero but for rounding, as a bias before
+        # a normalisation has
+        scale = (
+            1
+            if name.startswith("trained")
+            else np.abs(np.nan_to_num(reference[name])).max(initial=0)
+        )
+        np.testing.assert_allclose(
+            found[name], reference[name], rtol=rtol, atol=rtol * scale + 1e-12, err_msg=name
+        )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Full-batch descent of networks: a linear one is the linear problem; a lazy one is its own kernel."""
+"""Full-batch descent of networks: a linear one is the linear problem; a lazy one is its own
+kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,9 @@ def test_a_linear_network_is_the_linear_problem(x64):
     run, last = full_batch(linear, {"W": jnp.asarray(W)}, X, X2, lr, 300, record_every=10)
     modes = descent(p, p.coordinates(W), lr, 300, record_every=10)
     np.testing.assert_allclose(run.eigenvalues, modes.eigenvalues, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(last["W"], p.weights(modes.snapshots[-1]) + (W - p.weights(p.coordinates(W))), atol=1e-9)
+    np.testing.assert_allclose(
+        last["W"], p.weights(modes.snapshots[-1]) + (W - p.weights(p.coordinates(W))), atol=1e-9
+    )
 
 
 def test_a_linearised_network_descends_as_its_full_kernel_says(x64):
@@ -35,7 +38,9 @@ def test_a_linearised_network_descends_as_its_full_kernel_says(x64):
     apply_linear = nt.linearize(apply, params)
     both = jnp.concatenate([jnp.asarray(X), jnp.asarray(X2)])
     run, _ = full_batch(apply_linear, params, X, X2, 0.003, 200, record_every=20)
-    told = output_descent(entk.full_kernel(apply, params, both), apply(params, both), 0.003, 200, record_every=20)
+    told = output_descent(
+        entk.full_kernel(apply, params, both), apply(params, both), 0.003, 200, record_every=20
+    )
     np.testing.assert_allclose(run.eigenvalues, told.eigenvalues, rtol=1e-8, atol=1e-10)
 
 
@@ -65,4 +70,6 @@ def test_same_function_same_program(x64):
         full_batch(counted, {"W": jnp.ones((3, 6))}, X, X2, 0.01, 10)
     traced = len(calls)
     full_batch(counted, {"W": jax.numpy.zeros((3, 6)) + 0.1}, X, X2, 0.02, 10)
-    assert len(calls) <= traced + 1  # the shape of the outputs is asked each time, the loop compiled once
+    assert (
+        len(calls) <= traced + 1
+    )  # the shape of the outputs is asked each time, the loop compiled once

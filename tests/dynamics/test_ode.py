@@ -22,7 +22,9 @@ def integrated(gamma, A0, times):
         AD = flat.reshape(d, r) * gamma
         return (4 * (AD - AD @ flat.reshape(d, r).T @ AD)).ravel()
 
-    solved = solve_ivp(field, (0, times[-1]), A0.ravel(), method="DOP853", rtol=1e-12, atol=1e-15, t_eval=times)
+    solved = solve_ivp(
+        field, (0, times[-1]), A0.ravel(), method="DOP853", rtol=1e-12, atol=1e-15, t_eval=times
+    )
     states = solved.y.T.reshape(-1, d, r)
     return problems.spectrum(gamma, states), states[-1]
 
@@ -47,7 +49,9 @@ def test_from_an_aligned_start_it_is_the_closed_form(x64):
 def test_the_closed_form_becomes_exact_as_the_start_shrinks(x64):
     gamma = 0.6 ** np.arange(12.0)
     p, errors = problems.modes(gamma), []
-    solve = jax.jit(jax.vmap(lambda A, times: flow(p, A, times, rtol=1e-9, atol=1e-12).eigenvalues, (0, None)))
+    solve = jax.jit(
+        jax.vmap(lambda A, times: flow(p, A, times, rtol=1e-9, atol=1e-12).eigenvalues, (0, None))
+    )
     theory = jax.jit(jax.vmap(lambda A, times: closed_form(p, A, times).eigenvalues, (0, None)))
     for scale in (1e-2, 1e-3, 1e-5):
         A0 = problems.gaussian((6, 4, 12), scale)
@@ -59,12 +63,16 @@ def test_the_closed_form_becomes_exact_as_the_start_shrinks(x64):
     assert 0.8 < np.log10(errors[1] / errors[2]) < 4
 
 
-@pytest.mark.parametrize(("gamma", "d"), [((1.0, 0.5, -0.3), 3), ((1.0, 0.6), 4), ((2.0,), 1), ((-0.5, -1.0), 2)])
+@pytest.mark.parametrize(
+    ("gamma", "d"), [((1.0, 0.5, -0.3), 3), ((1.0, 0.6), 4), ((2.0,), 1), ((-0.5, -1.0), 2)]
+)
 def test_the_final_rank_is_that_of_the_positive_modes(gamma, d, x64):
     A0 = problems.gaussian((d, len(gamma)), 0.1)
     out = flow(problems.modes(gamma), A0, [0.0, 40.0])
     rank = min(d, sum(g > 0 for g in gamma))
-    np.testing.assert_allclose(out.eigenvalues[-1], np.r_[np.ones(rank), np.zeros(d - rank)], atol=2e-5)
+    np.testing.assert_allclose(
+        out.eigenvalues[-1], np.r_[np.ones(rank), np.zeros(d - rank)], atol=2e-5
+    )
     assert float(out.loss[-1]) == pytest.approx(d - rank, abs=1e-4)
     assert out.result.name == "converged"
 
@@ -80,7 +88,9 @@ def test_curves_do_not_turn_with_the_embedding(x64):
     p, A0 = problems.modes(GAMMA), problems.gaussian((3, 6), 1e-2)
     one, two = (flow(p, A, TIMES, **FINE) for A in (A0, problems.rotation(3, 7) @ A0))
     np.testing.assert_allclose(one.eigenvalues, two.eigenvalues, atol=1e-8)
-    np.testing.assert_allclose(problems.rotation(3, 7) @ one.snapshots[-1], two.snapshots[-1], atol=1e-7)
+    np.testing.assert_allclose(
+        problems.rotation(3, 7) @ one.snapshots[-1], two.snapshots[-1], atol=1e-7
+    )
 
 
 SLOW = np.r_[1.0, 0.8, 0.55, np.linspace(0.05, -0.05, 90)]
@@ -96,7 +106,9 @@ SLOW = np.r_[1.0, 0.8, 0.55, np.linspace(0.05, -0.05, 90)]
 @settings(max_examples=4)
 def test_fewer_modes_give_the_same_curves_to_within_the_bound(seed, scale, stretch, kind):
     noise = np.random.default_rng(seed).uniform(-1, 1, 93)
-    gamma = {"slow": SLOW + 0.02 * noise, "close": 0.9 + 0.02 * noise, "spread": 0.5 + 0.5 * noise}[kind]
+    gamma = {"slow": SLOW + 0.02 * noise, "close": 0.9 + 0.02 * noise, "spread": 0.5 + 0.5 * noise}[
+        kind
+    ]
     gamma = np.sort(gamma)[::-1]
     A0 = problems.gaussian((3, 93), scale / (3 if scale == 0.1 else 1), seed)
     until = stretch * np.log(1 / scale**2) / (8 * gamma[2])
@@ -135,19 +147,40 @@ def test_the_skipped_linear_phase_is_right_at_early_times(x64):
         ((1.0, 0.5, -1), problems.gaussian((2, 3), 0.1), [0]),
         ((1.0, 0.5, -1), problems.gaussian((2, 3), 0.1), [3]),
     ],
-    ids=["A0=0", "gamma=0", "all negative", "degenerate", "d>r", "C(0)>I", "one mode", "t=0 alone", "one time"],
+    ids=[
+        "A0=0",
+        "gamma=0",
+        "all negative",
+        "degenerate",
+        "d>r",
+        "C(0)>I",
+        "one mode",
+        "t=0 alone",
+        "one time",
+    ],
 )
-def test_every_corner_has_finite_curves_that_the_other_solver_agrees_with(gamma, A0, times, reduce, x64):
+def test_every_corner_has_finite_curves_that_the_other_solver_agrees_with(
+    gamma, A0, times, reduce, x64
+):
     times = np.asarray(times, float)
     out = flow(problems.modes(gamma), A0, times, reduce=reduce)
-    expected = integrated(np.array(gamma), A0, times)[0] if times[-1] > 0 else problems.spectrum(np.array(gamma), A0)
+    expected = (
+        integrated(np.array(gamma), A0, times)[0]
+        if times[-1] > 0
+        else problems.spectrum(np.array(gamma), A0)
+    )
     np.testing.assert_allclose(out.eigenvalues, expected.reshape(out.eigenvalues.shape), atol=3e-5)
     assert np.isfinite(out.snapshots).all()
     assert all(np.isfinite(value) for value in out.stats.values())
 
 
 def test_a_blow_up_is_a_result_that_says_when_and_why(x64):
-    out = flow(problems.modes([1.0, -3.0]), np.array([[2.0, 0.0], [1.0, 9.0]]), np.linspace(0, 5, 6), max_steps=60)
+    out = flow(
+        problems.modes([1.0, -3.0]),
+        np.array([[2.0, 0.0], [1.0, 9.0]]),
+        np.linspace(0, 5, 6),
+        max_steps=60,
+    )
     assert out.result.name == "diverged"
     assert 1 <= int(out.result.step) <= 5
     assert "gave up (max_steps = 60): with an eigenvalue of C(0) above 1" in str(out.result)
@@ -157,7 +190,9 @@ def test_it_maps_over_starts_and_compiles(x64):
     p, starts = problems.modes(GAMMA), problems.gaussian((3, 2, 6), 1e-2)
     mapped = jax.jit(jax.vmap(lambda A: flow(p, A, TIMES)))(starts)
     for i in range(3):
-        np.testing.assert_allclose(mapped.eigenvalues[i], flow(p, starts[i], TIMES).eigenvalues, atol=2e-5)
+        np.testing.assert_allclose(
+            mapped.eigenvalues[i], flow(p, starts[i], TIMES).eigenvalues, atol=2e-5
+        )
     assert mapped.snapshots.shape == (3, 1, 2, 6)
     assert mapped.result.code.shape == (3,)
 
@@ -185,7 +220,9 @@ def test_single_precision_stays_close_to_double(x64):
 
 
 def test_tolerances_have_to_be_positive(x64):
-    with pytest.raises(ValueError, match=r"rtol, atol: expected positive tolerances, received 0.0, 1e-09"):
+    with pytest.raises(
+        ValueError, match=r"rtol, atol: expected positive tolerances, received 0.0, 1e-09"
+    ):
         flow(problems.modes(GAMMA), np.ones((1, 6)), TIMES, rtol=0.0)
 
 
@@ -209,7 +246,11 @@ def test_where_the_solver_gives_up_it_says_so_and_not_more(x64):
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4, 1e8])
 def test_the_units_of_gamma_do_not_matter(size, dtype):
     gamma = np.array([1.0, 0.3, 0.1, -0.4], dtype) * np.asarray(size, dtype)
-    A0 = 1e-3 * np.random.default_rng(0).normal(size=(2, 4)).astype(dtype) / np.sqrt(np.asarray(size, dtype))
+    A0 = (
+        1e-3
+        * np.random.default_rng(0).normal(size=(2, 4)).astype(dtype)
+        / np.sqrt(np.asarray(size, dtype))
+    )
     times = np.linspace(0, 12, 30, dtype=dtype) / np.asarray(size, dtype)
     found = flow(problems.modes(gamma, dtype), A0, times)
     assert found.result.name == "converged" and int(found.stats["rejected"]) < 50

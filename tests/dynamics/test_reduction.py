@@ -17,7 +17,9 @@ def curves(gamma, A0, times):
         AD = flat.reshape(d, r) * gamma
         return (4 * (AD - AD @ flat.reshape(d, r).T @ AD)).ravel()
 
-    solved = solve_ivp(field, (0, times[-1]), A0.ravel(), method="DOP853", rtol=1e-10, atol=1e-14, t_eval=times)
+    solved = solve_ivp(
+        field, (0, times[-1]), A0.ravel(), method="DOP853", rtol=1e-10, atol=1e-14, t_eval=times
+    )
     return problems.spectrum(gamma, solved.y.T.reshape(-1, d, r))
 
 
@@ -26,7 +28,9 @@ def curves(gamma, A0, times):
 def test_eigenvalues_stay_within_the_bound_whatever_the_spectrum(seed):
     rng = np.random.default_rng(seed)
     d, r, low = rng.integers(1, 4), rng.integers(8, 40), rng.choice([-0.5, 0, 0.5, 0.9])
-    gamma = np.sort(np.r_[1, rng.uniform(low, 0.2 if low < 0.2 and rng.random() < 0.5 else 1, r)])[::-1]
+    gamma = np.sort(np.r_[1, rng.uniform(low, 0.2 if low < 0.2 and rng.random() < 0.5 else 1, r)])[
+        ::-1
+    ]
     scale, tol = 10 ** rng.uniform(-5, -0.7), 10 ** rng.uniform(-7, -1.5)
     A0 = problems.gaussian((d, r + 1), scale / np.sqrt(r), seed)
     until = rng.uniform(0.2, 2) * np.log(r / scale**2) / (8 * max(gamma[d - 1], 0.05))
@@ -65,7 +69,9 @@ def test_the_leading_modes_that_matter_by_a_time(x64):
     assert reduction.leading(gamma, A0, 5.0, 1e-30) == (32, 0.0)
 
 
-@pytest.mark.parametrize("A0", [np.zeros((2, 3)), np.full((2, 3), 1e-200), np.diag([1e-3, 0, 1e-3])])
+@pytest.mark.parametrize(
+    "A0", [np.zeros((2, 3)), np.full((2, 3), 1e-200), np.diag([1e-3, 0, 1e-3])]
+)
 def test_starts_without_some_modes_raise_no_warning(A0, x64):
     small = reduction.reduce(np.array([1.0, 0.5, -0.5]), A0, 3.0, 1e-7)
     assert np.isfinite(small.bound)

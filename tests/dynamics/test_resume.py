@@ -23,7 +23,9 @@ def reference(tmp_path_factory):
 
 def started(folder, pause):
     command = [sys.executable, "-m", "tests.dynamics.small", str(folder), str(pause)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def lines(folder):
@@ -54,7 +56,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(reference, tmp_path):
             kills += 1
         child.communicate()
     assert kills == 3
-    newest = max((tmp_path / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    newest = max(
+        (tmp_path / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1])
+    )
     manifest = newest / "state" / "manifest.ocdbt"
     manifest.write_bytes(manifest.read_bytes()[:20])
     child = started(tmp_path, 0)
@@ -84,7 +88,9 @@ def test_a_signal_saves_and_ends_it_and_it_goes_on_to_the_same_bits(number, refe
 def test_the_folder_of_another_run_is_refused_and_kept(tmp_path):
     small.run(tmp_path, steps=4)
     before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    with pytest.raises(ValueError, match=r"expected a checkpoint of this run, none is usable; .*'samples', 'times'"):
+    with pytest.raises(
+        ValueError, match=r"expected a checkpoint of this run, none is usable; .*'samples', 'times'"
+    ):
         small.run(tmp_path, steps=6)
     with pytest.raises(ValueError, match=r"it differs in \['times'\]"):
         small.run(tmp_path, steps=4, lr=optax.warmup_cosine_decay_schedule(0.0, 0.02, 10, 120))

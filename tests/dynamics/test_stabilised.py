@@ -13,7 +13,14 @@ def _solve(field, y0, radius, dt, controller=None):
     solver = RungeKuttaChebyshev(radius=lambda t, y, args: radius)
     controller = diffrax.ConstantStepSize() if controller is None else controller
     return diffrax.diffeqsolve(
-        diffrax.ODETerm(field), solver, 0.0, 1.0, dt, y0, stepsize_controller=controller, throw=False
+        diffrax.ODETerm(field),
+        solver,
+        0.0,
+        1.0,
+        dt,
+        y0,
+        stepsize_controller=controller,
+        throw=False,
     )
 
 
@@ -23,7 +30,9 @@ def test_global_error_falls_with_the_square_of_the_step(stiffness, x64):
         return y * jnp.cos(t) - (y**2 - jnp.exp(2 * jnp.sin(t)))
 
     steps = np.array([20, 40, 80, 160])
-    ends = [float(_solve(field, jnp.ones(1), stiffness * n, 1 / n).ys[0, 0]) for n in steps]  # the same stages in all
+    ends = [
+        float(_solve(field, jnp.ones(1), stiffness * n, 1 / n).ys[0, 0]) for n in steps
+    ]  # the same stages in all
     errors = np.abs(np.array(ends) - np.exp(np.sin(1)))
     slopes = np.diff(np.log(errors)) / np.diff(np.log(1 / steps))
     np.testing.assert_allclose(slopes[-1], 2, atol=0.05)
@@ -47,7 +56,9 @@ def test_stability_polynomial_is_bounded_over_its_interval_and_matches_exp_to_se
 def test_adaptive_steps_are_few_on_a_stiff_problem(x64):
     rates = jnp.array([1.0, 1e4])
     controller = diffrax.PIDController(rtol=1e-5, atol=1e-8)
-    solution = _solve(lambda t, y, args: -rates * (y - jnp.cos(t)), jnp.ones(2), 1e4, None, controller)
+    solution = _solve(
+        lambda t, y, args: -rates * (y - jnp.cos(t)), jnp.ones(2), 1e4, None, controller
+    )
     assert int(solution.stats["num_steps"]) < 300  # Dormand-Prince needs 1e4 / 3.3
     exact = (1 * np.cos(1) + np.sin(1)) / 2 + (1 - 1 / 2) * np.exp(-1)
     np.testing.assert_allclose(solution.ys[0], [exact, np.cos(1) + np.sin(1) / 1e4], atol=2e-4)

@@ -37,7 +37,9 @@ def plan(steps=12, batch_size=8, lr=0.02, optimiser=MOMENTUM, recipe=CROPS, **op
 
 
 def train(module, objective=TWINS, pixels=PIXELS, **options):
-    given = {name: options.pop(name) for name in ("folder", "predictor", "about") if name in options}
+    given = {
+        name: options.pop(name) for name in ("folder", "predictor", "about") if name in options
+    }
     return training.train(module, pixels, objective, plan(**options), **given)
 
 
@@ -61,16 +63,24 @@ def test_what_is_measured_is_that_of_the_probe():
     z1, z2 = (run.encoder(view) for view in step.probe)
     assert step.probe[0].shape == (16, 4, 4, 1)
     both = np.concatenate([z1, z2])
-    np.testing.assert_allclose(trajectory.loss[-1], losses.barlow_twins_unnormalised(z1, z2), rtol=1e-4)
+    np.testing.assert_allclose(
+        trajectory.loss[-1], losses.barlow_twins_unnormalised(z1, z2), rtol=1e-4
+    )
     np.testing.assert_allclose(
         trajectory.eigenvalues[-1], spectra.eigenvalues(z1, z2, center=True), rtol=1e-3, atol=1e-6
     )
-    np.testing.assert_allclose(trajectory.covariance_eigenvalues[-1], np.linalg.eigvalsh(np.cov(both.T, ddof=0))[::-1],
-                               rtol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(
+        trajectory.covariance_eigenvalues[-1],
+        np.linalg.eigvalsh(np.cov(both.T, ddof=0))[::-1],
+        rtol=1e-3,
+    )
     np.testing.assert_allclose(stats["rankme"][-1], spectra.rankme(both), rtol=1e-4)
     hidden = np.concatenate([run.encoder.backbone((view - 0.5) / 0.25) for view in step.probe])
     np.testing.assert_allclose(
-        stats["stages/layer1"][-1], spectra.covariance_eigenvalues(hidden)[:64], rtol=1e-2, atol=1e-6
+        stats["stages/layer1"][-1],
+        spectra.covariance_eigenvalues(hidden)[:64],
+        rtol=1e-2,
+        atol=1e-6,
     )
     np.testing.assert_array_equal(stats["step"], plan().samples())
     assert str(trajectory.result) == "stopped" and run.finished
@@ -81,10 +91,16 @@ def test_an_epoch_meets_every_image_once_and_the_next_in_another_order():
     known = {image.tobytes(): i for i, image in enumerate(PIXELS)}
     key = jax.random.key(0)
     drawn = [
-        [known[np.asarray(image).tobytes()] for image in step._batch(key, jnp.asarray(i), step.pixels)]
+        [
+            known[np.asarray(image).tobytes()]
+            for image in step._batch(key, jnp.asarray(i), step.pixels)
+        ]
         for i in range(8)
     ]
-    first, second = np.ravel(drawn[:4]), np.ravel(drawn[4:])  # 24 = 4 · 5 + 4: the partial batch is dropped
+    first, second = (
+        np.ravel(drawn[:4]),
+        np.ravel(drawn[4:]),
+    )  # 24 = 4 · 5 + 4: the partial batch is dropped
     for epoch in (first, second):
         assert len(set(epoch)) == 20
     assert (first != second).any()
@@ -99,7 +115,9 @@ def test_the_rate_is_that_of_the_schedule_and_times_its_sum():
 
 
 def test_a_sample_before_any_time_has_passed_is_left_out():
-    stopping = optax.join_schedules([optax.linear_schedule(0.0, 0.1, 5), optax.constant_schedule(0.0)], [5])
+    stopping = optax.join_schedules(
+        [optax.linear_schedule(0.0, 0.1, 5), optax.constant_schedule(0.0)], [5]
+    )
     run = train(encoder(), steps=10, lr=stopping, record_at=[1, 2, 4, 6, 8])
     assert run.finished and run.trajectory.stats["step"].tolist() == [0, 2, 4, 6]
     assert (np.diff(run.trajectory.times) > 0).all()
@@ -113,23 +131,36 @@ def test_the_target_is_the_running_mean_of_the_encoder():
         before = jax.tree.map(np.asarray, (state["target"], state["params"]["encoder"]))
         state = step.advance(state, 1)
         decay = 1 - 0.1 * (1 + np.cos(np.pi * i / 12)) / 2
-        expected = jax.tree.map(lambda t, p, d=decay: d * t + (1 - d) * p, before[0], state["params"]["encoder"])
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state["target"], expected)
+        expected = jax.tree.map(
+            lambda t, p, d=decay: d * t + (1 - d) * p, before[0], state["params"]["encoder"]
+        )
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state["target"], expected
+        )
     assert any(
         (a != b).any()
-        for a, b in zip(jax.tree.leaves(before[1]), jax.tree.leaves(state["params"]["encoder"]), strict=True)
+        for a, b in zip(
+            jax.tree.leaves(before[1]), jax.tree.leaves(state["params"]["encoder"]), strict=True
+        )
     )
 
 
 @pytest.mark.parametrize("loss", [losses.byol, losses.simsiam])
 def test_a_predictor_learns_too_and_predicts_the_other_view(loss):
     decay = 0.99 if loss is losses.byol else None
-    run = train(encoder(norm=True), Objective(loss, True, decay), steps=30, lr=0.05,
-                predictor=models.Head(3, [6, 3], rngs=nnx.Rngs(1)))  # fmt: skip
+    run = train(
+        encoder(norm=True),
+        Objective(loss, True, decay),
+        steps=30,
+        lr=0.05,
+        predictor=models.Head(3, [6, 3], rngs=nnx.Rngs(1)),
+    )
     assert run.trajectory.stats["train_loss"][-1] < run.trajectory.stats["train_loss"][1]
 
 
-@pytest.mark.parametrize("loss", [losses.barlow_twins, losses.simclr, losses.vicreg, losses.spectral_contrastive])
+@pytest.mark.parametrize(
+    "loss", [losses.barlow_twins, losses.simclr, losses.vicreg, losses.spectral_contrastive]
+)
 def test_every_loss_falls(loss):
     run = train(encoder(), Objective(loss), steps=200, lr=0.01, optimiser=optax.adam)
     assert np.isfinite(run.trajectory.loss).all()
@@ -145,7 +176,9 @@ def test_a_diverging_run_ends_as_one_and_keeps_the_parameters_before(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(run.encoder)))
     again = train(encoder(), lr=1e4, steps=50, folder=tmp_path, record_at=range(50))
     assert str(again.trajectory.result) == str(run.trajectory.result)
-    np.testing.assert_array_equal(again.encoder.head.layers[0].kernel[...], run.encoder.head.layers[0].kernel[...])
+    np.testing.assert_array_equal(
+        again.encoder.head.layers[0].kernel[...], run.encoder.head.layers[0].kernel[...]
+    )
 
 
 def test_the_log_is_json_lines_of_every_sample_and_events(tmp_path):
@@ -171,7 +204,10 @@ def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
     [
         ({"pixels": PIXELS[::-1].copy()}, r"it differs in \['images'\]"),
         ({"objective": Objective(losses.vicreg)}, r"it differs in \['objective'\]"),
-        ({"objective": Objective(partial(losses.barlow_twins_unnormalised, center="none"))}, r"\['objective'\]"),
+        (
+            {"objective": Objective(partial(losses.barlow_twins_unnormalised, center="none"))},
+            r"\['objective'\]",
+        ),
         ({"optimiser": partial(optax.sgd, momentum=0.8)}, r"it differs in \['optimiser'\]"),
         ({"probe": 8}, r"it differs in \['probe'\]"),
         ({"about": {"what": "else"}}, r"it differs in \['about'\]"),
@@ -193,7 +229,9 @@ def test_snapshots_are_the_network_as_it_was(tmp_path):
     np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 12)(x), run.encoder(x))
     five = train(encoder(), steps=5)
     np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 5)(x), five.encoder(x))
-    with pytest.raises(ValueError, match=r"step: expected one of the snapshots' \[0, 5, 12\], received 6"):
+    with pytest.raises(
+        ValueError, match=r"step: expected one of the snapshots' \[0, 5, 12\], received 6"
+    ):
         snapshots.load(encoder(), tmp_path, 6)
     with pytest.raises(ValueError, match=r"step_5.npz: expected a snapshot of"):
         snapshots.load(encoder(d=2), tmp_path, 5)
@@ -207,7 +245,11 @@ def test_a_folder_in_which_another_trains_is_refused(tmp_path):
 
 def test_a_run_whose_embeddings_overflow_between_two_steps_diverged(tmp_path):
     run = train(encoder(), lr=1e30, steps=5, folder=tmp_path, record_at=range(5))
-    assert run.finished and run.trajectory.result.name == "diverged" and int(run.trajectory.result.step) == 1
+    assert (
+        run.finished
+        and run.trajectory.result.name == "diverged"
+        and int(run.trajectory.result.step) == 1
+    )
     collapsed = train(models.scale_start(encoder(norm=True), 1e-38, "all"), steps=2)
     assert np.isnan(collapsed.trajectory.stats["rankme"][0])
 
@@ -221,9 +263,18 @@ def test_a_run_whose_embeddings_overflow_between_two_steps_diverged(tmp_path):
         ({"steps": 0}, "steps: expected a positive whole number, received 0"),
         ({"lr": -1.0}, "lr: expected positive learning rates"),
         ({"lr": np.inf}, "lr: expected positive learning rates"),
-        ({"objective": Objective(losses.byol)}, "objective: expected predictor=True for a loss that collapses"),
-        ({"predictor": models.Head(3, [3], rngs=nnx.Rngs(0))}, "predictor: expected None, as the objective has none"),
-        ({"objective": Objective(losses.simsiam, True)}, "predictor: expected a module, received none"),
+        (
+            {"objective": Objective(losses.byol)},
+            "objective: expected predictor=True for a loss that collapses",
+        ),
+        (
+            {"predictor": models.Head(3, [3], rngs=nnx.Rngs(0))},
+            "predictor: expected None, as the objective has none",
+        ),
+        (
+            {"objective": Objective(losses.simsiam, True)},
+            "predictor: expected a module, received none",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(options, message):

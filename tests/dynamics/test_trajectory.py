@@ -17,7 +17,11 @@ def run(dtype="float64"):
 
 
 def test_a_saved_trajectory_comes_back_bit_for_bit(dtype, tmp_path):
-    for out in (run(dtype), replace(run(dtype), snapshots=None, snapshot_times=None), replace(run(dtype), stats={})):
+    for out in (
+        run(dtype),
+        replace(run(dtype), snapshots=None, snapshot_times=None),
+        replace(run(dtype), stats={}),
+    ):
         out.save(tmp_path / "run.npz")
         again = Trajectory.load(tmp_path / "run.npz")
         for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(again), strict=True):
@@ -29,10 +33,16 @@ def test_a_saved_trajectory_comes_back_bit_for_bit(dtype, tmp_path):
 
 def test_a_file_that_is_no_trajectory_is_refused_by_name(tmp_path):
     problems.modes(GAMMA).save(tmp_path / "p.npz")
-    with pytest.raises(ValueError, match=r"p\.npz: expected a saved stepwise.Trajectory, received a stepwise.Problem"):
+    with pytest.raises(
+        ValueError,
+        match=r"p\.npz: expected a saved stepwise.Trajectory, received a stepwise.Problem",
+    ):
         Trajectory.load(tmp_path / "p.npz")
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(ValueError, match=r"x\.npz: expected a saved stepwise.Trajectory \(.npz\), received something"):
+    with pytest.raises(
+        ValueError,
+        match=r"x\.npz: expected a saved stepwise.Trajectory \(.npz\), received something",
+    ):
         Trajectory.load(tmp_path / "x.npz")
 
 
@@ -54,7 +64,9 @@ def test_a_result_reads_as_a_sentence():
 
 def test_matrices_that_are_not_finite_have_no_eigenvalues(x64):
     C = np.stack([np.diag([1.0, 3.0]), np.array([[np.inf, 0], [0, 1]]), np.full((2, 2), np.nan)])
-    np.testing.assert_array_equal(trajectory.descending(jnp.asarray(C)), [[3, 1], [np.nan, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(
+        trajectory.descending(jnp.asarray(C)), [[3, 1], [np.nan, np.nan], [np.nan, np.nan]]
+    )
 
 
 def test_converged_means_what_the_positive_modes_allow(x64):
@@ -65,7 +77,11 @@ def test_converged_means_what_the_positive_modes_allow(x64):
 
 
 def test_precision_is_the_widest_of_the_inputs(x64):
-    narrow, times, A0 = problems.modes(GAMMA, "float32"), np.float32([0, 1]), np.ones((2, 3), "float32")
+    narrow, times, A0 = (
+        problems.modes(GAMMA, "float32"),
+        np.float32([0, 1]),
+        np.ones((2, 3), "float32"),
+    )
     assert closed_form(narrow, A0, times).eigenvalues.dtype == "float32"
     assert closed_form(narrow, A0, times.astype(float)).eigenvalues.dtype == "float64"
     assert closed_form(narrow, A0.astype(int), times).eigenvalues.dtype == "float64"
@@ -81,7 +97,9 @@ def test_a_batch_is_taken_apart_and_told_apart(x64):
         alone = descent(p, A, 0.05, 400)
         np.testing.assert_allclose(part.eigenvalues, alone.eigenvalues, rtol=1e-12, atol=1e-14)
         assert str(part.result) == "converged"
-    with pytest.raises(ValueError, match=r"trajectory: expected a batch, .* received float64 \[401\]"):
+    with pytest.raises(
+        ValueError, match=r"trajectory: expected a batch, .* received float64 \[401\]"
+    ):
         parts[0].unbatched()
     said = []
     jax.jit(lambda A: said.append(repr(closed_form(p, A, jnp.arange(1.0, 3)))) or A)(starts[0])

@@ -37,13 +37,17 @@ def once(make):
 
 
 def cast(tree, dtype=jnp.float64):
-    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+    return jax.tree.map(
+        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
+    )
 
 
 def drawn(shapes):
     """Weights for shapes, by NumPy: to draw a ResNet's, JAX would compile for ten seconds."""
     scale = lambda a: np.sqrt(2 / np.prod(a.shape[:-1]))  # noqa: E731
-    return jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape) * scale(a) + (a.ndim == 1), a.dtype), shapes)
+    return jax.tree.map(
+        lambda a: jnp.asarray(RNG.normal(size=a.shape) * scale(a) + (a.ndim == 1), a.dtype), shapes
+    )
 
 
 def shaken(params, seed=1):
@@ -72,7 +76,9 @@ def resnet18():
 
 
 class Attention(nn.Module):
-    """A Linen vision transformer of one block: patches, a class token, positions, attention, layer norm, a head."""
+    """A Linen vision transformer of one block: patches, a class token, positions, attention, layer
+    norm, a head.
+    """
 
     @nn.compact
     def __call__(self, x):
@@ -133,7 +139,9 @@ def shared():
         x = p["table"][tokens]
         for _ in range(2):
             x = jnp.tanh(
-                jax.lax.conv_general_dilated(x, p["filter"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+                jax.lax.conv_general_dilated(
+                    x, p["filter"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+                )
             )
         for _ in range(3):
             x = jnp.tanh(x @ p["step"] + p["bias"])
@@ -154,12 +162,18 @@ def equinox():
         ]
     )
     params, static = eqx.partition(net, eqx.is_inexact_array)
-    return lambda p, x: jax.vmap(eqx.combine(p, static))(x), shaken(params), RNG.normal(size=(3, 3, 6, 6))
+    return (
+        lambda p, x: jax.vmap(eqx.combine(p, static))(x),
+        shaken(params),
+        RNG.normal(size=(3, 3, 6, 6)),
+    )
 
 
 @once
 def looped():
-    """Layers under a scan, weights that are normalised, squashed, scaled, and a part that sees no data."""
+    """Layers under a scan, weights that are normalised, squashed, scaled, and a part that sees no
+    data.
+    """
     params = {
         "layers": RNG.normal(size=(3, 4, 4)),
         "direction": RNG.normal(size=(4, 4)),
@@ -174,7 +188,11 @@ def looped():
         x = jax.lax.scan(lambda h, W: (jnp.tanh(h @ W), None), x, p["layers"])[0]
         x = jnp.sin(x @ (p["direction"] / jnp.linalg.norm(p["direction"], axis=0) * p["length"]))
         x = x @ jnp.tanh(p["squashed"])
-        return x @ (p["scaled"] * 0.5) / 3 + jnp.exp(p["constant"]) + jnp.broadcast_to(p["free"], (len(x), 2))
+        return (
+            x @ (p["scaled"] * 0.5) / 3
+            + jnp.exp(p["constant"])
+            + jnp.broadcast_to(p["free"], (len(x), 2))
+        )
 
     return apply, jax.tree.map(jnp.asarray, params), RNG.normal(size=(3, 4))
 

@@ -22,22 +22,33 @@ NUMBERS = np.random.default_rng(0)
 
 @st.composite
 def architectures(draw):
-    """(layers, parameters, channels, side): convolutions on images, then dense layers; each may come twice."""
+    """(layers, parameters, channels, side): convolutions on images, then dense layers; each may
+    come twice.
+    """
     channels = first = draw(st.integers(1, 3))
     side = draw(st.integers(3, 6))
     layers, params = [], []
 
     def add(kind, shape, **options):
         times = draw(st.integers(1, 2)) if options.pop("repeats", False) else 1
-        weights = [NUMBERS.normal(size=shape) / np.sqrt(np.prod(shape[:-1])), NUMBERS.normal(size=shape[-1])]
+        weights = [
+            NUMBERS.normal(size=shape) / np.sqrt(np.prod(shape[:-1])),
+            NUMBERS.normal(size=shape[-1]),
+        ]
         params.append(weights if draw(st.booleans()) else weights[:1])
-        layers.extend([(kind, len(params) - 1, draw(st.sampled_from(sorted(READ))), options)] * times)
+        layers.extend(
+            [(kind, len(params) - 1, draw(st.sampled_from(sorted(READ))), options)] * times
+        )
 
     for _ in range(draw(st.integers(0, 2))):
         groups = channels if draw(st.booleans()) else 1
         outputs = groups * draw(st.integers(1, 3))
         sides = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
-        options = {"groups": groups, "stride": draw(st.integers(1, 2)), "dilation": draw(st.integers(1, 2))}
+        options = {
+            "groups": groups,
+            "stride": draw(st.integers(1, 2)),
+            "dilation": draw(st.integers(1, 2)),
+        }
         add("conv", (*sides, channels // groups, outputs), repeats=outputs == channels, **options)
         channels = outputs
         if draw(st.booleans()):
@@ -58,9 +69,14 @@ def network(layers):
             W, *bias = (params[at][0], *params[at][1:]) if at >= 0 else (None,)
             if kind == "conv":
                 x = jax.lax.conv_general_dilated(
-                    x, READ[read](W), [options["stride"]] * 2, "SAME", rhs_dilation=[options["dilation"]] * 2,
-                    feature_group_count=options["groups"], dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                )  # fmt: skip
+                    x,
+                    READ[read](W),
+                    [options["stride"]] * 2,
+                    "SAME",
+                    rhs_dilation=[options["dilation"]] * 2,
+                    feature_group_count=options["groups"],
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
             elif kind == "dense":
                 x = x @ READ[read](W)
             elif kind == "norm":
@@ -97,7 +113,12 @@ def test_what_is_cheapest_is_taken():
 
     def form(side, channels):
         W = jnp.ones((3, 3, channels, channels), jnp.float32)
-        apply = network([("conv", 0, "plain", {"groups": 1, "stride": 1, "dilation": 1}), ("pool", -1, "plain", {})])
+        apply = network(
+            [
+                ("conv", 0, "plain", {"groups": 1, "stride": 1, "dilation": 1}),
+                ("pool", -1, "plain", {}),
+            ]
+        )
         kernel = Kernel(apply, [[W]], np.ones((40, side, side, channels), np.float32))
         (unit, *_) = kernel.work(np.eye(channels)[:4]).plan.units
         return [piece.form for piece in unit.pieces]

@@ -12,13 +12,20 @@ from stepwise.entk.kernel import Kernel
 
 RNG = np.random.default_rng(0)
 PAIRS, POSITIONS, WIDE, OUTPUTS = 20, 32, 24, 24
-BASE = RNG.normal(size=(PAIRS, POSITIONS, 1)) @ RNG.normal(size=(PAIRS, 1, WIDE)) + RNG.normal(size=(PAIRS, 1, WIDE))
+BASE = RNG.normal(size=(PAIRS, POSITIONS, 1)) @ RNG.normal(size=(PAIRS, 1, WIDE)) + RNG.normal(
+    size=(PAIRS, 1, WIDE)
+)
 X = np.concatenate([BASE + 0.1 * RNG.normal(size=BASE.shape) for _ in range(2)])
-PARAMS = {"first": RNG.normal(size=(WIDE, WIDE)) / WIDE**0.5, "last": RNG.normal(size=(WIDE, OUTPUTS)) / WIDE**0.5}
+PARAMS = {
+    "first": RNG.normal(size=(WIDE, WIDE)) / WIDE**0.5,
+    "last": RNG.normal(size=(WIDE, OUTPUTS)) / WIDE**0.5,
+}
 
 
 def apply(params, x):
-    """A layer over a sequence, its mean, a read-out; of unlike outputs, or else few would say as much as all."""
+    """A layer over a sequence, its mean, a read-out; of unlike outputs, or else few would say as
+    much as all.
+    """
     return jnp.tanh(x @ params["first"]).mean(1) @ params["last"] * np.geomspace(3, 0.1, OUTPUTS)
 
 
@@ -37,11 +44,15 @@ def test_all_probes_are_exact_and_say_so(x64):
 
 
 def test_batches_that_fill_no_unit_weigh_by_their_probes(x64):
-    """70 probes are batches of 18, 18, 17 and 17, each in two units of at most 16, filled up with zeros."""
+    """70 probes are batches of 18, 18, 17 and 17, each in two units of at most 16, filled up with
+    zeros.
+    """
     params = {"W": RNG.normal(size=(6, 70))}
     wide = lambda params, x: jnp.tanh(x @ params["W"])  # noqa: E731
     x = RNG.normal(size=(4, 6))
-    np.testing.assert_allclose(entk.estimate(wide, params, x).K, entk.gram(wide, params, x), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        entk.estimate(wide, params, x).K, entk.gram(wide, params, x), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("options", [{"probes": 8}, {"probes": 20}, {"sketch": 8}])
@@ -59,7 +70,9 @@ def test_the_stated_error_is_the_error(options, x64):
 def test_the_stated_subspace_error_is_that_of_the_prediction(options, x64):
     exact = subspace(entk.gram(apply, PARAMS, X), 3)
     estimates = [entk.estimate(apply, PARAMS, X, seed=seed, **options) for seed in range(12)]
-    real = np.mean([1 - spectra.subspace_alignment(subspace(each.K, 3), exact) for each in estimates])
+    real = np.mean(
+        [1 - spectra.subspace_alignment(subspace(each.K, 3), exact) for each in estimates]
+    )
     said = np.mean([each.subspace_error(3) for each in estimates])
     assert 0 < real < 0.2 and 0.4 < said / real < 2.5
 
@@ -78,15 +91,23 @@ def test_bad_arguments_are_refused_by_name(x64):
 
 
 def test_nothing_that_is_compiled_for_a_chunk_factorises_a_matrix(x64):
-    """A QR in there was done anew for every chunk, and hung XLA's CPU client at 512 samples of a ResNet."""
+    """A QR in there was done anew for every chunk, and hung XLA's CPU client at 512 samples of a
+    ResNet.
+    """
     kernel = Kernel(apply, PARAMS, X)
     work = kernel.work(directions(kernel.outputs, None, 0), sketch=3, copies=4)
-    unit = next(unit for unit in work.plan.units if any(piece.form == "sketched" for piece in unit.pieces))
+    unit = next(
+        unit for unit in work.plan.units if any(piece.form == "sketched" for piece in unit.pieces)
+    )
     into = projections(unit.pieces, unit.outputs, work.key, work.V.dtype)
     V = work.V[unit.first : unit.first + unit.outputs]
-    traced = jax.make_jaxpr(kernel.engine._chunk, static_argnums=0)(unit.pieces, kernel.leaves, kernel.x, V, into)
+    traced = jax.make_jaxpr(kernel.engine._chunk, static_argnums=0)(
+        unit.pieces, kernel.leaves, kernel.x, V, into
+    )
     assert "qr" not in str(traced) and "householder" not in str(traced)
     for P, Q in into.values():
         for each in (P, Q):
             size, s = each.shape[1:]
-            np.testing.assert_allclose(each.mT @ each, np.broadcast_to(np.eye(s) * size / s, (4, s, s)), atol=1e-5)
+            np.testing.assert_allclose(
+                each.mT @ each, np.broadcast_to(np.eye(s) * size / s, (4, s, s)), atol=1e-5
+            )

@@ -19,18 +19,27 @@ def test_a_linear_model_has_the_linear_kernel(x64):
 
 @pytest.mark.parametrize("widths", [[], [8], [8, 7]])
 def test_it_is_neural_tangents_untraced_kernel(widths, dtype):
-    apply, params = models.functional(models.MLP(6, widths, 3, b_std=0.3, rngs=nnx.Rngs(0), dtype=dtype))
+    apply, params = models.functional(
+        models.MLP(6, widths, 3, b_std=0.3, rngs=nnx.Rngs(0), dtype=dtype)
+    )
     x = X.astype(dtype)
-    theirs = np.asarray(nt.empirical_ntk_fn(apply, trace_axes=())(x, None, params)).transpose(0, 2, 1, 3)
+    theirs = np.asarray(nt.empirical_ntk_fn(apply, trace_axes=())(x, None, params)).transpose(
+        0, 2, 1, 3
+    )
     tolerance = {"float64": 1e-12, "float32": 2e-5}[dtype]
-    np.testing.assert_allclose(entk.full_kernel(apply, params, x), theirs, rtol=tolerance, atol=tolerance * 10)
+    np.testing.assert_allclose(
+        entk.full_kernel(apply, params, x), theirs, rtol=tolerance, atol=tolerance * 10
+    )
 
 
 def test_its_trace_is_the_kernel_of_a_wide_network(x64):
     apply, params = models.functional(models.MLP(6, [20], 3, rngs=nnx.Rngs(0)))
     theta = np.asarray(entk.full_kernel(apply, params, X))
     np.testing.assert_allclose(
-        np.einsum("iaja->ij", theta) / 3, nt.empirical_ntk_fn(apply)(X, None, params), rtol=1e-10, atol=1e-12
+        np.einsum("iaja->ij", theta) / 3,
+        nt.empirical_ntk_fn(apply)(X, None, params),
+        rtol=1e-10,
+        atol=1e-12,
     )
     flat = theta.reshape(15, 15)
     np.testing.assert_allclose(flat, flat.T, rtol=1e-12)
@@ -40,7 +49,10 @@ def test_its_trace_is_the_kernel_of_a_wide_network(x64):
 def test_gradients_that_are_not_finite_are_refused(x64):
     x = X.copy()
     x[0, 0] = 0
-    with pytest.raises(ValueError, match="apply: expected finite gradients, received a kernel with 36 of 100 entries"):
+    with pytest.raises(
+        ValueError,
+        match="apply: expected finite gradients, received a kernel with 36 of 100 entries",
+    ):
         entk.full_kernel(lambda p, x: p["a"] * x[:, :2] / x[:, :2], {"a": jnp.ones(())}, x)
 
 

@@ -1,4 +1,6 @@
-"""The engine's kernel is the definition's, whatever the network, its size, the budget and the devices."""
+"""The engine's kernel is the definition's, whatever the network, its size, the budget and the
+devices.
+"""
 
 import functools
 import os
@@ -84,7 +86,9 @@ def test_rows_columns_and_the_budget_change_nothing(name, x64):
 def test_it_is_neural_tangents_kernel(name, x64):
     apply, params, x = networks.ALL[name]()
     params = networks.cast(params)
-    theirs = nt.empirical_ntk_fn(apply, implementation=nt.NtkImplementation.JACOBIAN_CONTRACTION)(x, None, params)
+    theirs = nt.empirical_ntk_fn(apply, implementation=nt.NtkImplementation.JACOBIAN_CONTRACTION)(
+        x, None, params
+    )
     close(entk.gram(apply, params, x), np.asarray(theirs), 1e-10)
 
 
@@ -93,7 +97,9 @@ def test_every_form_is_taken_somewhere(x64):
     for name in ("mlp", "shared", "looped"):
         apply, params, x = networks.ALL[name]()
         graph = Graph(apply, networks.cast(params), x[:1])
-        forms |= {(piece.form, piece.layers[0].kind if piece.layers else "") for piece in pieces(graph)}
+        forms |= {
+            (piece.form, piece.layers[0].kind if piece.layers else "") for piece in pieces(graph)
+        }
     kinds = {("outer", "dense"), ("outer", "convolution"), ("pulled", "dense"), ("direct", "")}
     assert kinds <= forms
 
@@ -110,7 +116,9 @@ def test_a_second_call_compiles_nothing(caplog):
     with jax.log_compiles():
         for _ in range(2):
             K = entk.gram(own, jax.tree.map(lambda leaf: leaf + 0, params), x.copy())
-            compiled.append([record.message for record in caplog.records if "XLA compilation" in record.message])
+            compiled.append(
+                [record.message for record in caplog.records if "XLA compilation" in record.message]
+            )
             caplog.clear()
     np.testing.assert_array_equal(K, entk.gram(apply, params, x))
     assert any("_chunk" in message for message in compiled[0]) and not compiled[1]
@@ -119,14 +127,21 @@ def test_a_second_call_compiles_nothing(caplog):
 def test_parts_of_the_parameters_add_up(x64):
     apply, params, x = networks.mlp()
     params = networks.cast(params)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(params)]
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree.leaves_with_path(params)
+    ]
     parts = [entk.gram(apply, params, x, only=name) for name in names]
     close(sum(parts), entk.gram(apply, params, x), 1e-12)
     first = names[0].rsplit(".", 1)[0]
     some = [part for name, part in zip(names, parts, strict=True) if name.startswith(f"{first}.")]
     assert 0 < len(some) < len(parts)
     close(sum(some), entk.gram(apply, params, x, only=first), 1e-12)
-    close(sum(some), entk.gram(apply, params, x, only=lambda name: name.startswith(f"{first}.")), 1e-12)
+    close(
+        sum(some),
+        entk.gram(apply, params, x, only=lambda name: name.startswith(f"{first}.")),
+        1e-12,
+    )
 
 
 def test_all_probes_are_all_outputs_and_fewer_are_right_on_average(x64):
@@ -136,7 +151,9 @@ def test_all_probes_are_all_outputs_and_fewer_are_right_on_average(x64):
     close(entk.gram(apply, params, x, probes=3, seed=5), K, 1e-12)
     some = [entk.gram(apply, params, x, probes=1, seed=seed) for seed in range(200)]
     spread = np.std(some, axis=0) / np.sqrt(len(some))
-    assert (np.abs(np.mean(some, axis=0) - K) < 5 * spread + 1e-12).all() and (np.std(some, axis=0) > 0).any()
+    assert (np.abs(np.mean(some, axis=0) - K) < 5 * spread + 1e-12).all() and (
+        np.std(some, axis=0) > 0
+    ).any()
 
 
 class StoppedError(Exception):
@@ -158,17 +175,35 @@ def test_a_stopped_call_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     with pytest.raises(StoppedError):
         entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz")
     assert _npz.read(tmp_path / "K.npz", "eNTK in the making", ("K",))[1]["done"] == 2
-    np.testing.assert_array_equal(entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz"), whole)
+    np.testing.assert_array_equal(
+        entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz"), whole
+    )
     monkeypatch.setattr(Kernel, "_started", None)  # a file that is whole is read
-    np.testing.assert_array_equal(entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz"), whole)
-    for other in ({"params": jax.tree.map(lambda a: 2 * a, params)}, {"x": x + 1}, {"probes": 2}, {"only": "layers.0"}):
-        with pytest.raises(ValueError, match=r"K.npz: expected this kernel in the making, received another"):
-            entk.gram(apply, **({"params": params, "x": x, "budget": 20_000, "path": tmp_path / "K.npz"} | other))
+    np.testing.assert_array_equal(
+        entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz"), whole
+    )
+    for other in (
+        {"params": jax.tree.map(lambda a: 2 * a, params)},
+        {"x": x + 1},
+        {"probes": 2},
+        {"only": "layers.0"},
+    ):
+        with pytest.raises(
+            ValueError, match=r"K.npz: expected this kernel in the making, received another"
+        ):
+            entk.gram(
+                apply,
+                **(
+                    {"params": params, "x": x, "budget": 20_000, "path": tmp_path / "K.npz"} | other
+                ),
+            )
     monkeypatch.undo()
     doubled = jax.tree.map(lambda a: 2 * a, params)
     K = entk.gram(apply, doubled, x, budget=20_000, path=tmp_path / "K.npz", anew=True)
     np.testing.assert_array_equal(K, entk.gram(apply, doubled, x, budget=20_000))
-    np.testing.assert_array_equal(entk.gram(apply, doubled, x, budget=20_000, path=tmp_path / "K.npz"), K)
+    np.testing.assert_array_equal(
+        entk.gram(apply, doubled, x, budget=20_000, path=tmp_path / "K.npz"), K
+    )
 
 
 KILLED = """
@@ -198,14 +233,19 @@ def test_a_killed_call_goes_on_to_the_same_bits_and_eight_devices_find_the_same(
     np.testing.assert_array_equal(entk.gram(apply, params, x, budget=20_000, path=path), whole)
     np.save(tmp_path / "one.npy", whole)
     shared = (
-        "import jax, numpy as np; from stepwise import entk; from tests.entk.test_gram import small\n"
+        "import jax, numpy as np; from stepwise import entk; from tests.entk.test_gram import "
+        "small\n"
         "assert len(jax.local_devices()) == 8\n"
         f"one = np.load({str(tmp_path / 'one.npy')!r})\n"
         "np.testing.assert_allclose(entk.gram(*small(), budget=20_000), one, rtol=1e-5)"
     )
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", shared], cwd=root, env=os.environ | flags, capture_output=True, text=True
+        [sys.executable, "-c", shared],
+        cwd=root,
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -222,18 +262,46 @@ X = np.random.default_rng(2).normal(size=(4, 6)).astype(np.float32)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: entk.gram(train_mode, W, X), "samples that do not see one another .*, received an output that"),
-        (lambda: entk.gram(lambda p, x: x.sum(), W, X), r"one array of outputs \[k, ...\] of k inputs, received \[\]"),
-        (lambda: entk.gram(lambda p, x: (x @ p["W"],) * 2, W, X), "one array of outputs .*, received tuple"),
-        (lambda: entk.gram(lambda p, x: jnp.sqrt(x * 0 @ p["W"]), W, X), "W: expected finite gradients in this"),
-        (lambda: entk.gram(lambda p, x: x @ p["W"], {"W": np.arange(18).reshape(6, 3)}, X), "params: expected a tree"),
-        (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, X[:, :5]), r"x2: expected inputs \[6\] as x"),
+        (
+            lambda: entk.gram(train_mode, W, X),
+            "samples that do not see one another .*, received an output that",
+        ),
+        (
+            lambda: entk.gram(lambda p, x: x.sum(), W, X),
+            r"one array of outputs \[k, ...\] of k "
+            r"inputs, received \[\]",
+        ),
+        (
+            lambda: entk.gram(lambda p, x: (x @ p["W"],) * 2, W, X),
+            "one array of outputs .*, received tuple",
+        ),
+        (
+            lambda: entk.gram(lambda p, x: jnp.sqrt(x * 0 @ p["W"]), W, X),
+            "W: expected finite gradients in this",
+        ),
+        (
+            lambda: entk.gram(lambda p, x: x @ p["W"], {"W": np.arange(18).reshape(6, 3)}, X),
+            "params: expected a tree",
+        ),
+        (
+            lambda: entk.gram(lambda p, x: x @ p["W"], W, X, X[:, :5]),
+            r"x2: expected inputs \[6\] "
+            r"as x",
+        ),
         (lambda: entk.gram(lambda p, x: x @ p["W"], W, X[:0]), "x: expected at least one input"),
-        (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, probes=4), r"probes: expected a whole number in 1 \.\.\. 3"),
-        (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, only="V"), r"only: expected parameters, some of \['W'\]"),
+        (
+            lambda: entk.gram(lambda p, x: x @ p["W"], W, X, probes=4),
+            r"probes: expected a whole "
+            r"number in 1 \.\.\. 3",
+        ),
+        (
+            lambda: entk.gram(lambda p, x: x @ p["W"], W, X, only="V"),
+            r"only: expected parameters, "
+            r"some of \['W'\]",
+        ),
         (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, budget=1), "budget: expected more than"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -63,7 +63,8 @@ def test_bytes_as_tokens_of_a_table_that_has_more_rows(rows):
     apply = lambda params, x: jnp.tanh(jnp.take(params, x, axis=0)).mean(1)  # noqa: E731
     tokens = RNG.integers(0, 250, (4, 3))
     np.testing.assert_array_equal(
-        entk.gram(apply, table, tokens.astype(np.uint8)), entk.gram(apply, table, tokens.astype(np.int32))
+        entk.gram(apply, table, tokens.astype(np.uint8)),
+        entk.gram(apply, table, tokens.astype(np.int32)),
     )
 
 
@@ -73,7 +74,9 @@ def test_weights_of_less_precision_than_what_they_meet():
     with jax.numpy_dtype_promotion("standard"):
         K = entk.gram(apply, half, X.astype(np.float32))
     expected = entk.gram(apply, half.astype(jnp.float32), X.astype(np.float32))
-    np.testing.assert_allclose(np.asarray(K, np.float32), expected, rtol=0.03, atol=0.03 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        np.asarray(K, np.float32), expected, rtol=0.03, atol=0.03 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e-2])
@@ -81,7 +84,9 @@ def test_an_output_near_zero_is_not_taken_for_coupled_samples(scale):
     apply, params = models.functional(models.MLP(4, [16, 16], 3, rngs=nnx.Rngs(0)))
     start = models.doubled_start(params, jax.random.key(0), scale)
     K = entk.gram(models.doubled(apply), start, X.astype(np.float32))
-    np.testing.assert_allclose(K, entk.gram(apply, params, X.astype(np.float32)), rtol=0.1, atol=0.05)
+    np.testing.assert_allclose(
+        K, entk.gram(apply, params, X.astype(np.float32)), rtol=0.1, atol=0.05
+    )
 
 
 def normalised(params, x):
@@ -95,7 +100,11 @@ COUPLED = {
     "with one input": (normalised, V, X[:1]),
     "an image of one row": (lambda p, x: normalised(p, x[:, 0, 0]), V, X[:1, None, None]),
     "a place in the batch": (lambda p, x: (x @ p) * jnp.arange(1, len(x) + 1)[:, None], V, X),
-    "one mask a row": (lambda p, x: x * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape) @ p, V, X),
+    "one mask a row": (
+        lambda p, x: x * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape) @ p,
+        V,
+        X,
+    ),
     "from the third on": (lambda p, x: (x + (x[2:].mean(0) if len(x) > 2 else 0)) @ p, V, X),
     "a thousandth": (lambda p, x: (x + 5e-4 * jnp.roll(x, 1, 0)) @ p, V, X),
 }
@@ -134,14 +143,24 @@ def test_the_file_holds_the_whole_kernel_at_the_end(tmp_path):
     _, about = _npz.read(tmp_path / "K.npz", KIND, ("K",))
     for done in (-1, None, "x", 99):
         _npz.write(tmp_path / "K.npz", KIND, {"K": K}, about | {"done": done})
-        with pytest.raises(ValueError, match=r"K\.npz: expected a finite kernel and 0 \.\.\. 1 units of it, received"):
+        with pytest.raises(
+            ValueError,
+            match=r"K\.npz: expected a finite kernel and 0 \.\.\. 1 units of it, received",
+        ):
             entk.gram(apply, params, x, path=tmp_path / "K.npz")
 
 
 def test_other_bad_arguments_are_refused_by_name(tmp_path):
-    apply, params, x = lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"], jax.tree.map(jnp.float32, BOTH), np.float32(X)
+    apply, params, x = (
+        lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"],
+        jax.tree.map(jnp.float32, BOTH),
+        np.float32(X),
+    )
     for options, message in (
-        ({"backend": "neural_tangents", "budget": 2**20}, "backend: expected 'exact' with these options"),
+        (
+            {"backend": "neural_tangents", "budget": 2**20},
+            "backend: expected 'exact' with these options",
+        ),
         ({"budget": 0}, "budget: expected a positive number of bytes, received 0"),
         ({"probes": True}, "probes: expected a whole number in 1"),
         ({"path": tmp_path / "no" / "K.npz"}, "path: expected a file in a folder that is there"),
@@ -151,21 +170,36 @@ def test_other_bad_arguments_are_refused_by_name(tmp_path):
             entk.gram(apply, params, x, **options)
     with pytest.raises(ValueError, match="x2: expected float32, or what it goes with, as x"):
         entk.gram(apply, params, x, np.ones((2, 4), np.int32))
-    with pytest.raises(ValueError, match=r"only: expected parameters, some of \['V', 'W'\], received 'n'"):
+    with pytest.raises(
+        ValueError, match=r"only: expected parameters, some of \['V', 'W'\], received 'n'"
+    ):
         entk.gram(lambda p, x: apply(p, x) * p["n"], params | {"n": jnp.int32(2)}, x, only="n")
-    with pytest.raises(ValueError, match="apply: expected outputs that are real numbers, received int32"):
+    with pytest.raises(
+        ValueError, match="apply: expected outputs that are real numbers, received int32"
+    ):
         entk.gram(lambda p, x: apply(p, x).astype(jnp.int32), params, x)
-    with pytest.raises(ValueError, match=r"apply: expected one array of outputs \[k, ...\] of k inputs, received \[\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"apply: expected one array of outputs \[k, ...\] of k inputs, received \[\]",
+    ):
         entk.gram(lambda p, x: (x @ p["V"][:, :1]).squeeze(), params, x)
-    with pytest.raises(ValueError, match="W: expected finite gradients in this parameter, received"):
-        entk.products(lambda p, x: jnp.sqrt(jnp.abs(0 * x @ p["W"])) @ p["V"], params, x)(np.ones((5, 1)))
+    with pytest.raises(
+        ValueError, match="W: expected finite gradients in this parameter, received"
+    ):
+        entk.products(lambda p, x: jnp.sqrt(jnp.abs(0 * x @ p["W"])) @ p["V"], params, x)(
+            np.ones((5, 1))
+        )
     none = entk.products(lambda p, x: x * 1.0, {"unused": jnp.ones(2)}, x)
     np.testing.assert_array_equal(none(np.ones((5, 2))), 0)
 
 
 def test_an_estimate_whose_layers_are_all_smaller_than_the_sketch_states_no_error(x64):
-    found = entk.estimate(lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"], jax.tree.map(jnp.asarray, BOTH), X, sketch=64)
+    found = entk.estimate(
+        lambda p, x: jnp.tanh(x @ p["W"]) @ p["V"], jax.tree.map(jnp.asarray, BOTH), X, sketch=64
+    )
     assert found.error < 1e-12
     found = entk.estimate(lambda p, x: jnp.tanh(x @ p), jnp.asarray(W), X, sketch=64, probes=4)
-    np.testing.assert_allclose(found.K, entk.gram(lambda p, x: jnp.tanh(x @ p), jnp.asarray(W), X), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.K, entk.gram(lambda p, x: jnp.tanh(x @ p), jnp.asarray(W), X), rtol=1e-12
+    )
     assert found.error == 0

@@ -14,7 +14,9 @@ def test_products_are_those_of_the_kernel(name, x64):
     params = networks.cast(params)
     block = np.random.default_rng(0).normal(size=(len(x), 2))
     expected = entk.gram(apply, params, x) @ block
-    np.testing.assert_allclose(entk.products(apply, params, x)(block), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        entk.products(apply, params, x)(block), expected, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_many_samples_in_chunks_and_few_columns_at_a_time(x64):
@@ -36,10 +38,13 @@ def test_bad_arguments_are_refused_by_name():
     x = x.astype(np.float32)
     with pytest.raises(ValueError, match="block: expected 3 rows, one an input, received float64"):
         entk.products(apply, params, x)(np.ones((4, 1)))
-    with pytest.raises(ValueError, match="n_views: expected an even number, X stacked on X', received 3"):
+    with pytest.raises(
+        ValueError, match="n_views: expected an even number, X stacked on X', received 3"
+    ):
         problem.from_products(lambda block: block, 3, modes=1)
     with pytest.raises(
-        ValueError, match="backend: expected 'exact' with these options, received 'neural_tangents' and"
+        ValueError,
+        match="backend: expected 'exact' with these options, received 'neural_tangents' and",
     ):
         entk.gram(apply, params, x, probes=2, backend="neural_tangents")
 

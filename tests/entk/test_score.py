@@ -1,4 +1,5 @@
-"""Predicted against real subspaces: exact where they are known, at chance where they are unrelated."""
+"""Predicted against real subspaces: exact where they are known, at chance where they are
+unrelated."""
 
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def test_half_of_the_subspace_scores_half():
 @pytest.mark.parametrize("center", ["pooled", "per_view", "none"])
 def test_unrelated_embeddings_score_as_random_subspaces_do(center):
     rng = np.random.default_rng(1)
-    scores = [entk.score(K, rng.normal(size=(len(X), D)), center=center, draws=99) for _ in range(150)]
+    scores = [
+        entk.score(K, rng.normal(size=(len(X), D)), center=center, draws=99) for _ in range(150)
+    ]
     values = np.array([each.alignment for each in scores])
     assert abs(values.mean() - scores[0].random) < 4 * values.std() / np.sqrt(len(values))
     below = np.mean([each.p_value <= 0.2 for each in scores])
@@ -64,11 +67,15 @@ def test_the_interval_is_about_the_scatter_over_other_pairs():
 def test_the_alignment_is_that_of_spectra():
     z = RNG.normal(size=(len(X), D)) + PREDICTED
     centred = z - z.mean(axis=0)
-    np.testing.assert_allclose(entk.score(K, z).alignment, spectra.subspace_alignment(PREDICTED, centred), rtol=1e-6)
+    np.testing.assert_allclose(
+        entk.score(K, z).alignment, spectra.subspace_alignment(PREDICTED, centred), rtol=1e-6
+    )
 
 
 def test_bad_arguments_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"K: expected \[58, 58\], a row and a column for each embedding"):
+    with pytest.raises(
+        ValueError, match=r"K: expected \[58, 58\], a row and a column for each embedding"
+    ):
         entk.score(K, PREDICTED[:58])
     with pytest.raises(ValueError, match="z: expected embeddings of 2 dimensions, received of 1"):
         entk.score(K, PREDICTED[:, [0, 0]])

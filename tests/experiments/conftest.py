@@ -28,10 +28,15 @@ def runs_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 @optimised()
 def fig1(runs_dir):
-    """The parts of the result in the order in which they come: the linear panels, then the whole."""
+    """The parts of the result in the order in which they come: the linear panels, then the
+    whole."""
     parts = []
     with jax.enable_x64(True):
-        parts.append(finished(fig1_steps.run(replace(fig1_steps.Config.smoke(), runs_dir=runs_dir)), parts.append))
+        parts.append(
+            finished(
+                fig1_steps.run(replace(fig1_steps.Config.smoke(), runs_dir=runs_dir)), parts.append
+            )
+        )
     return parts
 
 
@@ -54,7 +59,10 @@ def fig3(runs_dir):
     """The parts of the result in the order in which they come, the last one whole."""
     parts = []
     parts.append(
-        finished(fig3_small_start.run(replace(fig3_small_start.Config.smoke(), runs_dir=runs_dir)), parts.append)
+        finished(
+            fig3_small_start.run(replace(fig3_small_start.Config.smoke(), runs_dir=runs_dir)),
+            parts.append,
+        )
     )
     return parts
 

@@ -14,5 +14,7 @@ def labelled_panels(figure, result):
         drawn = figure.plot(result)
     axes = drawn.get_axes()
     plotting.plt.close(drawn)
-    assert all(axis.get_xlabel() and axis.get_ylabel() and axis.get_title(loc="left") for axis in axes)
+    assert all(
+        axis.get_xlabel() and axis.get_ylabel() and axis.get_title(loc="left") for axis in axes
+    )
     return len(axes)

@@ -37,7 +37,9 @@ def fresh_compilation():
 
 @pytest.mark.parametrize("wrong", ["a rate of 7", "no QR", "no centring"])
 def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
-    config = dataclasses.replace(fig1_linear.Config.smoke(), scales=(1e-2, 1e-3, 1e-4), scale_starts=1)
+    config = dataclasses.replace(
+        fig1_linear.Config.smoke(), scales=(1e-2, 1e-3, 1e-4), scale_starts=1
+    )
     if wrong != "no centring":
         request.getfixturevalue("fresh_compilation")
     if wrong == "a rate of 7":
@@ -45,7 +47,9 @@ def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
     elif wrong == "no QR":
         monkeypatch.setattr(laws, "effective_start", lambda A: jnp.abs(jnp.diagonal(A)))
     else:
-        monkeypatch.setattr(fig1_linear, "theory_problem", lambda x, x2, _: problem.from_views(x, x2, center="none"))
+        monkeypatch.setattr(
+            fig1_linear, "theory_problem", lambda x, x2, _: problem.from_views(x, x2, center="none")
+        )
     with jax.enable_x64(True):
         failed = _failed(fig1_linear.run(config))
     assert "eigenvalue rms, median start" in failed
@@ -53,7 +57,9 @@ def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
 
 
 def test_the_checks_fail_on_numbers_that_are_not_numbers(linear):
-    broken = dataclasses.replace(linear, arrays=linear.arrays | {"delays": linear.arrays["delays"] * np.nan})
+    broken = dataclasses.replace(
+        linear, arrays=linear.arrays | {"delays": linear.arrays["delays"] * np.nan}
+    )
     assert len(_failed(broken)) == 2
 
 

@@ -1,4 +1,5 @@
-"""fig1's two halves: the linear panels are there first, and the network's checks count like theirs."""
+"""fig1's two halves: the linear panels are there first, and the network's checks count like
+theirs."""
 
 import dataclasses
 

@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 def _with(result, part, method, **changes):
     """The result with other numbers for one method."""
     found = result.numbers[part]
-    return dataclasses.replace(result, numbers=result.numbers | {part: found | {method: found[method] | changes}})
+    return dataclasses.replace(
+        result, numbers=result.numbers | {part: found | {method: found[method] | changes}}
+    )
 
 
 def test_every_check_of_the_smoke_run_passes(fig3):
@@ -24,7 +26,9 @@ def test_every_check_of_the_smoke_run_passes(fig3):
 
 
 def test_each_method_is_there_to_draw_before_the_next_begins(fig3):
-    assert [list(part.numbers["methods"]) for part in fig3] == [list(resnets.METHODS[:k]) for k in (1, 2, 3)]
+    assert [list(part.numbers["methods"]) for part in fig3] == [
+        list(resnets.METHODS[:k]) for k in (1, 2, 3)
+    ]
 
 
 def test_modes_that_step_together_fail_the_check(fig3):
@@ -38,7 +42,9 @@ def test_a_start_that_is_not_small_fails_the_check(fig3):
 
 
 def test_neighbours_no_better_than_an_untrained_networks_fail_the_check(fig3):
-    wrong = _with(fig3[-1], "methods", "simclr", knn={"pixels": 0.2, "untrained": 0.3, "trained": 0.3})
+    wrong = _with(
+        fig3[-1], "methods", "simclr", knn={"pixels": 0.2, "untrained": 0.3, "trained": 0.3}
+    )
     assert failed(fig3_small_start, wrong) == {"SimCLR: nearest neighbours, trained over untrained"}
 
 
@@ -54,7 +60,9 @@ def test_hidden_modes_are_compared_with_the_embeddings_steps(fig6):
 
 def test_a_hidden_rise_is_where_half_of_the_largest_share_is_reached():
     steps = np.arange(1.0, 101)
-    shares = np.stack([np.ones(100), np.where(steps < 20, 0.1, 0.5), np.where(steps < 60, 0.05, 0.3)], axis=1)
+    shares = np.stack(
+        [np.ones(100), np.where(steps < 20, 0.1, 0.5), np.where(steps < 60, 0.05, 0.3)], axis=1
+    )
     # whatever the whole representation does
     arrays = {"m_steps": steps, "m_stage1": shares * np.exp(-steps / 30)[:, None]}
     found = fig6_hidden._rises(arrays, "m", "stage1", {"step_times": [5.0, 20.0, 30.0]})

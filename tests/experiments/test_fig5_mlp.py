@@ -28,7 +28,9 @@ def test_two_modes_learned_at_once_fail_the_check(fig5):
 
 def test_theory_and_experiment_start_from_the_same_outputs(fig5):
     for name in ("lazy_own", "lazy_infinite"):
-        np.testing.assert_allclose(fig5.arrays[name][0], fig5.arrays["lazy_eigenvalues"][0], rtol=0.2, atol=1e-5)
+        np.testing.assert_allclose(
+            fig5.arrays[name][0], fig5.arrays["lazy_eigenvalues"][0], rtol=0.2, atol=1e-5
+        )
 
 
 def test_the_figure_has_four_labelled_panels(fig5):

@@ -19,8 +19,12 @@ def test_another_power_of_the_width_fails_the_check(fig7):
     slopes = fig7.numbers["slopes"]
     for name, wrong in (("infinite", -1.2), ("own", -0.3)):
         moved = slopes | {name: slopes[name] | {"mean": wrong}}
-        missed = failed(fig7_width, dataclasses.replace(fig7, numbers=fig7.numbers | {"slopes": moved}))
-        assert missed and all(each.startswith(f"{name} kernel: slope's distance") for each in missed)
+        missed = failed(
+            fig7_width, dataclasses.replace(fig7, numbers=fig7.numbers | {"slopes": moved})
+        )
+        assert missed and all(
+            each.startswith(f"{name} kernel: slope's distance") for each in missed
+        )
 
 
 def test_the_interval_is_that_of_one_line_through_all_errors():

@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_best(fig8):
     names = failed(fig8_kernels, fig8)
-    assert not [name for name in names if "turn" in name or "modes learned" in name or "chance" in name]
+    assert not [
+        name for name in names if "turn" in name or "modes learned" in name or "chance" in name
+    ]
     for method in resnets.METHODS:
         steps = fig8.arrays[f"{method}_steps"]
         last = fig8.numbers["config"]["steps"][resnets.METHODS.index(method)]
@@ -28,8 +30,12 @@ def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_bes
 def test_both_ends_are_those_of_table1(fig8, table1):
     for i, method in enumerate(resnets.METHODS):
         found, along = table1.numbers["methods"][method], fig8.arrays[f"{method}_alignment"]
-        np.testing.assert_allclose(along[[0, -1]], [found["start"]["alignment"], found["trained"]["alignment"]])
-        np.testing.assert_allclose(fig8.arrays["predicted"][[i, -1], i], [along[-1], found["pixels"]["alignment"]])
+        np.testing.assert_allclose(
+            along[[0, -1]], [found["start"]["alignment"], found["trained"]["alignment"]]
+        )
+        np.testing.assert_allclose(
+            fig8.arrays["predicted"][[i, -1], i], [along[-1], found["pixels"]["alignment"]]
+        )
         np.testing.assert_allclose(fig8.arrays["between"][i, i], 1)
 
 

@@ -1,4 +1,6 @@
-"""All figures in one call: each is made whatever becomes of the others, and the end says what came of them."""
+"""All figures in one call: each is made whatever becomes of the others, and the end says what came
+of them.
+"""
 
 import json
 
@@ -9,7 +11,8 @@ from experiments import figures, run
 
 @pytest.fixture
 def faked(monkeypatch, tmp_path):
-    """Every figure writes a summary of two checks; what is asked for is kept, and codes can be set."""
+    """Every figure writes a summary of two checks; what is asked for is kept, and codes can be
+    set."""
     codes, asked = {}, []
 
     def main(argv):

@@ -1,4 +1,6 @@
-"""Parts of the page: what it says of a figure, the directions of its clouds, its data; and it needs nothing else."""
+"""Parts of the page: what it says of a figure, the directions of its clouds, its data; and it needs
+nothing else.
+"""
 
 import base64
 import dataclasses
@@ -45,7 +47,14 @@ def test_every_figure_says_its_claim_its_source_and_its_command():
 
 
 def check(passed=True, premise=False):
-    return {"name": "c", "value": 1.0, "bound": 2.0, "relation": "<=", "passed": passed, "premise": premise}
+    return {
+        "name": "c",
+        "value": 1.0,
+        "bound": 2.0,
+        "relation": "<=",
+        "passed": passed,
+        "premise": premise,
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,10 @@ def test_a_claim_is_not_said_to_hold_where_its_premise_does_not(checks, verdict)
 
 
 def test_a_figure_that_was_stopped_half_way_does_not_hold():
-    assert entries.Entry("fig", "T", {}, summary={"checks": [check()], "whole": False}).verdict == "unfinished"
+    assert (
+        entries.Entry("fig", "T", {}, summary={"checks": [check()], "whole": False}).verdict
+        == "unfinished"
+    )
 
 
 def test_a_training_whose_images_are_others_or_gone_is_said_to_be_missing(linear, tmp_path):
@@ -72,8 +84,18 @@ def test_a_training_whose_images_are_others_or_gone_is_said_to_be_missing(linear
         digest = fig1_steps.digest(config)
     for name, settings, images, said in (
         ("same", config, digest, []),
-        ("others", config, "0", ["the linear model's training: the images of photos are others than those"]),
-        ("gone", dataclasses.replace(config, data=f"npz:{tmp_path}/a.npz"), digest, ["the linear model's training: "]),
+        (
+            "others",
+            config,
+            "0",
+            ["the linear model's training: the images of photos are others than those"],
+        ),
+        (
+            "gone",
+            dataclasses.replace(config, data=f"npz:{tmp_path}/a.npz"),
+            digest,
+            ["the linear model's training: "],
+        ),
     ):
         folder = tmp_path / "fig1" / name
         folder.mkdir(parents=True)
@@ -102,12 +124,22 @@ def test_arrays_of_another_version_are_shown_as_they_were_drawn(made, tmp_path):
     ("file", "content", "said"),
     [
         ("summary.json", "{", "not to be read: Expecting property name"),
-        ("summary.json", '{"checks": []}', "expected a figure's, received one without seconds, device, cores"),
-        ("config.json", "[]", "expected summary.json and config.json of a figure, received something else"),
+        (
+            "summary.json",
+            '{"checks": []}',
+            "expected a figure's, received one without seconds, device, cores",
+        ),
+        (
+            "config.json",
+            "[]",
+            "expected summary.json and config.json of a figure, received something else",
+        ),
         ("config.json", None, "not to be read: [Errno 2] No such file or directory"),
     ],
 )
-def test_one_figure_that_cannot_be_read_does_not_cost_the_others(made, tmp_path, capsys, file, content, said):
+def test_one_figure_that_cannot_be_read_does_not_cost_the_others(
+    made, tmp_path, capsys, file, content, said
+):
     shutil.copytree(made / "fig2" / "smoke", tmp_path / "fig2" / "smoke")
     shutil.copytree(made / "fig2" / "smoke", tmp_path / "fig5" / "smoke")
     path = tmp_path / "fig5" / "smoke" / file
@@ -146,7 +178,9 @@ def test_directions_are_found_in_the_order_in_which_they_were_learned():
     basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     modes = np.linalg.qr(rng.normal(size=(200, 4)))[0]
     steps, when = np.arange(0, 100, 5), np.array([20.0, 40.0, 60.0, np.inf])
-    sizes = 1 / (1 + np.exp(-(steps[:, None] - when)))  # equal in the end, so that the end alone cannot tell
+    sizes = 1 / (
+        1 + np.exp(-(steps[:, None] - when))
+    )  # equal in the end, so that the end alone cannot tell
     z = np.einsum("sk,nk,dk->snd", sizes, modes, basis)
     found = replay.learned_directions(z, steps, when)
     np.testing.assert_allclose(np.abs(found.T @ basis)[:3, :3], np.eye(3), atol=1e-3)
@@ -160,15 +194,21 @@ def test_a_networks_cloud_opens_with_its_modes(subject):
     assert (size[0] < 0.05 * size[-1]).all()
     first = np.searchsorted(made.moments, made.step_times[0])
     assert made.moments[first] < made.step_times[1] < made.step_times[2]
-    assert size[first, 0] > 2 * size[first, 1] > 2 * 10 * size[first, 2]  # a line, that the second mode is to widen
-    # what the cloud says at the end is what the curves say: unnormalised Barlow Twins takes each mode's C to 1
+    assert (
+        size[first, 0] > 2 * size[first, 1] > 2 * 10 * size[first, 2]
+    )  # a line, that the second mode is to widen
+    # what the cloud says at the end is what the curves say: unnormalised Barlow Twins takes each
+    # mode's C to 1
     assert 0.3 < size[-1, 0] < 3
 
 
 def test_its_data_is_json_that_gives_the_cloud_back(subject):
     made = replay.network(subject, "barlow_twins")
     data = json.loads(json.dumps(made.data(), allow_nan=False))
-    back = np.frombuffer(base64.b64decode(data["cloud"]), "<i2").reshape(made.cloud.shape) / replay.SCALE
+    back = (
+        np.frombuffer(base64.b64decode(data["cloud"]), "<i2").reshape(made.cloud.shape)
+        / replay.SCALE
+    )
     np.testing.assert_allclose(back, made.cloud / np.abs(made.cloud).max(), atol=1e-4)
     assert len(data["steps"]) == len(data["loss"]) == len(data["eigenvalues"][0])
 

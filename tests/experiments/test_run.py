@@ -32,7 +32,10 @@ def test_a_run_writes_numbers_arrays_settings_and_both_drawings(folder):
     assert files == {"summary.json", "arrays.npz", "config.json", "figure.png", "figure.pdf"}
     summary = json.loads((folder / "summary.json").read_text())
     assert {"checks", "seconds", "versions", "device", "commit", "numbers"} <= summary.keys()
-    assert all({"name", "value", "bound", "passed", "premise"} <= check.keys() for check in summary["checks"])
+    assert all(
+        {"name", "value", "bound", "passed", "premise"} <= check.keys()
+        for check in summary["checks"]
+    )
     assert json.loads((folder / "config.json").read_text())["n_pairs"] == 100
 
 
@@ -76,15 +79,24 @@ def test_a_bad_argument_is_one_line_and_exit_code_2(flags, message, capsys, tmp_
 
 
 def test_any_field_of_the_config_can_be_set():
-    arguments = Arguments("fig1", set=("d=3", "scales=0.1,0.01", "x64=False", "center=per_view"), data="cifar10")
+    arguments = Arguments(
+        "fig1", set=("d=3", "scales=0.1,0.01", "x64=False", "center=per_view"), data="cifar10"
+    )
     config = configured(fig1_linear, arguments)
-    assert (config.d, config.scales, config.x64, config.center) == (3, (0.1, 0.01), False, "per_view")
+    assert (config.d, config.scales, config.x64, config.center) == (
+        3,
+        (0.1, 0.01),
+        False,
+        "per_view",
+    )
     assert config.data == "cifar10"
     assert config.n_pairs == fig1_linear.Config.laptop().n_pairs
 
 
 def test_the_presets_differ_in_scale_only():
-    smoke, laptop, paper = (getattr(fig1_linear.Config, name)() for name in ("smoke", "laptop", "paper"))
+    smoke, laptop, paper = (
+        getattr(fig1_linear.Config, name)() for name in ("smoke", "laptop", "paper")
+    )
     assert smoke.n_pairs < laptop.n_pairs == paper.n_pairs == 500
     assert (laptop.d, laptop.start_scale) == (10, 1e-6)
     assert paper.data == "cifar10"
@@ -92,7 +104,16 @@ def test_the_presets_differ_in_scale_only():
 
 
 def test_a_killed_run_leaves_nothing_half_written(tmp_path):
-    command = [sys.executable, "-m", "experiments", "fig1", "--preset", "smoke", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "fig1",
+        "--preset",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
     process.stdout.readline()
@@ -126,7 +147,15 @@ def test_what_is_there_before_a_long_part_stays_when_that_is_stopped_and_is_not_
 
 def test_other_images_at_the_same_path_are_computed_anew(tmp_path, capsys):
     generator = np.random.default_rng(0)
-    arguments = ["fig2", "--preset", "smoke", "--data", f"npz:{tmp_path / 'a.npz'}", "--out", str(tmp_path / "out")]
+    arguments = [
+        "fig2",
+        "--preset",
+        "smoke",
+        "--data",
+        f"npz:{tmp_path / 'a.npz'}",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     said = []
     for _ in range(2):
         pixels = generator.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)

@@ -1,4 +1,6 @@
-"""table1 is a test: a trained network's kernel predicts what it has learned, better than its start or the pixels."""
+"""table1 is a test: a trained network's kernel predicts what it has learned, better than its start
+or the pixels.
+"""
 
 import dataclasses
 
@@ -25,8 +27,12 @@ def test_the_smoke_run_is_far_from_chance(table1):
 
 def test_a_worse_alignment_than_a_null_fails_the_check(table1):
     found = table1.numbers["methods"]
-    worse = found["simclr"] | {"trained": found["simclr"]["trained"] | {"alignment": 0.01, "p_value": 0.5}}
-    result = dataclasses.replace(table1, numbers=table1.numbers | {"methods": found | {"simclr": worse}})
+    worse = found["simclr"] | {
+        "trained": found["simclr"]["trained"] | {"alignment": 0.01, "p_value": 0.5}
+    }
+    result = dataclasses.replace(
+        table1, numbers=table1.numbers | {"methods": found | {"simclr": worse}}
+    )
     assert {name for name in failed(table1_alignment, result) if name.startswith("SimCLR")} == {
         "SimCLR: p-value against random subspaces",
         "SimCLR: alignment, trained eNTK over that at the start",

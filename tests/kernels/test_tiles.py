@@ -48,7 +48,9 @@ def test_only_tiles_on_and_above_the_diagonal_are_evaluated():
         seen.append(1)
         return kernels.linear()(a, b)
 
-    kernels.gram(kernel, X, tile=6)  # four rows of tiles: ten, and one below the diagonal to see that it is symmetric
+    kernels.gram(
+        kernel, X, tile=6
+    )  # four rows of tiles: ten, and one below the diagonal to see that it is symmetric
     assert len(seen) <= 12
 
 
@@ -84,7 +86,9 @@ def test_what_was_stopped_goes_on_to_the_same_bits(after, x64, tmp_path):
 
     whole = kernels.gram(kernels.rbf(1.0), X, tile=5)
     np.testing.assert_array_equal(kernels.gram(counted, X, tile=5, path=path), whole)
-    assert count[0] <= 15 - done + 5  # the first, and the last done, to know the kernel; a pair to see its symmetry
+    assert (
+        count[0] <= 15 - done + 5
+    )  # the first, and the last done, to know the kernel; a pair to see its symmetry
     again = kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)  # whole: opened
     np.testing.assert_array_equal(again, whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["K.npy", "K.npy.tiles"]
@@ -108,7 +112,8 @@ def test_a_whole_file_that_was_damaged_is_refused(x64, tmp_path):
     damaged[12, 12] += 1e-9
     damaged.flush()
     message = (
-        r"received one with 1 of 15 tiles damaged or not in K\.npy\.tiles, the first at inputs 10\.\.\. against 10"
+        r"received one with 1 of 15 tiles damaged or not in K\.npy\.tiles, the first at inputs "
+        r"10\.\.\. against 10"
     )
     with pytest.raises(ValueError, match=message):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
@@ -131,8 +136,19 @@ def test_tiles_shared_out_over_eight_devices_hold_the_values_of_one(tile, tmp_pa
         assert set(sharded) == {8 if int(sys.argv[3]) % 8 == 0 else 1}, sharded
     """
     np.save(tmp_path / "x.npy", X)
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
-    call = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "x.npy", tmp_path / "K.npy", str(tile)]
+    flags = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+    }
+    call = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(code),
+        tmp_path / "x.npy",
+        tmp_path / "K.npy",
+        str(tile),
+    ]
     subprocess.run(call, env=os.environ | flags, check=True, timeout=300)
     np.testing.assert_allclose(np.load(tmp_path / "K.npy"), K, rtol=1e-12)
 
@@ -168,7 +184,9 @@ def test_killed_and_started_again_gives_the_same_bits(tmp_path):
     while not path.exists():
         before = journal.read_text().count("\n") if journal.exists() else 0
         child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "x.npy", path])
-        while child.poll() is None and not (journal.exists() and journal.read_text().count("\n") > before + 45):
+        while child.poll() is None and not (
+            journal.exists() and journal.read_text().count("\n") > before + 45
+        ):
             time.sleep(0.01)
         if child.poll() is None:
             os.kill(child.pid, signal.SIGKILL)
@@ -194,14 +212,21 @@ def test_a_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
         (kernels.rbf(1.0), X, 6, "one of tile 5"),
         (lambda a, b: kernels.rbf(1.0)(a, b).astype("float32"), X, 5, "one of dtype <f8"),
     ):
-        with pytest.raises(ValueError, match=rf"K\.npy: expected this kernel.s values .* received {found}; remove it"):
+        with pytest.raises(
+            ValueError,
+            match=rf"K\.npy: expected this kernel.s values .* received {found}; remove it",
+        ):
             kernels.gram(kernel, x, tile=tile, path=path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"received no \.npy file \(.*\); remove it or name another"):
+    with pytest.raises(
+        ValueError, match=r"received no \.npy file \(.*\); remove it or name another"
+    ):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     path.write_bytes(before)
     (tmp_path / "K.npy.tiles").unlink()
-    with pytest.raises(ValueError, match=r"received float64 \[23, 23\] without a journal beside it"):
+    with pytest.raises(
+        ValueError, match=r"received float64 \[23, 23\] without a journal beside it"
+    ):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
@@ -210,7 +235,10 @@ def test_the_part_of_another_matrix_is_refused_and_kept(x64, tmp_path):
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
     part = (tmp_path / "K.npy.part").read_bytes()
-    with pytest.raises(ValueError, match=r"K\.npy\.part: expected this kernel's values .* received another kernel's"):
+    with pytest.raises(
+        ValueError,
+        match=r"K\.npy\.part: expected this kernel's values .* received another kernel's",
+    ):
         kernels.gram(kernels.rbf(3.0), X, tile=5, path=path)
     assert (tmp_path / "K.npy.part").read_bytes() == part
 
@@ -218,8 +246,14 @@ def test_the_part_of_another_matrix_is_refused_and_kept(x64, tmp_path):
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        (lambda a, b: jnp.full((len(a), len(b)), jnp.nan), r"kernel, inputs 0\.\.\. against 0\.\.\.: expected finite"),
-        (lambda a, b: kernels.linear()(a, b)[:, :1], r"kernel: expected values \[5, 5\], received float64 \[5, 1\]"),
+        (
+            lambda a, b: jnp.full((len(a), len(b)), jnp.nan),
+            r"kernel, inputs 0\.\.\. against 0\.\.\.: expected finite",
+        ),
+        (
+            lambda a, b: kernels.linear()(a, b)[:, :1],
+            r"kernel: expected values \[5, 5\], received float64 \[5, 1\]",
+        ),
         (lambda a, b: kernels.linear()(a, b) + jnp.arange(len(b)), "expected a symmetric kernel"),
         (
             lambda a, b: a.reshape(len(a), -1).sum(1)[:, None] + 0 * kernels.linear()(a, b),
@@ -235,7 +269,9 @@ def test_a_kernel_that_is_none_is_refused_with_its_tile(kernel, message, x64, tm
 
 
 def test_inputs_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"x2: expected \[n, \*\(4, 2\)\] as x, received float32 \[9, 4, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"x2: expected \[n, \*\(4, 2\)\] as x, received float32 \[9, 4, 1\]"
+    ):
         kernels.gram(kernels.linear(), X.astype("float32"), Y[..., :1].astype("float32"))
     with pytest.raises(ValueError, match="x: expected at least one input"):
         kernels.gram(kernels.linear(), X[:0])
@@ -257,7 +293,10 @@ def test_a_foreign_file_beside_an_interrupted_one_is_refused(x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
-    for other, found in ((np.zeros((3, 3)), r"float64 \[3, 3\]"), (K, "one with 15 of 15 tiles damaged or not in")):
+    for other, found in (
+        (np.zeros((3, 3)), r"float64 \[3, 3\]"),
+        (K, "one with 15 of 15 tiles damaged or not in"),
+    ):
         np.save(path, other)
         with pytest.raises(ValueError, match=f"received {found}"):
             kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)

@@ -22,7 +22,9 @@ def test_a_module_becomes_a_pure_function(dtype):
 
 
 def test_state_that_is_no_parameter_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"model: expected a module whose .* only, received also BatchStat"):
+    with pytest.raises(
+        ValueError, match=r"model: expected a module whose .* only, received also BatchStat"
+    ):
         models.functional(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
 
 
@@ -46,22 +48,26 @@ def test_doubling_starts_at_zero_and_keeps_the_kernel(x64):
     f = models.doubled(apply)
     same = {"plus": params, "minus": params}
     np.testing.assert_array_equal(f(same, X), 0)
-    np.testing.assert_allclose(entk.full_kernel(f, same, X), entk.full_kernel(apply, params, X), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        entk.full_kernel(f, same, X), entk.full_kernel(apply, params, X), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_the_start_of_a_doubled_network_has_half_its_kernel_as_covariance(x64):
     apply, params = models.functional(models.MLP(6, [40], 1, rngs=nnx.Rngs(0)))
     f, scale = models.doubled(apply), 1e-4
-    outputs = jax.vmap(lambda key: f(models.doubled_start(params, key, scale), jnp.asarray(X))[:, 0])(
-        jax.random.split(jax.random.key(3), 20_000)
-    )
+    outputs = jax.vmap(
+        lambda key: f(models.doubled_start(params, key, scale), jnp.asarray(X))[:, 0]
+    )(jax.random.split(jax.random.key(3), 20_000))
     covariance = np.cov(np.asarray(outputs).T)
     expected = scale**2 / 2 * np.asarray(entk.full_kernel(apply, params, X))[:, 0, :, 0]
     np.testing.assert_allclose(covariance, expected, atol=0.05 * expected.max())
 
 
 def test_bad_sizes_and_scales_are_refused():
-    with pytest.raises(ValueError, match=r"sizes: expected positive numbers of units, received \[6, 0, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"sizes: expected positive numbers of units, received \[6, 0, 3\]"
+    ):
         models.MLP(6, [0], 3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="scale: expected a positive number, received 0"):
         models.doubled_start({}, jax.random.key(0), 0)

@@ -10,20 +10,34 @@ X = np.random.default_rng(0).uniform(size=(20, 4, 4, 3)).astype("float32")
 
 def encoder(sizes=(6, 3), **options):
     rngs = nnx.Rngs(0)
-    return models.Encoder(models.Features(48, [10, 8], rngs=rngs), models.Head(8, sizes, rngs=rngs, **options))
+    return models.Encoder(
+        models.Features(48, [10, 8], rngs=rngs), models.Head(8, sizes, rngs=rngs, **options)
+    )
 
 
 def test_official_heads_have_the_official_numbers_of_parameters():
     f = 2048
     counts = {
-        "Barlow Twins": (models.Head, [8192] * 3, {"bias": False}, f * 8192 + 2 * 8192**2 + 2 * 2 * 8192),
-        "VICReg": (models.Head, [8192] * 3, {"last_bias": False}, f * 8192 + 2 * 8192**2 + 2 * 3 * 8192),
+        "Barlow Twins": (
+            models.Head,
+            [8192] * 3,
+            {"bias": False},
+            f * 8192 + 2 * 8192**2 + 2 * 2 * 8192,
+        ),
+        "VICReg": (
+            models.Head,
+            [8192] * 3,
+            {"last_bias": False},
+            f * 8192 + 2 * 8192**2 + 2 * 3 * 8192,
+        ),
         "BYOL": (models.Head, [4096, 256], {}, f * 4096 + 4096 + 2 * 4096 + 4096 * 256 + 256),
         "read-out": (models.Head, [10], {"bias": False}, f * 10),
     }
     for kind, sizes, options, expected in counts.values():
         shapes = nnx.eval_shape(
-            lambda kind=kind, sizes=sizes, options=options: kind(f, sizes, rngs=nnx.Rngs(0), **options)
+            lambda kind=kind, sizes=sizes, options=options: kind(
+                f, sizes, rngs=nnx.Rngs(0), **options
+            )
         )
         assert models.count_parameters(shapes) == expected
 
@@ -35,9 +49,13 @@ def test_hidden_layers_are_normalised_and_the_last_only_if_asked():
     np.testing.assert_allclose(normal.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(normal.std(0), 1, atol=1e-3)
     scaled = models.Head(8, [6, 3], rngs=nnx.Rngs(0))(10 * features)
-    np.testing.assert_allclose(scaled, plain, rtol=1e-2, atol=1e-3)  # the hidden normalisation takes the scale out
+    np.testing.assert_allclose(
+        scaled, plain, rtol=1e-2, atol=1e-3
+    )  # the hidden normalisation takes the scale out
     bare = models.Head(8, [6, 3], norm=False, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(bare(10 * features), 10 * bare(features), rtol=1e-4, atol=1e-4)  # biases start at zero
+    np.testing.assert_allclose(
+        bare(10 * features), 10 * bare(features), rtol=1e-4, atol=1e-4
+    )  # biases start at zero
 
 
 def test_a_small_head_shrinks_the_outputs_by_the_factor_and_nothing_else():
@@ -48,7 +66,10 @@ def test_a_small_head_shrinks_the_outputs_by_the_factor_and_nothing_else():
 
 
 def test_a_small_start_of_all_weights_shrinks_every_parameter():
-    before, after = nnx.state(encoder(), nnx.Param), nnx.state(models.scale_start(encoder(), 0.1, "all"), nnx.Param)
+    before, after = (
+        nnx.state(encoder(), nnx.Param),
+        nnx.state(models.scale_start(encoder(), 0.1, "all"), nnx.Param),
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, 0.1 * a, rtol=1e-5), before, after)
 
 
@@ -59,7 +80,10 @@ def test_an_offset_start_puts_all_embeddings_near_one_vector():
     np.testing.assert_allclose(np.linalg.norm(bias), 2, rtol=1e-6)
     np.testing.assert_allclose(z - bias, models.scale_start(encoder(), 1e-3)(X), atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, hidden, encoder().everything(X)[1])
-    with pytest.raises(ValueError, match=r"encoder: expected a head whose last layer has a bias, received one without"):
+    with pytest.raises(
+        ValueError,
+        match=r"encoder: expected a head whose last layer has a bias, received one without",
+    ):
         models.offset_start(encoder(last_bias=False), 1.0, rngs=nnx.Rngs(5))
 
 
@@ -78,5 +102,7 @@ def test_parameters_come_out_and_go_back_in():
     expected, hidden, _ = forward(moved, after, X, False)
     np.testing.assert_allclose(other(X), expected, rtol=1e-5)
     assert list(hidden) == ["layer1", "layer2"] and hidden["layer2"].shape == (20, 8)
-    with pytest.raises(ValueError, match=r"model: expected a module of .* only, received also RngCount, RngKey"):
+    with pytest.raises(
+        ValueError, match=r"model: expected a module of .* only, received also RngCount, RngKey"
+    ):
         models.stateful(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))

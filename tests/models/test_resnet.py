@@ -7,7 +7,11 @@ from flax import nnx
 from stepwise import models
 
 X = np.random.default_rng(0).uniform(size=(6, 16, 16, 3)).astype("float32")
-TORCHVISION = {"resnet18": (11_689_512, 512), "resnet34": (21_797_672, 512), "resnet50": (25_557_032, 2048)}
+TORCHVISION = {
+    "resnet18": (11_689_512, 512),
+    "resnet34": (21_797_672, 512),
+    "resnet50": (25_557_032, 2048),
+}
 
 
 def encoder(d=5, seed=0, **options):
@@ -29,10 +33,14 @@ def test_parameter_counts_are_torchvisions(name):
     assert shapes.backbone.features == features
 
 
-@pytest.mark.parametrize("stem, sides", [("imagenet", [8, 8, 4, 2, 1]), ("small", [32, 32, 16, 8, 4])])
+@pytest.mark.parametrize(
+    "stem, sides", [("imagenet", [8, 8, 4, 2, 1]), ("small", [32, 32, 16, 8, 4])]
+)
 def test_stages_halve_the_image_and_double_the_width(stem, sides):
     seen = []
-    backbone = nnx.eval_shape(lambda: models.ResNet.standard("resnet18", width=16, stem=stem, rngs=nnx.Rngs(0)))
+    backbone = nnx.eval_shape(
+        lambda: models.ResNet.standard("resnet18", width=16, stem=stem, rngs=nnx.Rngs(0))
+    )
     shapes = jax.eval_shape(lambda m, x: m.representations(x), backbone, jnp.zeros((2, 32, 32, 3)))
     assert {name: shape.shape for name, shape in shapes.items()} == {
         "stem": (2, 16), "stage1": (2, 16), "stage2": (2, 32), "stage3": (2, 64), "stage4": (2, 128)
@@ -67,7 +75,9 @@ def test_a_network_of_one_stage_is_what_its_formula_says(x64):
     inner = normalised(convolution(inner, block.convolutions[1].kernel[...]))
     found = net.representations(x)
     np.testing.assert_allclose(found["stem"], stem.mean((1, 2)), rtol=1e-10)
-    np.testing.assert_allclose(found["stage1"], np.maximum(stem + inner, 0).mean((1, 2)), rtol=1e-10)
+    np.testing.assert_allclose(
+        found["stage1"], np.maximum(stem + inner, 0).mean((1, 2)), rtol=1e-10
+    )
 
 
 def test_batch_statistics_follow_the_batch_in_training_and_stand_in_evaluation():
@@ -106,13 +116,25 @@ def test_half_precision_computes_in_it_and_keeps_single_parameters():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: models.ResNet((), rngs=r), r"blocks: expected positive numbers, one a stage, received \(\)"),
+        (
+            lambda r: models.ResNet((), rngs=r),
+            r"blocks: expected positive numbers, one a stage, received \(\)",
+        ),
         (lambda r: models.ResNet((1, 0), rngs=r), "blocks: expected positive numbers"),
-        (lambda r: models.ResNet((1,), width=0, rngs=r), "width: expected a positive number of channels, received 0"),
+        (
+            lambda r: models.ResNet((1,), width=0, rngs=r),
+            "width: expected a positive number of channels, received 0",
+        ),
         (lambda r: models.ResNet.standard("resnet19", rngs=r), "name"),
-        (lambda r: models.Head(4, [], rngs=r), r"sizes: expected positive numbers, one a layer, received \[\]"),
+        (
+            lambda r: models.Head(4, [], rngs=r),
+            r"sizes: expected positive numbers, one a layer, received \[\]",
+        ),
         (lambda r: models.Features(4, [0], rngs=r), "widths: expected positive numbers"),
-        (lambda r: models.scale_start(encoder(), 0.0), "scale: expected a positive number, received 0.0"),
+        (
+            lambda r: models.scale_start(encoder(), 0.0),
+            "scale: expected a positive number, received 0.0",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(call, message):
