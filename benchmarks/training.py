@@ -19,8 +19,8 @@ from benchmarks.case import crops
 from benchmarks.child import Outcome, measured
 from benchmarks.report import Row
 from stepwise import losses, models, views
-from stepwise.dynamics.plan import Objective, Plan
-from stepwise.dynamics.step import Step
+from stepwise.training.plan import Objective, Plan
+from stepwise.training.step import Step
 
 TORCH = Path(".venv-torch/bin/python")
 """The peer's interpreter: PyTorch is in an environment of its own, which `make bench` makes."""

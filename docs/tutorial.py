@@ -33,7 +33,6 @@ from stepwise import (
     entk,
     plotting,
     problem,
-    runs,
     spectra,
     staircase,
     subject,
@@ -41,6 +40,7 @@ from stepwise import (
     views,
 )
 from stepwise.compare import compare
+from stepwise.training import runs
 
 images = data.load(SOURCE, limit=100 if SMOKE else 500, size=32)
 print(images.source, images.pixels.shape)

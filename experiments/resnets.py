@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from experiments.contract import Check, Progress
-from stepwise import runs, staircase
+from stepwise import staircase
 from stepwise.dynamics import Trajectory
-from stepwise.dynamics.training import Trained
+from stepwise.training import runs
+from stepwise.training.loop import Trained
 
 METHODS = ("barlow_twins", "simclr", "vicreg")
 TITLES = {"barlow_twins": "Barlow Twins", "simclr": "SimCLR", "vicreg": "VICReg"}

@@ -33,4 +33,11 @@ The modules, in the order in which data flow through them:
 Import modules, not names: `from stepwise import problem, dynamics`.
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import version as _version
+
+from stepwise import _moved
+
+__version__ = _version("stepwise")
+"""The version of the installed package."""
+
+_moved.install()

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import _check, entk, models, runs, staircase, views
+from stepwise import _check, entk, models, staircase, views
 from stepwise.data import Images
-from stepwise.dynamics import snapshots
-from stepwise.dynamics.training import Trained
 from stepwise.entk.kernel import Apply
+from stepwise.training import runs, snapshots
+from stepwise.training.loop import Trained
 from stepwise.types import Whole
 
 

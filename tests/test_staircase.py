@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepwise import staircase
-from stepwise.dynamics.trajectory import Result, Trajectory
+from stepwise.trajectory import Result, Trajectory
 
 
 def run(eigenvalues, code=0, cause="", loss=None):

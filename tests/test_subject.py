@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from stepwise import runs, spectra, staircase, subject
+from stepwise import spectra, staircase, subject
+from stepwise.training import runs
 
 pytestmark = pytest.mark.slow
 CONFIG = runs.Config(

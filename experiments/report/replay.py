@@ -13,8 +13,9 @@ import numpy as np
 from experiments import alignment, fig1_steps, images, resnets
 from experiments.contract import Result, silent
 from experiments.report.entries import UNUSABLE, Entry, explained, stored
-from stepwise import problem, runs, subject
+from stepwise import problem, subject
 from stepwise.subject import Subject
+from stepwise.training import runs
 
 CLASSES = 8
 """More classes than this have no colours of their own; points are then coloured by their image's

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from stepwise import _check, entk, plotting, problem, record, runs, subject, views
+from stepwise import _check, entk, plotting, problem, record, subject, views
 from stepwise.cli.images import Source, say_if_fewer
+from stepwise.training import runs
 
 SHOWN = 8
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from stepwise import plotting, record, runs, staircase
+from stepwise import plotting, record, staircase
+from stepwise.training import runs
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from stepwise.dynamics.exact import closed_form
 from stepwise.dynamics.gradient import descent
 from stepwise.dynamics.network import full_batch
 from stepwise.dynamics.ode import flow
-from stepwise.dynamics.trajectory import Result, Trajectory
+from stepwise.trajectory import Result, Trajectory
 
 __all__ = [
     "Result",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from stepwise import _check
 from stepwise.dynamics import loop
-from stepwise.dynamics.trajectory import Trajectory
+from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Whole
 
 

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from stepwise import laws
-from stepwise.dynamics import trajectory
-from stepwise.dynamics.trajectory import Trajectory
+from stepwise import laws, trajectory
 from stepwise.problem import Problem
+from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers
 
 

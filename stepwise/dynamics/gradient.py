@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from stepwise import _check
-from stepwise.dynamics import loop, trajectory
-from stepwise.dynamics.trajectory import Trajectory
+from stepwise import _check, trajectory
+from stepwise.dynamics import loop
 from stepwise.problem import Problem
+from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Whole
 
 

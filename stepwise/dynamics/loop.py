@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepwise import _check
-from stepwise.dynamics import trajectory
-from stepwise.dynamics.trajectory import Trajectory
+from stepwise import _check, trajectory
+from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Whole
 
 Gradients = Callable[[Any, Any], tuple[Any, jax.Array]]

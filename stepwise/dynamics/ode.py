@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepwise import _check
-from stepwise.dynamics import reduction, trajectory
+from stepwise import _check, trajectory
+from stepwise.dynamics import reduction
 from stepwise.dynamics.stabilised import RungeKuttaChebyshev
-from stepwise.dynamics.trajectory import Trajectory
 from stepwise.problem import Problem
+from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Real, Whole
 
 

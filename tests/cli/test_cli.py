@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from stepwise import data, problem, runs, validity, views
+from stepwise import data, problem, validity, views
 from stepwise.cli import main, train
+from stepwise.training import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (

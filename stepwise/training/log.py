@@ -13,7 +13,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from stepwise import _check
-from stepwise.dynamics.trajectory import Result, Trajectory
+from stepwise.trajectory import Result, Trajectory
 from stepwise.types import Numbers
 
 MEASURED = ("eigenvalues", "covariance_eigenvalues", "loss")

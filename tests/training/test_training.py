@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from stepwise import dynamics, losses, models, spectra, views
-from stepwise.dynamics import identity, snapshots, training
-from stepwise.dynamics.plan import Objective, Plan
-from stepwise.dynamics.step import Step
+from stepwise.training import loop as training
+from stepwise.training import ownership, snapshots
+from stepwise.training.plan import Objective, Plan
+from stepwise.training.step import Step
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 6, 6, 1)).astype(np.uint8)
@@ -238,7 +239,7 @@ def test_snapshots_are_the_network_as_it_was(tmp_path):
 
 
 def test_a_folder_in_which_another_trains_is_refused(tmp_path):
-    with identity.alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
+    with ownership.alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
         train(encoder(), folder=tmp_path)
     assert train(encoder(), folder=tmp_path).finished
 

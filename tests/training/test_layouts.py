@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.dynamics import layouts
+from tests.training import layouts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def started(out, devices, *more):
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
     }
-    command = [sys.executable, "-m", "tests.dynamics.layouts", str(out), *map(str, more)]
+    command = [sys.executable, "-m", "tests.training.layouts", str(out), *map(str, more)]
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | flags, stderr=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""A small run with all in its state that a checkpoint has to hold: `python -m tests.dynamics.small
+"""A small run with all in its state that a checkpoint has to hold: `python -m tests.training.small
 FOLDER [PAUSE]`.
 """
 
@@ -10,10 +10,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from stepwise import losses, models, views
-from stepwise.dynamics import training
-from stepwise.dynamics.plan import Objective, Plan
-from stepwise.runlog import RunLog
+from stepwise import losses, models, training, views
+from stepwise.training.log import RunLog
+from stepwise.training.plan import Objective, Plan
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 

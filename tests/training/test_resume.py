@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.dynamics import small
+from tests.training import small
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def reference(tmp_path_factory):
 
 
 def started(folder, pause):
-    command = [sys.executable, "-m", "tests.dynamics.small", str(folder), str(pause)]
+    command = [sys.executable, "-m", "tests.training.small", str(folder), str(pause)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

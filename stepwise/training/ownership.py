@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from stepwise import _check
-from stepwise.dynamics.plan import Objective, Plan
-from stepwise.runlog import RunLog
+from stepwise.training.log import RunLog
+from stepwise.training.plan import Objective, Plan
 from stepwise.types import Numbers
 
 try:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepwise.dynamics import Result, Trajectory, closed_form, descent, trajectory
+from stepwise import trajectory
+from stepwise.dynamics import Result, Trajectory, closed_form, descent
 from tests import problems
 
 GAMMA = np.array([1.0, 0.5, -0.3])

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from stepwise import _check, losses, models, views
-from stepwise.dynamics.plan import Objective, Plan
+from stepwise.training.plan import Objective, Plan
 from stepwise.types import Numbers
 
 LIMIT = 1e6

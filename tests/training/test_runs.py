@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stepwise import probes, runs
-from stepwise.dynamics.step import Step
+from stepwise import probes
+from stepwise.training import runs
+from stepwise.training.step import Step
 from tests.data import layouts
 
 SMALL = runs.Config(

@@ -21,12 +21,12 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stepwise import models, spectra
-from stepwise.checkpoints import Checkpoints
-from stepwise.dynamics import identity, snapshots
-from stepwise.dynamics.plan import Objective, Plan
-from stepwise.dynamics.step import Step
-from stepwise.dynamics.trajectory import DIVERGED, STOPPED, Result, Trajectory
-from stepwise.runlog import RunLog
+from stepwise.training import ownership, snapshots
+from stepwise.training.checkpoints import Checkpoints
+from stepwise.training.log import RunLog
+from stepwise.training.plan import Objective, Plan
+from stepwise.training.step import Step
+from stepwise.trajectory import DIVERGED, STOPPED, Result, Trajectory
 from stepwise.types import Numbers
 
 MONITORS = (
@@ -111,15 +111,14 @@ def train(
     with contextlib.ExitStack() as held:
         store = None
         if folder is not None:
-            held.enter_context(identity.alone(Path(folder)))
-            store = Checkpoints(
-                Path(folder) / "checkpoints", identity.identity(pixels, objective, plan, log, about)
-            )
+            held.enter_context(ownership.alone(Path(folder)))
+            identity = ownership.identity(pixels, objective, plan, log, about)
+            store = Checkpoints(Path(folder) / "checkpoints", identity)
             held.callback(store.close)
             found = store.restore({"state": state, "log": log.arrays()})
             if found is not None:
                 state = found[1]["state"]
-                identity.require_start(Path(folder), found[1]["log"], first)
+                ownership.require_start(Path(folder), found[1]["log"], first)
                 log.load(found[1]["log"])
         if int(state["step"]) < plan.steps and bool(state["ok"]):
             log.open()

@@ -1,4 +1,4 @@
-"""One program on one device, on eight, or in two processes: `python -m tests.dynamics.layouts OUT
+"""One program on one device, on eight, or in two processes: `python -m tests.training.layouts OUT
 [PORT PROCESS]`.
 
 Where OUT has a run already, it only goes on with that.
@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import losses, models
-from stepwise.dynamics import training
-from stepwise.dynamics.plan import Objective
-from stepwise.dynamics.step import Step
-from tests.dynamics import small
+from stepwise import losses, models, training
+from stepwise.training.plan import Objective
+from stepwise.training.step import Step
+from tests.training import small
 
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 OBJECTIVES = {

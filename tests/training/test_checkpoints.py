@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepwise.checkpoints import Checkpoints
+from stepwise.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(autouse=True)

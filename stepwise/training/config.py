@@ -1,0 +1,122 @@
+"""Every knob of a training run, and the refusal of what no run could use. Needs no JAX."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stepwise import _check
+
+Method = Literal[
+    "barlow_twins_unnormalised",
+    "barlow_twins",
+    "simclr",
+    "vicreg",
+    "spectral_contrastive",
+    "byol",
+    "simsiam",
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of a training run; the defaults are those of a small ResNet that two cores train
+    in minutes.
+    """
+
+    data: str = "photos"
+    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: str | None = None
+    """Where cifar10 or stl10 lie."""
+    split: str = "train"
+    n_images: int = 4096
+    side: int = 32
+    """Images are brought to this side before views are made of them."""
+    recipe: str = "small"
+    """Of the views, a name in `views.RECIPES`."""
+    method: Method = "barlow_twins_unnormalised"
+    """The loss, a function of `losses`."""
+    temperature: float | None = None
+    """Of SimCLR; None is the official one."""
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    """Residual blocks of each stage."""
+    bottleneck: bool = False
+    width: int = 16
+    """Channels of the first stage."""
+    stem: Literal["small", "imagenet"] = "small"
+    norm: Literal["batch", "group"] = "batch"
+    head: tuple[int, ...] = (10,)
+    """Layers from features to embedding; the last is d."""
+    predictor: tuple[int, ...] = (512,)
+    """Hidden layers of the predictor, where the method has one."""
+    start_scale: float = 1e-3
+    """Factor on the starting weights; 1 is a standard start."""
+    start_of: Literal["head", "all"] = "head"
+    """Which weights it shrinks: the head's last layer, or all."""
+    offset: float = 0.0
+    """Norm of the head's bias at the start, the small start of SimCLR (`models.offset_start`); 0:
+    no bias.
+    """
+    optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
+    """lars leaves biases and normalisations alone, as does adamw's decay."""
+    lr: float = 0.004
+    momentum: float = 0.9
+    """Of sgd and lars."""
+    weight_decay: float = 0.0
+    """Of all but adam."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    cosine: bool = False
+    """Whether the rate then falls to a thousandth as a cosine."""
+    batch_size: int = 64
+    """Pairs a step."""
+    steps: int = 2200
+    probe: int = 256
+    """Images on which all curves are measured."""
+    records: int = 150
+    """Samples of the curves, on a geometric grid of steps."""
+    checkpoint_every: int = 200
+    """Steps."""
+    snapshots: int = 0
+    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and
+    that at step 0.
+    """
+    half: bool = False
+    """Compute in bfloat16; parameters stay in float32."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could use, before anything is loaded."""
+        from stepwise.views import RECIPES  # which imports JAX
+
+        known = {
+            "method": get_args(Method),
+            "recipe": RECIPES,
+            "optimiser": ("sgd", "lars", "adam", "adamw"),
+        }
+        for name, names in known.items():
+            value = getattr(self, name)
+            _check.require(value in names, name, f"one of {sorted(names)}", repr(value))
+        for name in ("blocks", "head", "predictor"):
+            value = getattr(self, name)
+            fits = isinstance(value, tuple) and all(
+                isinstance(each, int) and each > 0 for each in value
+            )
+            fits = fits and (len(value) > 0 or name == "predictor")
+            _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
+        from_one, from_zero = (
+            ("n_images", "side", "width", "steps"),
+            ("warmup", "snapshots", "seed"),
+        )
+        for name in (*from_one, *from_zero):
+            least = 1 if name in from_one else 0
+            value = getattr(self, name)
+            fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            _check.require(fits, name, f"a whole number from {least}", repr(value))
+        for name, below in {"offset": math.inf, "weight_decay": math.inf, "momentum": 1.0}.items():
+            value = getattr(self, name)
+            _check.require(0 <= value < below, name, f"a number in [0, {below})", repr(value))
+        for name in ("start_scale", "lr"):
+            value = getattr(self, name)
+            _check.require(0 < value < math.inf, name, "a positive number", repr(value))
+        fits = self.temperature is None or self.method == "simclr"
+        _check.require(fits, "temperature", "None but for simclr", self.temperature)
