@@ -28,9 +28,12 @@ help:  ## this list
 	@echo "  DATA=photos|cifar10|stl10|folder:PATH|npz:PATH   DATA_DIR=where cifar10 and stl10 lie"
 	@echo "  SET='lr_gamma=0.01 starts=4'   any other field of the figure's Config"
 
-# The package with an extra. uv is fast; behind a proxy with certificates of its own, where it can fail, pip still works.
-INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[$(1)]" \
-	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(1)]"
+# uv is fast; behind a proxy with certificates of its own, where it can fail, pip still works.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(1) \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(1)
+DEV     := --editable ".[dev,figures]"
+# Without what its metadata asks for, TensorFlow, which nothing here imports.
+KERNELS := --no-deps "neural-tangents>=0.6.5,<0.7" "frozendict>=2.3.8"
 
 install: $(READY)  ## make .venv and install the package into it
 
@@ -39,7 +42,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
-	$(call INSTALL,dev)
+	$(call INSTALL,$(DEV))
+	$(call INSTALL,$(KERNELS))
 	@touch $(READY)
 
 test: $(READY)  ## the whole test suite
@@ -53,7 +57,8 @@ LATEST ?= $(shell for p in python3.16 python3.15 python3.14 python3.13 python3.1
 .venv-latest/.ready: pyproject.toml
 	$(LATEST) -m venv .venv-latest
 	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
-	.venv-latest/bin/uv pip install --quiet --upgrade --python .venv-latest/bin/python --editable ".[dev]"
+	.venv-latest/bin/uv pip install --quiet --upgrade --python .venv-latest/bin/python $(DEV)
+	.venv-latest/bin/uv pip install --quiet --python .venv-latest/bin/python $(KERNELS)
 	@touch $@
 
 test-latest: .venv-latest/.ready  ## the suite on the newest Python and JAX that are to be had, and all that XLA can optimise
@@ -62,15 +67,25 @@ test-latest: .venv-latest/.ready  ## the suite on the newest Python and JAX that
 
 # What a page or the documentation needs beside; Chromium is the system's own.
 $(VENV)/.browser: $(READY)
-	$(call INSTALL,browser)
+	$(call INSTALL,--editable ".[browser]")
 	@touch $@
 
 $(VENV)/.docs: $(READY)
-	$(call INSTALL,docs)
+	$(call INSTALL,--editable ".[docs]")
 	@touch $@
 
 test-browser: $(VENV)/.browser  ## the page in a headless Chromium (of the system: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
+
+# The package as others install it: built, then installed by pip into an environment of its own.
+.PHONY: test-wheel
+test-wheel: $(READY)  ## build the wheel, install it into an empty environment, and use it there
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m build --outdir dist . > dist.log 2>&1 || { cat dist.log; rm -f dist.log; exit 1; }
+	rm -f dist.log
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	STEPWISE_WHEEL_PYTHON=$(CURDIR)/.venv-wheel/bin/python $(BIN)/python -m pytest tests/wheel
 
 docs: $(VENV)/.docs  ## docs/build/html: guide, theory, and the API from its docstrings; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/build/html
@@ -145,5 +160,5 @@ constraints: $(READY)  ## pin anew the versions that the ranges of pyproject.tom
 	sed -i.old "/sys_platform == 'never'/d" constraints.txt && rm constraints.txt.old
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) .venv-latest .venv-torch results docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-latest .venv-torch .venv-wheel dist results docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ half of its modes at
 The embedding is the final one throughout, on as many principal directions as the run learned modes.
 """
 
+import itertools
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -144,10 +145,8 @@ def plot(result: Result) -> Figure:
     the methods.
     """
     a, methods, config = result.arrays, result.numbers["methods"], result.numbers["config"]
-    colours = dict(
-        zip(resnets.METHODS, (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=True)
-    )
-    markers = dict(zip(resnets.METHODS, "osD", strict=True))
+    colours = dict(zip(methods, itertools.cycle(plotting.PALETTE), strict=False))
+    markers = dict(zip(methods, itertools.cycle("osD^v"), strict=False))
     fig = plotting.figure(13, 8.6)
     halves: Any = fig.subfigures(2, 1, height_ratios=[1.15, 1])
     top = halves[0].subplots(1, 3)

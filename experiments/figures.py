@@ -15,10 +15,11 @@ from typing import Literal
 import tyro
 
 from experiments import run
+from experiments.arguments import FIGURES
 
 SECONDS: dict[str, dict[str, float]] = {
-    "smoke": dict(zip(run.FIGURES, (40, 4, 60, 60, 15, 5, 20, 30, 30), strict=True)),
-    "laptop": dict(zip(run.FIGURES, (700, 7, 1500, 2000, 80, 20, 280, 530, 70), strict=True)),
+    "smoke": dict(zip(FIGURES, (40, 4, 60, 60, 15, 5, 20, 30, 30), strict=True)),
+    "laptop": dict(zip(FIGURES, (700, 7, 1500, 2000, 80, 20, 280, 530, 70), strict=True)),
 }
 """About what each takes on two cores in this order, rounded; in part estimated, and only for the
 time left.
@@ -49,14 +50,14 @@ def main(argv: list[str]) -> int:
     checks are only printed.
     """
     args = tyro.cli(Arguments, args=argv, prog="python -m experiments.figures")
-    unknown = set(args.only) - run.FIGURES.keys()
+    unknown = set(args.only) - FIGURES.keys()
     if unknown:
         print(
-            f"--only: expected some of {', '.join(run.FIGURES)}, received {', '.join(unknown)}",
+            f"--only: expected some of {', '.join(FIGURES)}, received {', '.join(unknown)}",
             file=sys.stderr,
         )
         return 2
-    names = [name for name in run.FIGURES if not args.only or name in args.only]
+    names = [name for name in FIGURES if not args.only or name in args.only]
     codes: dict[str, int] = {}
     taken: dict[str, float] = {}
     for i, name in enumerate(names):

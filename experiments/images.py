@@ -1,12 +1,11 @@
 """The images of the linear experiments: two random 20 × 20 crops of each."""
 
-import hashlib
 from typing import Protocol
 
 import jax
 import numpy as np
 
-from stepwise import data, plotting, views
+from stepwise import _files, data, plotting, views
 
 
 class Source(Protocol):
@@ -26,7 +25,7 @@ class Source(Protocol):
 
 def digest(config: Source) -> str:
     """What tells these images from any others: a hash of the pixels that `crops` cuts."""
-    return hashlib.sha256(load(config).tobytes()).hexdigest()[:16]
+    return _files.digest(load(config))
 
 
 def crops(config: Source) -> tuple[np.ndarray, np.ndarray]:

@@ -137,9 +137,8 @@ class Config:
         """The run of a method."""
         k = METHODS.index(method)
         theory = method == "barlow_twins" and self.start == "small"
-        shared = {field.name for field in fields(runs.Config)} & {
-            field.name for field in fields(self)
-        } - {"steps"}
+        own = {field.name for field in fields(self)} - {"steps"}
+        shared = own & {field.name for field in fields(runs.Config)}
         return replace(
             runs.Config(**{name: getattr(self, name) for name in shared - {"recipe"}}),
             method="barlow_twins_unnormalised" if theory else method,  # type: ignore[arg-type]

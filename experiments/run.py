@@ -9,56 +9,19 @@ import importlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import tyro
 
-from experiments import images, sources
+from experiments import images
+from experiments.arguments import FIGURES, Arguments
 from experiments.contract import Check, Result, finished
-from stepwise import _npz, plotting, record
+from stepwise import _files, _npz, plotting, record
 
-FIGURES = {
-    "fig1": "experiments.fig1_steps",
-    "fig2": "experiments.fig2_symmetry",
-    "fig3": "experiments.fig3_small_start",
-    "fig4": "experiments.fig4_standard_start",
-    "fig5": "experiments.fig5_mlp",
-    "fig6": "experiments.fig6_hidden",
-    "fig7": "experiments.fig7_width",
-    "fig8": "experiments.fig8_kernels",
-    "table1": "experiments.table1_alignment",
-}
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Compute, check and draw one figure of the paper."""
-
-    name: tyro.conf.Positional[
-        Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1"]
-    ]
-    """Which figure."""
-    preset: Literal["smoke", "laptop", "paper"] = "laptop"
-    """Seconds, minutes, or the source's scale."""
-    data: str | None = None
-    """photos, cifar10, stl10, folder:PATH or npz:PATH instead of the preset's."""
-    data_dir: str | None = None
-    """Where cifar10 or stl10 lie; without it they are downloaded."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
-    """Any other field of the figure's Config."""
-    out: str = "results"
-    """Folder of the results."""
-    again: bool = False
-    """Compute anew even if these results are there."""
-    redraw: bool = False
-    """Only draw, from the arrays that are there, even if the code has changed since."""
-
-    def run(self) -> int:
-        """0 when every check passed, 1 when one failed."""
-        return 0 if run(self) else 1
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str]) -> int:
@@ -71,7 +34,7 @@ def main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"{args.name}: stopped; call it again: a training run goes on where it was",
+            f"{args.name}: interrupted; run the same command to resume",
             file=sys.stderr,
         )
         return 130
@@ -84,7 +47,7 @@ def run(args: Arguments) -> bool:
     folder = Path(args.out) / args.name / args.preset
     wanted: dict[str, Any] = {
         "config": asdict(config),
-        "code": sources.code(Path(figure.__file__)),
+        "code": _files.code_digest(Path(figure.__file__), ROOT),
         "versions": record.versions(),
     }
     # the same path may hold other images by now; --redraw does not ask
@@ -132,13 +95,13 @@ def _draw(
 ) -> list[Check]:
     """Check and draw; write all but the arrays."""
     checks: list[Check] = module.check(result)
-    record.write_json(folder / "config.json", config)
+    _files.write_json(folder / "config.json", config)
     with plotting.style():
         plotting.save(module.plot(result), folder)
     summary = (
         {"checks": [check.summary() for check in checks]} | about | {"numbers": result.numbers}
     )
-    record.write_json(folder / "summary.json", summary)
+    _files.write_json(folder / "summary.json", summary)
     print(
         f"  {about['seconds']:.1f} s to compute, {folder / 'figure.png'}, "
         f"{folder / 'summary.json'}",

@@ -33,11 +33,16 @@ The modules, in the order in which data flow through them:
 Import modules, not names: `from stepwise import problem, dynamics`.
 """
 
-from importlib.metadata import version as _version
+from typing import Any
 
 from stepwise import _moved
 
-__version__ = _version("stepwise")
-"""The version of the installed package."""
-
 _moved.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import, and seldom asked for
+
+        return version("stepwise")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

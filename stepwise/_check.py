@@ -1,15 +1,21 @@
 """The door: bad arguments are refused with what was expected and what was received."""
 
+import sys
 from typing import Any
 
-import jax
 import numpy as np
+
+# JAX is imported where it is needed: flags and images are checked without it.
 
 
 def is_traced(*values: Any) -> bool:
     """Say whether any value is being traced (under jit, vmap or grad), so that its numbers cannot
     be looked at.
     """
+    if "jax" not in sys.modules:
+        return False
+    import jax
+
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
@@ -29,12 +35,30 @@ def require(condition: Any, name: str, expected: str, received: Any) -> None:
         raise ValueError(f"{name}: expected {expected}, received {what}")
 
 
+def whole(name: str, value: Any, least: int = 1, most: int | None = None, why: str = "") -> None:
+    """Raise ValueError unless the value is a whole number in least ... most; a boolean is not one.
+
+    `why` is appended to what was expected.
+    """
+    number = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    fits = number and least <= value and (most is None or value <= most)
+    if most is not None:
+        expected = f"a whole number in {least} ... {most}"
+    elif least == 1:
+        expected = "a positive whole number"
+    else:
+        expected = f"a whole number from {least}"
+    require(fits, name, f"{expected}{why}", value)
+
+
 def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = None) -> Any:
     """Return a real floating array of the asked rank with finite entries (finiteness is not looked
     at under a trace).
 
     Integers are promoted to the default float. Lists and NumPy arrays are accepted.
     """
+    import jax
+
     array = value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
     kind = np.dtype(array.dtype).kind if array.dtype != jax.numpy.bfloat16 else "f"
     require(kind in "fiu", name, "real numbers", repr(value) if array.ndim == 0 else array)

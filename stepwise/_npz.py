@@ -2,13 +2,14 @@
 
 import json
 import os
-import uuid
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from stepwise import _files
 
 UNREADABLE = (
     zipfile.BadZipFile,
@@ -38,14 +39,8 @@ def write(
             raise ValueError(
                 f"{name}: expected an array of numbers, received {array.dtype} {list(array.shape)}"
             )
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, header=header, **plain)  # type: ignore[arg-type]
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _files.replacing(target) as temporary, temporary.open("xb") as file:
+        np.savez(file, header=header, **plain)  # type: ignore[arg-type]
 
 
 def read(

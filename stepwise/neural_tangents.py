@@ -13,6 +13,7 @@ not.
 """
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ import jax
 import jax.extend.core
 import jax.interpreters.ad
 
+MISSING = (
+    "kernels of infinitely wide networks need the package neural-tangents, which is not installed. "
+    'Install it without TensorFlow: pip install --no-deps "neural-tangents>=0.6.5,<0.7" '
+    '"frozendict>=2.3.8"'
+)
 TESTED = "0.8 to 0.12"
 """Versions of JAX with which this is known to work."""
 
@@ -81,6 +87,8 @@ def _restored() -> Iterator[None]:
 
 
 def _import() -> ModuleType:
+    if importlib.util.find_spec("neural_tangents") is None:
+        raise ImportError(MISSING)
     front_end = ModuleType(
         "neural_tangents.experimental", "TensorFlow's front end: not imported by stepwise."
     )

@@ -4,7 +4,6 @@ matplotlib here.
 
 import io
 import os
-import uuid
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure
 
+from stepwise import _files
 from stepwise.compare import Curves, curves
 from stepwise.types import Numbers, Real
 
@@ -38,6 +38,8 @@ STYLE: Any = {
 }
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 """Three colours of the Okabe-Ito palette, told apart by readers with any colour vision."""
+PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+"""All seven colours of that palette, for curves of several methods."""
 
 
 def style() -> AbstractContextManager[None]:
@@ -130,16 +132,9 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
     close the figure.
     """
     for suffix in ("png", "pdf"):
-        temporary = Path(folder) / f".{name}.{uuid.uuid4().hex}"
-        try:
-            fig.savefig(
-                temporary,
-                format=suffix,
-                metadata={"CreationDate": None} if suffix == "pdf" else None,
-            )
-            temporary.replace(Path(folder) / f"{name}.{suffix}")
-        finally:
-            temporary.unlink(missing_ok=True)
+        dateless = {"CreationDate": None} if suffix == "pdf" else None
+        with _files.replacing(Path(folder) / f"{name}.{suffix}") as temporary:
+            fig.savefig(temporary, format=suffix, metadata=dateless)
     plt.close(fig)
 
 

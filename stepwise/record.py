@@ -6,18 +6,15 @@ commit), config.json, arrays.npz, and figure.png with figure.pdf.
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
-import uuid
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from stepwise import _check, _npz, plotting
+from stepwise import _check, _files, _npz, plotting
 from stepwise.plotting import Figure
 from stepwise.types import Real
 
@@ -50,9 +47,9 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _npz.write(folder / "arrays.npz", kind, arrays, {})
-    write_json(folder / "config.json", config)
+    _files.write_json(folder / "config.json", config)
     plotting.save(figure, folder)
-    write_json(
+    _files.write_json(
         folder / "summary.json", {"seconds": seconds} | circumstances() | {"numbers": numbers}
     )
     return f"{folder}/summary.json, arrays.npz, config.json, figure.png, figure.pdf"
@@ -83,33 +80,6 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES} | {
         "python": platform.python_version()
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Strict JSON under a temporary name that is then renamed: infinities and NaN are null, arrays
-    lists.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _commit() -> str | None:

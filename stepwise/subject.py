@@ -2,7 +2,6 @@
 kept with it.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, fields
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import _check, entk, models, staircase, views
+from stepwise import _check, _files, entk, models, staircase, views
 from stepwise.data import Images
 from stepwise.entk.kernel import Apply
 from stepwise.training import runs, snapshots
@@ -103,7 +102,7 @@ class Subject:
             ValueError: the run kept no network of this step.
         """
         network = self.network(step)
-        which = hashlib.sha256(np.ascontiguousarray(self.x).tobytes()).hexdigest()[:8]
+        which = _files.digest(self.x, length=8)
         path = self.folder / "entk" / f"step_{step}_{which}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         # anew: one of another version, or half done by another number of devices, is worth no more

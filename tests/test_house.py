@@ -4,6 +4,7 @@ what it does.
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -14,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = sorted((ROOT / "stepwise").rglob("*.py"))
 FLOW = """
 _moved
-_check _npz types
+_check _files
+_npz types
 laws eigen moments
 augment data
 neural_tangents
@@ -40,8 +42,6 @@ subject
 validity compare
 plotting
 record
-cli.images
-cli.figures cli.predict cli.train cli.kernels
 cli
 cli.__main__
 """
@@ -96,7 +96,7 @@ def test_a_module_imports_only_what_lies_before_it_in_the_flow(path):
         return
     assert here is not None, f"{module(path)} has no place in FLOW"
     for name in imported(path):
-        if name.split(".")[0] != "stepwise":
+        if name.split(".")[0] != "stepwise" or name == "stepwise":
             continue
         there = room(name)
         assert there is not None, f"{module(path)} imports {name}, which has no place in FLOW"
@@ -147,8 +147,56 @@ def test_no_file_names_a_place_of_one_machine():
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
-    files = [*PACKAGE, *(ROOT / "experiments").rglob("*.py")]
+    extras = project["optional-dependencies"]
+    core, kernels, figures = (
+        {re.match(r"[\w-]+", line)[0].lower() for line in lines}
+        for lines in (project["dependencies"], extras["kernels"], extras["figures"])
+    )
+    assert packages(PACKAGE) == core | kernels
+    assert packages(sorted((ROOT / "experiments").rglob("*.py"))) - core == figures
+
+
+def packages(files):
+    """Distributions of what files import, but for this project and Python's own library."""
     tops = {name.split(".")[0] for path in files for name in imported(path)}
     outside = tops - set(sys.stdlib_module_names) - {"stepwise", "experiments"}
-    assert {INSTALLED_AS.get(name, name) for name in outside} == declared
+    return {INSTALLED_AS.get(name, name) for name in outside}
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("--version", {"tyro", "numpy", "jax", "matplotlib"}),
+        ("--help", {"numpy", "jax", "flax", "matplotlib", "stepwise.data"}),
+        ("predict --help", {"numpy", "jax", "flax", "matplotlib", "stepwise.data"}),
+        ("train --help", {"numpy", "jax", "flax", "matplotlib", "stepwise.data"}),
+        ("figure --help", {"numpy", "jax", "flax", "matplotlib", "stepwise.data"}),
+        ("data show photos", {"jax", "flax", "matplotlib", "sklearn", "pooch"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(command, absent):
+    code = (
+        "import contextlib, io, sys\nfrom stepwise.cli import main\n"
+        f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    main({command.split()})\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "stepwise.cli" in loaded and not absent & loaded
+
+
+def test_the_laws_import_jax_and_little_else():
+    code = "import sys, stepwise.laws\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    heavy = {"flax", "optax", "diffrax", "equinox", "orbax", "matplotlib", "sklearn", "PIL", "tyro"}
+    assert "jax" in loaded and not heavy & loaded
+
+
+def test_the_figures_of_the_command_line_choose_as_the_library_does():
+    from typing import get_args, get_type_hints
+
+    from stepwise.cli.commands import Predict
+    from stepwise.moments import CENTERS
+
+    assert set(get_args(get_type_hints(Predict)["center"])) == set(CENTERS)

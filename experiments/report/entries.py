@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from experiments import run
+from experiments.arguments import FIGURES
 from experiments.contract import Result
 from stepwise import _check, _npz, plotting
 
@@ -90,7 +91,7 @@ def entries(results: Path, preset: str | None) -> list[Entry]:
     Raises:
         ValueError: none was made.
     """
-    found = [_entry(name, results, [preset] if preset else list(PRESETS)) for name in run.FIGURES]
+    found = [_entry(name, results, [preset] if preset else list(PRESETS)) for name in FIGURES]
     if not any(entry.folder for entry in found):
         raise ValueError(
             f"{results}: expected figures, found none; make figures (or PRESET=smoke) comes first"

@@ -16,6 +16,7 @@ import stepwise
 from experiments.report.entries import VERDICTS, Entry, entries
 from experiments.report.gallery import Gallery, gallery
 from experiments.report.replay import Replay, replays
+from stepwise import _files
 
 HERE = Path(__file__).parent
 
@@ -46,10 +47,8 @@ def main(argv: list[str]) -> int:
         print(f"report: {error}", file=sys.stderr)
         return 2
     text = page(found, made, galleries, missing)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_name(f".{args.out.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(args.out)
+    with _files.replacing(args.out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     missing += [f"{entry.name}: {entry.why}" for entry in found if entry.why]
     absent = [entry.name for entry in found if entry.folder is None and not entry.why]
     print(f"{args.out}: {len(text) / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s")

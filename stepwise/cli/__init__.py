@@ -3,23 +3,16 @@
 
 Every command's flags are the fields of one dataclass. Exit codes: 0 for done, 1 for a figure whose
 checks failed, 2 for a bad argument or file, in one line that says what was expected and what was
-received, 130 where it was interrupted, to go on when it is called again.
+received, 130 when interrupted (the same command resumes).
 """
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-import tyro
-
-from stepwise.cli.figures import command as figure
-from stepwise.cli.images import Data
-from stepwise.cli.kernels import Align, Entk
-from stepwise.cli.predict import Predict
-from stepwise.cli.train import Train
+import stepwise
 
 ABOUT = (
     "What self-supervised learning will learn of your images, when, and what your network has "
@@ -44,14 +37,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = sys.argv[1:] if argv is None else argv
     if given == ["--version"]:
-        print(f"stepwise {importlib.metadata.version('stepwise')}")
+        print(f"stepwise {stepwise.__version__}")
         return 0
+    import tyro  # a quarter of the start-up, which --version does without
+
+    from stepwise.cli import figure
+    from stepwise.cli.commands import Align, Data, Entk, Predict, Train
+
     commands: dict[str, Callable[..., Any]] = {
         "predict": Predict,
         "train": Train,
         "entk": Entk,
         "align": Align,
-        "figure": figure(),
+        "figure": figure.command(),
         "data": Data,
     }
     command: Any = None
@@ -73,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(f"stepwise {given[0]}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except ImportError as error:  # an optional package is missing, and the message says which
+        print(f"stepwise {given[0]}: {error}", file=sys.stderr)
+        return 2
     except ValueError as error:
         print(f"stepwise {given[0]}: {_in_flags(str(error), command)}", file=sys.stderr)
         return 2
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"stepwise {given[0]}: stopped; call it again and it goes on where it was",
+            f"stepwise {given[0]}: interrupted; run the same command to resume",
             file=sys.stderr,
         )
         return 130

@@ -8,6 +8,8 @@ Nothing here is unpickled, and nothing needs JAX.
 import os
 from pathlib import Path
 
+import numpy as np
+
 from stepwise.data import binary, folder, npz, photos
 from stepwise.data.images import DataError, Images, MissingDataError, require
 
@@ -52,7 +54,8 @@ def load(
     too) where there is none.
     """
     for argument, value in (("limit", limit), ("size", size)):
-        require(value is None or value >= 1, argument, "a positive integer or None", value)
+        fits = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+        require(value is None or fits, argument, "a positive integer or None", value)
     base = Path(root).expanduser() if root is not None else None
     match name.partition(":"):
         case ("photos", "", ""):

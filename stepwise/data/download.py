@@ -3,7 +3,6 @@
 import gzip
 import os
 import shutil
-import sys
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -11,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import pooch
 from tqdm import tqdm
 
+from stepwise import _files
 from stepwise.data.images import DataError, MissingDataError, require
 
 
@@ -36,6 +35,8 @@ class Archive:
 def cache() -> Path:
     """Name the folder for downloads: STEPWISE_CACHE of the environment, or else the user's
     cache."""
+    import pooch  # here and below: only downloads need it
+
     return Path(os.environ.get("STEPWISE_CACHE") or pooch.os_cache("stepwise")).expanduser()
 
 
@@ -67,6 +68,8 @@ def locate(archive: Archive, root: Path | None) -> Path:
             if root is None:
                 packed = _download(archive, scratch)
             else:
+                import pooch
+
                 found = pooch.file_hash(str(packed), alg="md5")
                 require(found == archive.md5, packed, f"MD5 {archive.md5}", found)
             _unpack(packed, archive, scratch).rename(folder)
@@ -78,13 +81,8 @@ def _scratch(base: Path, name: str) -> Iterator[Path]:
     """Give an empty folder that no other process has, and remove it afterwards."""
     base.mkdir(parents=True, exist_ok=True)
     scratch = base / f".{name}.partial"
-    with (base / f".{name}.lock").open("w") as lock:
-        if sys.platform != "win32":
-            import fcntl
-
-            # The system lets go of it when the process dies, so that a folder found here belongs to
-            # nobody.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    # The system releases the lock when a process dies, so a scratch folder found here is nobody's.
+    with _files.locked(base / f".{name}.lock"):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
@@ -94,6 +92,8 @@ def _scratch(base: Path, name: str) -> Iterator[Path]:
 
 
 def _download(archive: Archive, into: Path) -> Path:
+    import pooch
+
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20)
     try:
         known_hash = f"md5:{archive.md5}"

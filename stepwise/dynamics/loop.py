@@ -20,12 +20,7 @@ def recorded(steps: Whole, record_every: Whole | None, record_at: Numbers | None
     """The steps that are kept, the last one included; refuses both ways of saying so, and neither's
     nonsense.
     """
-    _check.require(
-        isinstance(steps, int | np.integer) and steps >= 1,
-        "steps",
-        "a positive whole number",
-        steps,
-    )
+    _check.whole("steps", steps)
     _check.require(
         record_every is None or record_at is None,
         "record_every",
@@ -34,8 +29,7 @@ def recorded(steps: Whole, record_every: Whole | None, record_at: Numbers | None
     )
     if record_at is None:
         every = max(1, steps // 1000) if record_every is None else record_every
-        whole = isinstance(every, int | np.integer) and every >= 1
-        _check.require(whole, "record_every", "a positive whole number of steps", every)
+        _check.whole("record_every", every, why=" of steps")
         at = np.arange(0, steps + 1, every)
     else:
         at = np.asarray(record_at)

@@ -94,15 +94,9 @@ def estimate(
     """
     kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     count = kernel.outputs if probes is None else probes
-    _check.require(
-        isinstance(sketch, int | np.integer) and sketch >= 0,
-        "sketch",
-        "a whole number from 0",
-        sketch,
-    )
+    _check.whole("sketch", sketch, 0)
     least = 1 if sketch and probes is None else BATCHES
-    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-    _check.require(whole and count >= least, "probes", f"at least {least}, one a batch", count)
+    _check.whole("probes", count, least, why=", one for each batch")
     V = directions(kernel.outputs, count, seed)
     if sketch and probes is None:  # one pass, in which every layer has four sketches
         works = [kernel.work(V, int(sketch), BATCHES, int(seed))]

@@ -143,11 +143,9 @@ def directions(outputs: int, probes: Whole | None, seed: Whole) -> np.ndarray:
     Raises:
         ValueError: there are fewer outputs than probes.
     """
-    whole = isinstance(probes, int | np.integer) and not isinstance(probes, bool)
-    fits = probes is None or (whole and 1 <= probes <= outputs)
-    _check.require(fits, "probes", f"a whole number in 1 ... {outputs}, the outputs", probes)
     if probes is None:
         return np.eye(outputs) / np.sqrt(outputs)
+    _check.whole("probes", probes, 1, outputs, ", the outputs")
     basis, triangle = np.linalg.qr(np.random.default_rng(seed).normal(size=(outputs, outputs)))
     return (basis * np.sign(np.diag(triangle))).T[:probes] / np.sqrt(probes)
 

@@ -86,8 +86,7 @@ def score(
     left = rows - {"none": 0, "pooled": 1, "per_view": 2}[center]
     _check.require(0 < d <= left, "z", f"1 ... {left} dimensions on {rows} views", z)
     for name, value in (("resamples", resamples), ("draws", draws)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        _check.require(whole and value >= 0, name, "a whole number from 0", repr(value))
+        _check.whole(name, value, 0)
     enough = resamples == 0 or d <= 2 * (rows // 4) - (rows - left)
     _check.require(
         enough,

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
@@ -124,8 +123,7 @@ def polynomial(degree: Whole, *, scale: Real = 1.0, offset: Real = 1.0) -> Polyn
         ValueError: degree is not a positive whole number, scale not positive, or offset negative
             (the kernel would not be positive semi-definite).
     """
-    whole = isinstance(degree, int | np.integer) and degree >= 1
-    _check.require(whole, "degree", "a positive whole number", degree)
+    _check.whole("degree", degree)
     _check.require(scale > 0, "scale", "a positive number", scale)
     _check.require(offset >= 0, "offset", "zero or a positive number", offset)
     return Polynomial(int(degree), float(scale), float(offset))

@@ -65,9 +65,7 @@ def gram(
         f"[n, *{x.shape[1:]}] as x",
         x2,
     )
-    _check.require(
-        isinstance(tile, int | np.integer) and tile >= 1, "tile", "a positive whole number", tile
-    )
+    _check.whole("tile", tile)
     tile = int(min(tile, max(len(x), len(x2))))
     _check.require(
         rounding is None or 0 <= rounding < 1, "rounding", "a number in [0, 1)", rounding

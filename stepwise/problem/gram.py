@@ -162,8 +162,8 @@ def from_products(
             K is not positive semi-definite, as far as its products show.
         eigen.NotConvergedError: the products did not suffice.
     """
-    even = isinstance(n_views, int | np.integer) and n_views > 0 and n_views % 2 == 0
-    _check.require(even, "n_views", "an even number, X stacked on X'", n_views)
+    _check.whole("n_views", n_views, 2)
+    _check.require(n_views % 2 == 0, "n_views", "an even number, X stacked on X'", n_views)
     require_modes(modes, int(n_views))
     found = _matrix_free(product, int(n_views), center, modes, float(cutoff), False)
     _check.require(found is not None, "modes", "as many positive modes", modes)

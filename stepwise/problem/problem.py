@@ -89,11 +89,7 @@ class Problem:
             ValueError: d is more than the number of positive modes; so many dimensions cannot be
                 learned.
         """
-        limit = self.n_positive
-        whole = isinstance(d, int | np.integer) and 1 <= d <= limit
-        _check.require(
-            whole, "d", f"a number in 1 ... {limit}, the positive modes of the problem", d
-        )
+        _check.whole("d", d, 1, self.n_positive, ", the positive modes of the problem")
         return jnp.eye(d, self.gamma.size, dtype=self.gamma.dtype) / jnp.sqrt(self.gamma[:d, None])
 
     def predict(self, d: Whole) -> Float[Array, "views d"]:
@@ -319,5 +315,4 @@ def first(problem: Problem, modes: Whole) -> Problem:
 
 def require_modes(modes: Any, most: int, why: str = "") -> None:
     """Refuse a number of modes that is not whole, or not in 1 ... most."""
-    whole = isinstance(modes, int | np.integer) and 1 <= modes <= most
-    _check.require(whole, "modes", f"a whole number in 1 ... {most}{why}", modes)
+    _check.whole("modes", modes, 1, most, why)

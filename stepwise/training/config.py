@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from stepwise import _check
-
 Method = Literal[
     "barlow_twins_unnormalised",
     "barlow_twins",
@@ -86,6 +84,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what no run could use, before anything is loaded."""
+        from stepwise import _check  # which imports NumPy
         from stepwise.views import RECIPES  # which imports JAX
 
         known = {
@@ -99,7 +98,7 @@ class Config:
         for name in ("blocks", "head", "predictor"):
             value = getattr(self, name)
             fits = isinstance(value, tuple) and all(
-                isinstance(each, int) and each > 0 for each in value
+                isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in value
             )
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
@@ -108,10 +107,7 @@ class Config:
             ("warmup", "snapshots", "seed"),
         )
         for name in (*from_one, *from_zero):
-            least = 1 if name in from_one else 0
-            value = getattr(self, name)
-            fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            _check.require(fits, name, f"a whole number from {least}", repr(value))
+            _check.whole(name, getattr(self, name), 1 if name in from_one else 0)
         for name, below in {"offset": math.inf, "weight_decay": math.inf, "momentum": 1.0}.items():
             value = getattr(self, name)
             _check.require(0 <= value < below, name, f"a number in [0, {below})", repr(value))

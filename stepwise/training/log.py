@@ -4,7 +4,6 @@ events to look at.
 
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from stepwise import _check
+from stepwise import _check, _files
 from stepwise.trajectory import Result, Trajectory
 from stepwise.types import Numbers
 
@@ -74,10 +73,8 @@ class RunLog:
         """
         if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        whole, new = self._folder / "log.jsonl", self._folder / f".log.{uuid.uuid4().hex}"
-        new.write_text("".join(self._line(i) for i in range(self._done)))
-        new.replace(whole)
+        with _files.replacing(self._folder / "log.jsonl") as temporary:
+            temporary.write_text("".join(self._line(i) for i in range(self._done)))
         self._writer = SummaryWriter(
             str(self._folder / "events"), purge_step=int(self.at[self._done - 1]) + 1
         )
@@ -103,7 +100,7 @@ class RunLog:
         return {"step": int(self.at[i]), "time": float(self.times[i]), **values}
 
     def _line(self, i: int) -> str:
-        return json.dumps(_finite(self._row(i)), allow_nan=False) + "\n"
+        return json.dumps(_files.jsonable(self._row(i)), allow_nan=False) + "\n"
 
     def _write(self, i: int) -> None:
         assert self._folder is not None
@@ -121,12 +118,3 @@ class RunLog:
             elif name in MEASURED:
                 for j, each in enumerate(value):
                     self._writer.add_scalar(f"{name}/{j + 1}", each, step)
-
-
-def _finite(value: Any) -> Any:
-    """Only what strict JSON holds: NaN and infinities become null."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return value if not isinstance(value, float) or np.isfinite(value) else None

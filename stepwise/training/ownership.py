@@ -2,8 +2,8 @@
 time.
 """
 
+import contextlib
 import functools
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from stepwise import _check
+from stepwise import _check, _files
 from stepwise.training.log import RunLog
 from stepwise.training.plan import Objective, Plan
 from stepwise.types import Numbers
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def identity(
     pixels: Numbers, objective: Objective, plan: Plan, log: RunLog, about: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What a checkpoint has to be of, as far as it can be seen."""
-    images = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+    images = _files.digest(pixels)
     what = {
         "about": about or {},
         "images": [*map(int, np.shape(pixels)), images],
@@ -69,17 +64,15 @@ def require_start(folder: Path, log: dict[str, Any], first: dict[str, Any]) -> N
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; where another process does, say so."""
-    if jax.process_index() != 0 or fcntl is None:
+    """Hold the folder's lock; refuse a folder that another process holds."""
+    if jax.process_index() != 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(_files.locked(folder / ".lock", wait=False))
         except BlockingIOError:
             expected = "a folder that no other process trains in"
-            raise ValueError(
-                f"{folder}: expected {expected}, received one that another process holds"
-            ) from None
+            received = "one that another process holds"
+            raise ValueError(f"{folder}: expected {expected}, received {received}") from None
         yield

@@ -84,9 +84,7 @@ class Plan:
             "checkpoint_every",
             "covariance",
         ):
-            value = getattr(self, name)
-            whole = isinstance(value, int | np.integer) and value >= 1
-            _check.require(whole, name, "a positive whole number", value)
+            _check.whole(name, getattr(self, name))
         rates = self.rates()
         fits = bool(np.isfinite(rates).all() and (rates >= 0).all() and rates.max() > 0)
         _check.require(fits, "lr", "positive learning rates", f"{rates[:3]}")

@@ -2,11 +2,9 @@
 training shares it.
 """
 
-import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,7 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from stepwise import _check, data, losses, models, probes, views
+from stepwise import _check, _files, data, losses, models, probes, views
 from stepwise.data import Images
 from stepwise.training import loop
 from stepwise.training.config import Config as Config
@@ -78,28 +76,17 @@ def train(
     )
     made = where / "config.json"
     if not made.is_file():
-        _write(made, asdict(config) | {"code": _code()})
+        _files.write_json(made, asdict(config) | {"code": _code()})
     elif json.loads(made.read_text()).get("code") != _code():
         LOG.warning("%s: trained by another version of the code; delete it to train anew", where)
     return trained
 
 
 def _code() -> str:
-    """A hash of the modules that a run's numbers depend on."""
-    here, found = Path(__file__).parent, hashlib.sha256()
-    names = [
-        "losses.py",
-        "views.py",
-        "augment.py",
-        "models/*.py",
-        "dynamics/plan.py",
-        "dynamics/step.py",
-    ]
-    for path in sorted(
-        path for name in [*names, "dynamics/training.py"] for path in here.glob(name)
-    ):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+    """A hash of this module and of all modules of the package that it imports: whatever a run's
+    numbers depend on.
+    """
+    return _files.code_digest(Path(__file__), Path(__file__).parents[2])
 
 
 def settled(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
@@ -140,11 +127,7 @@ def knn(
     images = load(config)
     if images.labels is None:
         return None
-    params = [
-        np.ascontiguousarray(leaf).tobytes()
-        for leaf in jax.tree.leaves(nnx.state(trained, nnx.Param))
-    ]
-    which = hashlib.sha256(b"".join(params)).hexdigest()[:8]
+    which = _files.digest(*jax.tree.leaves(nnx.state(trained, nnx.Param)), length=8)
     kept = folder(config, images, root) / f"knn-{n_test}-{k}-{which}.json"
     if kept.is_file():
         found: dict[str, float] = json.loads(kept.read_text())
@@ -162,7 +145,7 @@ def knn(
         )
         for name, of in seen.items()
     }
-    _write(kept, found)
+    _files.write_json(kept, found)
     return found
 
 
@@ -170,7 +153,7 @@ def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs"
     """root/HASH of the configuration and its images, whatever path they came from."""
     known = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
     text = json.dumps(known | {"images": digest(images)}, sort_keys=True)
-    return Path(root) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Path(root) / _files.digest(text)
 
 
 def load(config: Config) -> Images:
@@ -196,7 +179,7 @@ def load(config: Config) -> Images:
 
 def digest(images: Images) -> str:
     """A hash of the pixels."""
-    return hashlib.sha256(np.ascontiguousarray(images.pixels).tobytes()).hexdigest()[:16]
+    return _files.digest(images.pixels)
 
 
 def encoder(config: Config, channels: int = 3) -> models.Encoder:
@@ -220,13 +203,6 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
     if config.start_scale != 1:
         whole = models.scale_start(whole, config.start_scale, config.start_of)
     return models.offset_start(whole, config.offset, rngs=rngs) if config.offset > 0 else whole
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    new.replace(path)
 
 
 def plan(config: Config) -> Plan:

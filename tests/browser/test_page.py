@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from experiments import figures
+from experiments.arguments import FIGURES
 from experiments.report.page import main
 
 CHROMIUM = next(
@@ -83,15 +84,15 @@ def test_every_image_loads_and_says_what_it_shows(page):
     images = page.evaluate(
         "() => [...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.length])"
     )
-    assert len(images) > len(figures.run.FIGURES)
+    assert len(images) > len(FIGURES)
     assert all(loaded and words > 20 for loaded, words in images)
 
 
 def test_every_figure_and_claim_is_there(page):
-    for name in figures.run.FIGURES:
+    for name in FIGURES:
         assert page.locator(f"section#{name} .picture img").count() == 1
-    assert page.locator("table.claims tbody tr").count() == len(figures.run.FIGURES)
-    assert page.locator("table.claims .verdict").count() == len(figures.run.FIGURES)
+    assert page.locator("table.claims tbody tr").count() == len(FIGURES)
+    assert page.locator("table.claims .verdict").count() == len(FIGURES)
 
 
 def test_the_scrubber_moves_all_three_views_of_every_run(page):

@@ -88,7 +88,7 @@ def test_help_says_what_a_command_does(command, capsys):
             "--n-images: expected 39316 photo patches at the most",
         ),
         (["train", "--lr", "-1"], "--lr: expected a positive number, received -1.0"),
-        (["train", "--steps", "-5"], "--steps: expected a whole number from 1, received -5"),
+        (["train", "--steps", "-5"], "--steps: expected a positive whole number, received -5"),
         (["align"], "--run-dir, --network: expected one of them, received none"),
         (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
         (
@@ -434,7 +434,7 @@ def test_an_interrupted_training_ends_with_its_exit_code_and_goes_on(images, tmp
     first.send_signal(signal.SIGINT)
     _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
-    assert b"stopped; call it again" in said and b"Traceback" not in said
+    assert b"interrupted; run the same command to resume" in said and b"Traceback" not in said
     reached = max(int(path.name[5:]) for path in tmp_path.glob("runs/*/checkpoints/step_*"))
     assert 20 <= reached < 4000
 

@@ -139,7 +139,7 @@ def test_what_is_there_before_a_long_part_stays_when_that_is_stopped_and_is_not_
         assert main(arguments) == 130
     folder = tmp_path / "fig2" / "smoke"
     assert json.loads((folder / "summary.json").read_text())["numbers"] == {"half": True}
-    assert "call it again" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "drawing from" not in capsys.readouterr().out
     assert "half" not in json.loads((folder / "summary.json").read_text())["numbers"]

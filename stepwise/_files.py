@@ -1,0 +1,133 @@
+"""Files that appear whole or not at all, strict JSON, digests, and locks between processes."""
+
+import ast
+import hashlib
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROJECT = ("stepwise", "experiments")
+"""Packages whose files count as this project's code."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` if the block succeeds.
+
+    If the block fails, the temporary file is removed and `path` stays as it was. The folder is
+    created if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON; see `jsonable` for what becomes of numbers that JSON cannot hold."""
+    with replacing(path) as temporary:
+        text = json.dumps(jsonable(content), indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def jsonable(value: Any) -> Any:
+    """The value in JSON's types: arrays are lists, paths strings, infinities and NaN null."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return jsonable(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def digest(*parts: Any, length: int = 16) -> str:
+    """A hash of texts, bytes and arrays (of their bytes, not their shapes)."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            total.update(part.encode())
+        elif isinstance(part, bytes):
+            total.update(part)
+        else:
+            total.update(np.ascontiguousarray(part).tobytes())
+    return total.hexdigest()[:length]
+
+
+def code_digest(path: Path, root: Path) -> str:
+    """A hash of a source file and of all that it imports; see `imported_files`."""
+    files = sorted(imported_files(path, root))
+    parts = [part for file in files for part in (str(file.relative_to(root)), file.read_bytes())]
+    return digest(*parts)
+
+
+def imported_files(path: Path, root: Path) -> set[Path]:
+    """The source file, and every file of this project under `root` that it imports, directly or
+    not."""
+    seen: set[Path] = set()
+    waiting = [path.resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting += [
+                each for name in _imported_names(file) for each in _module_files(name, root)
+            ]
+    return seen
+
+
+def _imported_names(path: Path) -> Iterator[str]:
+    """Dotted names of what a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module_files(name: str, root: Path) -> Iterator[Path]:
+    """The module that a dotted name is or lies in, and the packages around it."""
+    base = root
+    if name.partition(".")[0] not in PROJECT:
+        return
+    for part in name.split("."):
+        base = base / part
+        for file in (base / "__init__.py", base.with_suffix(".py")):
+            if file.is_file():
+                yield file
+        if not base.is_dir():
+            return
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file that no other process holds. The system releases it if this process dies.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+    """
+    import filelock  # takes a while to import
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout as error:
+        raise BlockingIOError(f"{path}: another process holds this lock") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,77 @@
+"""`stepwise align`: what a network's own kernel predicts of its embedding, beside the nulls."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from stepwise import _check, entk, plotting, record
+from stepwise.cli.commands import Align
+from stepwise.cli.network import open_network
+
+
+def run(options: Align) -> int:
+    """Print a line for each kernel and write the files."""
+    began = time.perf_counter()
+    _check.require(
+        options.resamples >= 0, "--resamples", "a whole number from 0", options.resamples
+    )
+    network = open_network(options, options.out)
+    rows, d = network.z.shape
+    # the rank of all centred views, or of a random half of them
+    most = rows - 1 if options.resamples == 0 else 2 * (rows // 4) - 1
+    other = "--resamples 0, --d or --n-pairs otherwise"
+    _check.require(d <= most, "--d", f"at most {most} on {rows} views, or {other}", d)
+    scores: dict[str, entk.Score] = {}
+    for name, kernel in {"its eNTK": network.kernel, **network.others}.items():
+        scores[name] = entk.score(kernel(), network.z, resamples=options.resamples)
+        found = scores[name]
+        low, high = found.interval
+        print(
+            f"{name:<20} {found.alignment:.3f}  [{low:.3f}, {high:.3f}]  p = {found.p_value:.3g}",
+            flush=True,
+        )
+    print(
+        f"{'random subspaces':<20} {found.random:.3f}     {len(network.x)} views, d = "
+        f"{network.z.shape[1]}, {network.name}"
+    )
+    numbers = {"network": network.name, "views": len(network.x), "d": network.z.shape[1]}
+    numbers |= {"scores": {name: score.summary() for name, score in scores.items()}}
+    arrays = {"embedding": network.z, "views": network.x}
+    with plotting.style():
+        config = asdict(options) | {"command": "align"}
+        figure = _bars(scores, network.name)
+        seconds = time.perf_counter() - began
+        written = record.write(
+            options.out,
+            "alignment",
+            arrays=arrays,
+            numbers=numbers,
+            config=config,
+            seconds=seconds,
+            figure=figure,
+        )
+    print(written)
+    return 0
+
+
+def _bars(scores: dict[str, entk.Score], title: str) -> plotting.Figure:
+    fig = plotting.figure(6.4, 4.4)
+    ax: Any = fig.subplots()
+    for i, (score, colour) in enumerate(
+        zip(scores.values(), (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=False)
+    ):
+        low, high = score.interval
+        off = [[score.alignment - low], [high - score.alignment]]
+        ax.bar(i, score.alignment, 0.6, color=colour)
+        ax.errorbar(i, score.alignment, off, color=plotting.INK, capsize=4)
+    ax.axhline(score.random, color=plotting.INK, ls=":", label="random subspaces")
+    ax.set_xticks(range(len(scores)), list(scores))
+    ax.set(
+        ylim=(0, 1.1),
+        ylabel="alignment of predicted and real subspace",
+        xlabel="kernel that predicts",
+    )
+    ax.set_title("What the kernel says of the embedding")
+    ax.legend(loc="upper right")
+    fig.suptitle(plotting.plain(title), fontsize=12)
+    return fig
