@@ -2,6 +2,7 @@
 and how surely.
 """
 
+import importlib
 import math
 import time
 from dataclasses import asdict
@@ -22,6 +23,8 @@ def run(options: Predict) -> int:
     """Print the report and write its files."""
     began = time.perf_counter()
     record.require_writable("--out", options.out)
+    if options.model == "infinite_width":
+        importlib.import_module("stepwise.neural_tangents")  # refuses now if it is not installed
     _check.whole("n_pairs", options.n_pairs, 2)
     _check.whole("d", options.d)
     _check.require(

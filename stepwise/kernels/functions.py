@@ -148,9 +148,8 @@ def infinite_width(layers: list, get: Literal["ntk", "nngp"] = "ntk") -> Infinit
         ValueError: there are no layers, one of them is not a stax layer, or `get` is unknown; the
             kernel, where it is called: its inputs have a shape that the layers do not take.
     """
-    from stepwise.neural_tangents import (
-        nt,
-    )  # a second to import, which the other kernels do not need
+    # a second to import, which the other kernels do not need
+    from stepwise.neural_tangents import nt
 
     _check.require(get in ("ntk", "nngp"), "get", "'ntk' or 'nngp'", get)
     triples = bool(layers) and all(isinstance(layer, tuple) and len(layer) == 3 for layer in layers)

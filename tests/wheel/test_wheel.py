@@ -102,7 +102,7 @@ def test_a_figure_says_that_it_needs_a_clone(stepwise, tmp_path):
 
 
 def test_infinite_width_says_what_to_install_and_runs_once_that_is_done(stepwise, tmp_path):
-    wide = ["predict", "--model", "infinite_width", "--n-pairs", "20", "--side", "8", "--d", "2"]
+    wide = ["predict", "--model", "infinite_width", "--n-pairs", "20", "--side", "24", "--d", "2"]
     done = run(stepwise, *wide, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     (command,) = re.findall(r"^pip (install --no-deps .*)$", INSTALL, flags=re.M)
