@@ -2,13 +2,14 @@
 theory says when.
 
 Claim          Gradient descent on the linear model follows the closed form λ_j(t): a sigmoid in 8
-γ_j (t − τ_j) each. Paper          Simon et al. 2023, Figure 1, panels A and B: n = 500 pairs of 20
-× 20 × 3 crops, d = 10. Command        make fig1, of which this is the linear part: panels A and B
+               γ_j (t − τ_j) each.
+Paper          Simon et al. 2023, Figure 1, panels A and B: n = 500 pairs of 20 × 20 × 3 crops, d =
+               10.
+Command        make fig1, of which this is the linear part: panels A and B
 Time, 2 cores  see the README's table of figures
 Expected       of 10 modes at least 8 within 2% of their step time (median of 10 starts), eigenvalue
-rms below 0.01,
-               descent's delay 2 lr γ_j a step of the plateau, each exception predicted by the
-               validity report
+               rms below 0.01, descent's delay 2 lr γ_j a step of the plateau, each exception
+               predicted by the validity report
 
 Beside the two panels: the top eigenvectors of Γ as pictures; all eigenvalues of all starts on one
 sigmoid; the theory's error against start scale, with the error that `stepwise.validity` predicts;

@@ -2,13 +2,12 @@
 beside it.
 
 Claim          The linear model learns one eigenvalue of C at a time, when the closed form says; a
-ResNet trained with
-               the same loss from a small start shows the same staircase.
+               ResNet trained with the same loss from a small start shows the same staircase.
 Paper          Simon et al. 2023, Figure 1: panels A and B linear, C and D a ResNet-50 on STL-10.
-Command        make fig1            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...;
-SET=network=none: A and B only) Time, 2 cores  see the README's table of figures; the linear panels
-are written first Expected       `fig1_linear`'s, and of the ResNet's modes at least five learned
-alone
+Command        make fig1 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET=network=none: A and
+               B only)
+Time, 2 cores  see the README's table of figures; the linear panels are written first
+Expected       `fig1_linear`'s, and of the ResNet's modes at least five learned alone
 """
 
 from collections.abc import Generator

@@ -1,15 +1,14 @@
 """Symmetry breaking: a supervised model is told where to go, a self-supervised one has to choose.
 
 Claim          Supervised singular values relax exponentially to one fixed point; self-supervised
-ones leave s = 0,
-               which is unstable, for +s* or −s*, whichever sign they began with: a pitchfork in
-               every mode.
+               ones leave s = 0, which is unstable, for +s* or −s*, whichever sign they began with:
+               a pitchfork in every mode.
 Paper          Simon et al. 2023, section 4 and the slides: s' = γ(s* − s) against s' = γ s (1 − s²)
-in units of s*. Command        make fig2            (PRESET=smoke|laptop|paper, DATA=...,
-DATA_DIR=...) Time, 2 cores  see the README's table of figures
+               in units of s*.
+Command        make fig2 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
 Expected       every mode of every start within 1% of s* (self-supervised: of ±s* with its starting
-sign), curves
-               within 0.02 s* of the laws
+               sign), curves within 0.02 s* of the laws
 
 Both models are linear, see the same views, and have the same solution W*. The supervised one is
 shown the targets W* x and descends ½ E‖W x − W* x‖²; the self-supervised one descends ‖C − I‖².

@@ -1,14 +1,14 @@
 """Three methods from a small start: each learns its embedding one dimension at a time.
 
 Claim          From a small start Barlow Twins (in the theory's form), SimCLR and VICReg (in their
-official forms) learn
-               in steps: an eigenvalue of the embedding's cross-view moment C rises while the next
-               is still near zero.
+               official forms) learn in steps: an eigenvalue of the embedding's cross-view moment C
+               rises while the next is still near zero.
 Paper          Simon et al. 2023, the figure of three methods from small initialisation: ResNet-50
-on STL-10. Command        make fig3            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+               on STL-10.
+Command        make fig3 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
 Time, 2 cores  see the README's table of figures
 Expected       for each method at least five modes cross a half of their final value alone, the next
-below a tenth
+               below a tenth
 """
 
 from collections.abc import Generator

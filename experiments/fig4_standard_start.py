@@ -3,11 +3,11 @@ closer together.
 
 Claim          Without a small start too, eigenvalues of the embedding's C rise one after another.
 Paper          Simon et al. 2023, the figure of three methods from standard initialisation:
-ResNet-50 on STL-10. Command        make fig4            (PRESET=smoke|laptop|paper, DATA=...,
-DATA_DIR=...) Time, 2 cores  see the README's table of figures
+               ResNet-50 on STL-10.
+Command        make fig4 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
 Expected       as fig3's for Barlow Twins and VICReg; SimCLR's modes come in order but overlap, and
-its check fails;
-               with another seed two of Barlow Twins' overlap too
+               its check fails; with another seed two of Barlow Twins' overlap too
 """
 
 from dataclasses import dataclass

@@ -2,16 +2,15 @@
 says when.
 
 Claim          A hidden layer learns one dimension at a time. From small weights (the rich regime)
-it takes steps that
-               its kernel at the start does not predict; doubled, so that it is lazy, its
-               eigenvalues follow its NTK.
+               it takes steps that its kernel at the start does not predict; doubled, so that it is
+               lazy, its eigenvalues follow its NTK.
 Paper          Simon et al. 2023, the shallow MLP's figure: one hidden layer, 50 fixed pairs, full
-batch, small weights. Command        make fig5            (PRESET=smoke|laptop|paper, DATA=...,
-DATA_DIR=...) Time, 2 cores  see the README's table of figures
+               batch, small weights.
+Command        make fig5 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
 Expected       rich: at least 4 of 5 modes cross a half one after the other, 3 of them while the
-next is below a tenth;
-               lazy: eigenvalue rms below 0.02 against its own kernel, below 0.1 against the
-               infinite width's
+               next is below a tenth; lazy: eigenvalue rms below 0.02 against its own kernel, below
+               0.1 against the infinite width's
 """
 
 from dataclasses import asdict, dataclass

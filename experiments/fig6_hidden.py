@@ -2,15 +2,15 @@
 embedding's steps.
 
 Claim          When a mode of the embedding is learned, a hidden eigenvalue leaves the bulk: the
-covariance of hidden
-               representations gains its large eigenvalues one at a time as well.
+               covariance of hidden representations gains its large eigenvalues one at a time as
+               well.
 Paper          Simon et al. 2023, the figure of hidden representations' eigenvalues: ResNet-50 on
-STL-10, three methods. Command        make fig6            (PRESET=smoke|laptop|paper, DATA=...,
-DATA_DIR=...); it reads fig3's runs Time, 2 cores  see the README's table of figures
+               STL-10, three methods.
+Command        make fig6 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it reads fig3's runs
+Time, 2 cores  see the README's table of figures
 Expected       in the last stage, mode j's eigenvalue relative to the first reaches half of its
-largest share within a
-               factor 1.5 of the step of the embedding's mode j, in the median over the modes
-               learned from the second on
+               largest share within a factor 1.5 of the step of the embedding's mode j, in the
+               median over the modes learned from the second on
 
 Relative to the first, because a head makes up for a representation that shrinks or grows as a whole
 (VICReg's does).

@@ -2,16 +2,15 @@
 as 1/N.
 
 Claim          Barlow Twins leaves the NTK of a wide network constant, so that kernel theory
-predicts real networks: the
-               error against the infinite width falls as N^(−1/2) (fluctuation of the kernel at the
-               start), that against the network's own kernel at the start as N^(−1) (its drift in
-               training), for a smooth activation.
+               predicts real networks: the error against the infinite width falls as N^(−1/2)
+               (fluctuation of the kernel at the start), that against the network's own kernel at
+               the start as N^(−1) (its drift in training), for a smooth activation.
 Paper          beyond the source (its section 5 assumes it); the limit is that of Fleissner et al.,
-arXiv 2411.11176. Command        make fig7            (PRESET=smoke|laptop|paper, DATA=...,
-DATA_DIR=...) Time, 2 cores  see the README's table of figures
+               arXiv 2411.11176.
+Command        make fig7 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
+Time, 2 cores  see the README's table of figures
 Expected       slopes −1/2 and −1 within their 95% intervals, which are no wider than ±0.25; kernel
-drift −1, and −3/4
-               with the kink of ReLU
+               drift −1, and −3/4 with the kink of ReLU
 
 One hidden layer of N = 64 ... 4096 units in NTK parametrisation, doubled so that it starts near
 zero with its kernel unchanged, trained by full-batch gradient descent; ten seeds. The slopes are

@@ -2,18 +2,17 @@
 methods, its drift.
 
 Claim          The kernel moves while its network learns, and towards the one that predicts the
-embedding: the largest
-               modes are predicted best, the prediction grows better with training, and a method's
-               embedding is predicted by its own kernel better than by another method's. Different
-               methods learn similar subspaces.
+               embedding: the largest modes are predicted best, the prediction grows better with
+               training, and a method's embedding is predicted by its own kernel better than by
+               another method's. Different methods learn similar subspaces.
 Paper          beyond the source, which has one number a method (Table 1) and asks what else the
-kernel says Command        make fig8            (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...);
-it reads fig3's runs Time, 2 cores  see the README's table of figures
+               kernel says
+Command        make fig8 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it reads fig3's runs
+Time, 2 cores  see the README's table of figures
 Expected       for each method: the trained kernel's alignment above that at the start, the first
-half of its modes at
-               least as near as all, a kernel that moved by more than a tenth of itself in
-               direction, and the own kernel the best of the methods' for its embedding; embeddings
-               of two methods nearer than chance
+               half of its modes at least as near as all, a kernel that moved by more than a tenth
+               of itself in direction, and the own kernel the best of the methods' for its
+               embedding; embeddings of two methods nearer than chance
 
 The embedding is the final one throughout, on as many principal directions as the run learned modes.
 """

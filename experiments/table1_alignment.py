@@ -2,16 +2,14 @@
 subspaces.
 
 Claim          The subspace that a network has learned is near the one that kernel theory predicts
-from its eNTK after
-               training: nearer than what the eNTK at initialisation or the pixels alone predict,
-               and far from chance.
+               from its eNTK after training: nearer than what the eNTK at initialisation or the
+               pixels alone predict, and far from chance.
 Paper          Simon et al. 2023, Table 1: ResNet-50 on STL-10, 1000 pairs, d = 50: Barlow Twins
-0.615, SimCLR 0.517,
-               VICReg 0.592, random subspaces 0.025.
-Command        make table1          (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it reads
-fig3's runs Time, 2 cores  see the README's table of figures
+               0.615, SimCLR 0.517, VICReg 0.592, random subspaces 0.025.
+Command        make table1 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it reads fig3's runs
+Time, 2 cores  see the README's table of figures
 Expected       each method's trained eNTK above both nulls on the same views; p-value against chance
-below 0.01
+               below 0.01
 
 Views are fresh ones of images of the training set, the network in evaluation mode, kernel and
 embedding centred at the mean over all views. d is the number of modes that the run learned: what it

@@ -15,14 +15,13 @@ The modules, in the order in which data flow through them:
 - `laws`: how one mode grows: closed form, step time, stability limit; what a start is worth.
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their
   parameters.
-- `dynamics`: closed form, adaptive flow, gradient descent, training of networks → `Trajectory`.
-- `checkpoints`, `runlog`: what a training run leaves behind: all that it needs to go on, and its
-  log.
+- `trajectory`: eigenvalues and loss along training, what every solver and every run returns.
+- `dynamics`: closed form, adaptive flow and gradient descent of the theory.
 - `probes`: kNN and linear read-out; `staircase`: modes learned, alone, and when; `attributes`: what
   a direction sees.
-- `runs`: training runs by their configuration, shared by all who ask for the same.
 - `entk`: the empirical NTK of any network: exact, estimated or by its products; what it predicts,
   scored.
+- `training`: real networks on random views, with checkpoints and a log; runs by configuration.
 - `subject`: a run to be looked at: fresh views, its embedding along training, its kernels.
 - `spectra`: eigenvalues, step times, subspace alignment, rank, of theory and experiment alike.
 - `validity`: before running, where the small-start theory will hold and how far it will be off.

@@ -112,7 +112,8 @@ def stored(folder: Path) -> tuple[Result, str]:
 
 def header(text: str) -> tuple[str, dict[str, str]]:
     """A figure module's title and the fields of its docstring, each in one line."""
-    title, *lines = text.strip().splitlines()
+    title, _, rest = text.strip().partition("\n\n")
+    title, lines = " ".join(title.split()), rest.splitlines()
     found: dict[str, str] = {}
     name = ""
     for line in lines:
