@@ -19,7 +19,8 @@ from benchmarks.case import crops
 from benchmarks.child import Outcome, measured
 from benchmarks.report import Row
 from stepwise import losses, models, views
-from stepwise.training.plan import Objective, Plan
+from stepwise.methods import Objective
+from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 
 TORCH = Path(".venv-torch/bin/python")

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from experiments import fig1_linear, images, resnets
 from experiments.contract import Check, Progress, Result, silent
 from stepwise import plotting, staircase
-
-METHOD = "barlow_twins"
+from stepwise.methods import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def training(config: Config) -> resnets.Config:
         "seed": config.seed,
         **source,
     }
-    return replace(preset, methods=(METHOD,), **shared)
+    return replace(preset, methods=(DEFAULT,), **shared)
 
 
 def digest(config: Config) -> str:
@@ -68,9 +67,9 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
     if config.network == "none":
         return linear
     yield linear
-    trajectory = resnets.trained(training(config), METHOD, progress).trajectory
+    trajectory = resnets.trained(training(config), DEFAULT, progress).trajectory
     network = {"network": staircase.numbers(trajectory), "network_d": training(config).d}
-    return Result(linear.arrays | resnets.arrays(METHOD, trajectory), linear.numbers | network)
+    return Result(linear.arrays | resnets.arrays(DEFAULT, trajectory), linear.numbers | network)
 
 
 def check(result: Result) -> list[Check]:
@@ -80,7 +79,7 @@ def check(result: Result) -> list[Check]:
         return fig1_linear.check(result)
     return [
         *fig1_linear.check(result),
-        *resnets.checks(METHOD, numbers["network"], numbers["network_d"], small=True),
+        *resnets.checks(DEFAULT, numbers["network"], numbers["network_d"], small=True),
     ]
 
 
@@ -93,7 +92,7 @@ def plot(result: Result) -> Figure:
     rows: Any = fig.subfigures(4, 1, height_ratios=[3.4, 3.2, 1.25, 3])
     fig1_linear.draw((rows[0], rows[2], rows[3]), result)
     left, right = rows[1].subplots(1, 2)
-    curves = (a[f"{METHOD}_times"], a[f"{METHOD}_eigenvalues"], a[f"{METHOD}_loss"])
+    curves = (a[f"{DEFAULT}_times"], a[f"{DEFAULT}_eigenvalues"], a[f"{DEFAULT}_loss"])
     plotting.loss(left, curves, label="loss on the probe  ‖C − I‖²")
     left.set_title("C  So it does for a ResNet")
     plotting.eigenvalues(right, curves)

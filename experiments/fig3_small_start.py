@@ -22,6 +22,7 @@ from experiments import images, resnets
 from experiments.contract import Check, Progress, Result, silent
 from experiments.resnets import digest
 from stepwise import plotting, staircase
+from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -49,10 +50,11 @@ def run(config: resnets.Config, progress: Progress = silent) -> Generator[Result
 
 def check(result: Result) -> list[Check]:
     """Of every method, how many modes stepped alone."""
-    config, methods = result.numbers["config"], result.numbers["methods"]
+    config = result.numbers["config"]
     small = config["start"] == "small"
     checks = [
-        resnets.checks(method, found, config["d"], small=small) for method, found in methods.items()
+        resnets.checks(method, found, config["d"], small=small)
+        for method, found in result.numbers["methods"].items()
     ]
     return [check for each in checks for check in each]
 
@@ -68,8 +70,7 @@ def plot(result: Result) -> Figure:
         top, middle, bottom = axes[:, column]
         run = (times, a[f"{method}_eigenvalues"], a[f"{method}_loss"])
         plotting.loss(top, run, label="loss on the probe")
-        form = {"small": "theory's form", "standard": "official"}[config["start"]]
-        top.set_title(resnets.TITLES[method] + (f", {form}" if method == "barlow_twins" else ""))
+        top.set_title(find(method).title)
         plotting.eigenvalues(middle, run)
         middle.set_title(staircase.counted(found))
         plotting.eigenvalues(bottom, (times, a[f"{method}_covariance"], a[f"{method}_loss"]))
@@ -80,8 +81,8 @@ def plot(result: Result) -> Figure:
         if len(times) > 2:  # shared by the column
             bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])
     fig.suptitle(
-        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, {config['start']} "
-        f"start\n"
+        f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, "
+        f"{config['start']} start\n"
         f"{config['n_images']} images: {images.title(config['data'])}, d = {config['d']}; a colour "
         f"a mode, first dark",
         fontsize=12,

@@ -24,10 +24,3 @@ class Config(resnets.Config):
     """Standard starts; VICReg trains as in fig3."""
 
     start: Literal["small", "standard"] = "standard"
-    rates: tuple[float, ...] = (0.2, 0.004, 0.05)
-    """Barlow Twins' official loss is blind to scale: a head that grows slows itself down, and a
-    larger rate makes the first modes larger, the later ones no sooner. At 0.05, with this seed, two
-    of the first overlap.
-    """
-    warmups: tuple[int, ...] = (100, 100, 1000)
-    steps: tuple[int, ...] = (3600, 1000, 3000)

@@ -26,6 +26,7 @@ from experiments import fig3_small_start, images, resnets
 from experiments.contract import Check, Progress, Result, finished, silent
 from experiments.resnets import digest
 from stepwise import plotting, spectra
+from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -84,7 +85,7 @@ def check(result: Result) -> list[Check]:
     """That hidden modes rise when the embedding's do."""
     checks = []
     for method, found in result.numbers["hidden"].items():
-        name = resnets.TITLES[method]
+        name = find(method).title
         learned = min(resnets.ALONE, result.numbers["config"]["d"] - 1) - 1
         checks += [
             Check(f"{name}: modes compared", found["compared"], learned, ">=", premise=True),
@@ -127,7 +128,7 @@ def plot(result: Result) -> Figure:
             ax.set(xscale="log", yscale="log", xlim=(max(1, steps[-1] / 300), steps[-1]))
             top = values.max()
             ax.set_ylim(top / 300, top * 1.5)
-            title = f"{resnets.TITLES[method]}, {stage.replace('stage', 'stage ')}"
+            title = f"{find(method).title}, {stage.replace('stage', 'stage ')}"
             own = numbers["hidden"][method]
             if stage == own["stage"]:
                 title += f": off by a factor {own['median_factor']:.3g}"
@@ -140,7 +141,8 @@ def plot(result: Result) -> Figure:
     for ax in axes[:, 0]:
         ax.set_ylabel("eigenvalues of the\nhidden covariance")
     fig.suptitle(
-        f"Hidden representations, {config['start']} start, images: {images.title(config['data'])}\n"
+        f"Hidden representations, {config['start']} start, "
+        f"images: {images.title(config['data'])}\n"
         f"dotted: the embedding's steps; dots: the last stage's own; grey: modes beyond d = "
         f"{config['d']}",
         fontsize=12,

@@ -17,7 +17,6 @@ Expected       for each method: the trained kernel's alignment above that at the
 The embedding is the final one throughout, on as many principal directions as the run learned modes.
 """
 
-import itertools
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -28,8 +27,9 @@ from matplotlib.figure import Figure
 from experiments import alignment, images, resnets
 from experiments.alignment import Config
 from experiments.contract import Check, Progress, Result, silent
-from experiments.resnets import ABOVE, TITLES, digest
+from experiments.resnets import ABOVE, digest
 from stepwise import entk, plotting, spectra
+from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -49,7 +49,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
         start = of.kernel(0)
         steps = _some(of.steps, config.kernels)
         for step in steps:
-            progress(f"{TITLES[method]}, eNTK of {len(of.x)} views after {step} steps")
+            progress(f"{find(method).title}, eNTK of {len(of.x)} views after {step} steps")
             K = of.kernel(step, progress=sys.stderr.isatty())
             along.append(entk.score(K, of.embedding, draws=99, seed=config.seed))
             moved.append(entk.drift(start, K))
@@ -103,7 +103,7 @@ def check(result: Result) -> list[Check]:
     checks, a = [], result.arrays
     methods = list(result.numbers["methods"])
     for i, (method, found) in enumerate(result.numbers["methods"].items()):
-        name, along, rows = TITLES[method], a[f"{method}_alignment"], found["views"]
+        name, along, rows = find(method).title, a[f"{method}_alignment"], found["views"]
         least = min(resnets.ALONE, result.numbers["config"]["d"] - 1)
         others = np.delete(a["predicted"][: len(methods), i], i)
         between = np.delete(a["between"][i], i)
@@ -144,8 +144,8 @@ def plot(result: Result) -> Figure:
     the methods.
     """
     a, methods, config = result.arrays, result.numbers["methods"], result.numbers["config"]
-    colours = dict(zip(methods, itertools.cycle(plotting.PALETTE), strict=False))
-    markers = dict(zip(methods, itertools.cycle("osD^v"), strict=False))
+    styles = {name: (find(name).colour, find(name).marker) for name in methods}
+    colours, markers = ({name: style[i] for name, style in styles.items()} for i in (0, 1))
     fig = plotting.figure(13, 8.6)
     halves: Any = fig.subfigures(2, 1, height_ratios=[1.15, 1])
     top = halves[0].subplots(1, 3)
@@ -155,7 +155,7 @@ def plot(result: Result) -> Figure:
         shown = np.where(steps > 0, steps, steps[1] / 2.5)
         top[0].plot(k, a[f"{method}_captured"], **style)
         top[0].plot(k, a[f"{method}_leading"], color=colours[method], ls=(0, (4, 2)))
-        top[1].plot(shown, a[f"{method}_alignment"], **style, label=TITLES[method])
+        top[1].plot(shown, a[f"{method}_alignment"], **style, label=find(method).title)
         top[2].plot(shown[1:], a[f"{method}_turned"][1:], **style)
         top[2].plot(shown[1:], a[f"{method}_drift"][1:], color=colours[method], ls=(0, (4, 2)))
     rows = next(iter(methods.values()))["views"]
@@ -188,9 +188,9 @@ def plot(result: Result) -> Figure:
     for ax, place in zip(top, ("upper left", "lower right", "upper left"), strict=True):
         ax.legend(loc=place)
     left, right = halves[1].subplots(1, 2)
-    names = [f"{TITLES[method]}\nd = {found['d']}" for method, found in methods.items()]
+    names = [f"{find(method).title}\nd = {found['d']}" for method, found in methods.items()]
     _matrix(left, a["between"], names, names, "D  Embeddings of two methods: alignment")
-    kernels = [f"{TITLES[method]}'s eNTK" for method in methods] + ["pixel kernel"]
+    kernels = [f"{find(method).title}'s eNTK" for method in methods] + ["pixel kernel"]
     _matrix(right, a["predicted"], kernels, names, "E  Whose kernel predicts whose embedding")
     left.set(xlabel="embedding of", ylabel="embedding of")
     right.set(xlabel="embedding of", ylabel="predicted by")

@@ -1,9 +1,9 @@
-"""What the ResNet figures share: three methods, two starts, their training runs, and what is read
+"""What the ResNet figures share: the methods, two starts, their training runs, and what is read
 off them.
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 import jax
@@ -12,11 +12,10 @@ import numpy as np
 from experiments.contract import Check, Progress
 from stepwise import staircase
 from stepwise.dynamics import Trajectory
+from stepwise.methods import METHODS, find
 from stepwise.training import runs
 from stepwise.training.loop import Trained
 
-METHODS = ("barlow_twins", "simclr", "vicreg")
-TITLES = {"barlow_twins": "Barlow Twins", "simclr": "SimCLR", "vicreg": "VICReg"}
 ALONE = 5
 """Modes that have to be learned alone for a method to count as stepwise."""
 ABOVE = float(np.nextafter(1, 2))
@@ -35,30 +34,16 @@ class Config:
     n_images: int = 4096
     side: int = 32
     d: int = 10
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ()
+    """Rows of `methods.METHODS`; by default all that have a schedule for this occasion."""
     start: Literal["small", "standard"] = "small"
-    """small: the head's weights times `scales`, Barlow Twins in the theory's form; standard: all as
-    published.
-    """
-    scales: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
-    """Factor on the head's starting weights, by method."""
-    offsets: tuple[float, ...] = (0.0, 3.0, 0.0)
-    """Norm of the head's bias at a small start, by method: SimCLR, blind to scale, starts near one
-    vector. Around one of norm 1 the head alone learns, since small differences suffice, and the
-    backbone hardly moves.
-    """
-    rates: tuple[float, ...] = (0.004, 0.0036, 0.05)
-    """Learning rate, by method. The laws say how they compare near a small start: eigenvalues grow
-    at rates 8γ for Barlow Twins, 8γ/(temperature · offset²) for SimCLR, 5000σ/d for VICReg while
-    std is below 0.01.
-    """
-    warmups: tuple[int, ...] = (0, 0, 1000)
-    """Steps of linear warm-up, by method: VICReg, which leaves zero so fast and then slows down,
-    wants one.
-    """
-    cosines: tuple[bool, ...] = (False, False, True)
-    """Whether the rate falls again at the end, by method."""
-    steps: tuple[int, ...] = (2200, 2500, 3000)
+    """Which start and schedule of a method's row."""
+    tiny: bool = False
+    """Whether the schedule is that of a tiny network."""
+    lr: float | None = None
+    """Learning rate of all methods instead of their own."""
+    steps: int | None = None
+    """Steps of all methods instead of their own."""
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     bottleneck: bool = False
     width: int = 16
@@ -78,15 +63,12 @@ class Config:
     """Folder of the training runs, which figures share."""
 
     def __post_init__(self) -> None:
-        """Refuse what no run could use."""
-        known = f"some of {METHODS}"
-        if not self.methods or not set(self.methods) <= set(METHODS):
-            raise ValueError(f"methods: expected {known}, received {self.methods}")
-        for name in ("scales", "offsets", "rates", "warmups", "cosines", "steps"):
-            if len(getattr(self, name)) != len(METHODS):
-                raise ValueError(
-                    f"{name}: expected {len(METHODS)} numbers, one for each of {METHODS}"
-                )
+        """Take all methods of the occasion if none is named; refuse one that is unknown."""
+        known = tuple(name for name, row in METHODS.items() if self.occasion in row.schedules)
+        if not set(self.methods) <= set(known):
+            expected = f"some of {known}, which have a schedule {self.occasion!r}"
+            raise ValueError(f"methods: expected {expected}, received {self.methods}")
+        object.__setattr__(self, "methods", self.methods or known)
 
     @classmethod
     def smoke(cls) -> Self:
@@ -100,12 +82,7 @@ class Config:
             "batch_size": 32,
             "probe": 64,
         }
-        plan: dict[str, Any] = {
-            "steps": (300, 300, 500),
-            "rates": (0.02, 0.018, 0.01),
-            "warmups": (0, 0, 100),
-        }
-        return cls(**small, **plan, records=60, snapshots=8)  # type: ignore[arg-type]
+        return cls(**small, tiny=True, records=60, snapshots=8)  # type: ignore[arg-type]
 
     @classmethod
     def laptop(cls) -> Self:
@@ -130,26 +107,25 @@ class Config:
             "side": 96,
         }
         return cls(
-            **resnet50, **images, d=50, recipe="own", batch_size=256, steps=(40_000,) * 3, half=True
+            **resnet50, **images, d=50, recipe="own", batch_size=256, steps=40_000, half=True
         )
+
+    @property
+    def occasion(self) -> str:
+        """Which of a row's schedules the runs have."""
+        return f"{self.start}, tiny" if self.tiny else self.start
 
     def training(self, method: str) -> runs.Config:
         """The run of a method."""
-        k = METHODS.index(method)
-        theory = method == "barlow_twins" and self.start == "small"
-        own = {field.name for field in fields(self)} - {"steps"}
-        shared = own & {field.name for field in fields(runs.Config)}
-        return replace(
-            runs.Config(**{name: getattr(self, name) for name in shared - {"recipe"}}),
-            method="barlow_twins_unnormalised" if theory else method,  # type: ignore[arg-type]
-            start_scale=self.scales[k] if self.start == "small" else 1.0,
-            offset=self.offsets[k] if self.start == "small" else 0.0,
-            lr=self.rates[k],
-            warmup=self.warmups[k],
-            cosine=self.cosines[k],
-            steps=self.steps[k],
-            head=(self.d,),
-            recipe=method if self.recipe == "own" else self.recipe,
+        row = find(method)
+        own = {"lr", "steps"}
+        named = {field.name for field in fields(self)}
+        named &= {field.name for field in fields(runs.Config)}
+        shared = {name: getattr(self, name) for name in named - own - {"recipe"}}
+        changed = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        recipe = row.recipe if self.recipe == "own" else self.recipe
+        return runs.Config.for_method(
+            method, self.occasion, head=(self.d,), recipe=recipe, **shared, **changed
         )
 
 
@@ -160,7 +136,7 @@ def trained(config: Config, method: str, progress: Progress) -> Trained:
         KeyboardInterrupt: it was stopped; its checkpoint is there.
     """
     training = config.training(method)
-    progress(f"{TITLES[method]}, {training.steps} steps of {training.batch_size} pairs")
+    progress(f"{find(method).title}, {training.steps} steps of {training.batch_size} pairs")
     with jax.enable_x64(False):
         found = runs.train(training, root=config.runs_dir, progress=sys.stderr.isatty())
     if not found.finished:
@@ -179,7 +155,7 @@ def knn(config: Config, method: str, found: Trained, progress: Progress) -> dict
     """
     if config.data not in ("cifar10", "stl10") or config.split != "train":
         return None
-    progress(f"{TITLES[method]}, nearest neighbours on the test split")
+    progress(f"{find(method).title}, nearest neighbours on the test split")
     with jax.enable_x64(False):
         return runs.knn(config.training(method), found.encoder, root=config.runs_dir)
 
@@ -193,7 +169,7 @@ def checks(method: str, found: dict[str, Any], d: int, *, small: bool) -> list[C
     """That a run did not diverge, began small if it should, learned its modes one at a time, and
     something of use.
     """
-    name, gained, wanted = TITLES[method], found.get("knn"), max(1, min(ALONE, d - 1))
+    name, gained, wanted = find(method).title, found.get("knn"), max(1, min(ALONE, d - 1))
     began = found["start"][0] / max(found["final"][0], float(np.finfo(float).tiny))
     return [
         Check(

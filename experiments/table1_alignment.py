@@ -27,8 +27,9 @@ from matplotlib.figure import Figure
 from experiments import alignment, images, resnets
 from experiments.alignment import Config
 from experiments.contract import Check, Progress, Result, silent
-from experiments.resnets import ABOVE, TITLES, digest
+from experiments.resnets import ABOVE, digest
 from stepwise import entk, plotting
+from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -41,7 +42,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     found: dict[str, Any] = {}
     for method in config.methods:
         of = alignment.subject(config, method, progress)
-        progress(f"{TITLES[method]}, eNTK of {len(of.x)} views after training and before")
+        progress(f"{find(method).title}, eNTK of {len(of.x)} views after training and before")
         bar = sys.stderr.isatty()
         kernels = {
             "trained": of.kernel(of.steps[-1], progress=bar),
@@ -63,7 +64,7 @@ def check(result: Result) -> list[Check]:
     """That theory's prediction beats chance and both nulls."""
     checks = []
     for method, found in result.numbers["methods"].items():
-        name, a = TITLES[method], {kernel: found[kernel]["alignment"] for kernel in KERNELS}
+        name, a = find(method).title, {kernel: found[kernel]["alignment"] for kernel in KERNELS}
         least = min(resnets.ALONE, result.numbers["config"]["d"] - 1)
         checks += [
             Check(f"{name}: modes learned", found["d"], least, ">=", premise=True),
@@ -119,7 +120,7 @@ def plot(result: Result) -> Figure:
         )
     ax.set_xticks(
         range(len(methods)),
-        [f"{TITLES[name]}, d = {found['d']}" for name, found in methods.items()],
+        [f"{find(name).title}, d = {found['d']}" for name, found in methods.items()],
     )
     ax.set(
         ylim=(0, 1.15),

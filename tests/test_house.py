@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = sorted((ROOT / "stepwise").rglob("*.py"))
 FLOW = """
 _moved
-_check _files
+_check _files _user
 _npz types
 laws eigen moments
 augment data
@@ -31,7 +31,7 @@ spectra losses
 models.normalisation
 models.functional models.ntk models.resnet models.heads
 models
-trajectory
+methods trajectory
 dynamics.loop dynamics.reduction dynamics.stabilised
 dynamics
 probes staircase attributes

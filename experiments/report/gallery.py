@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments import resnets
 from experiments.report.entries import embedded
 from experiments.report.replay import learned_directions
 from stepwise import attributes, models
+from stepwise.methods import find
 from stepwise.subject import Subject
 
 ENDS = 6
@@ -73,7 +73,7 @@ def gallery(of: Subject, method: str) -> Gallery:
         found = attributes.correlations(scores[:, j], pixels, labels)
         ends = _strip(pixels[order[:ENDS]]), _strip(pixels[order[::-1][:ENDS]])
         modes.append(Mode(j + 1, float(step), *ends, found))
-    return Gallery(f"{resnets.TITLES[method]}: {of.images.source}", len(pixels), modes)
+    return Gallery(f"{find(method).title}: {of.images.source}", len(pixels), modes)
 
 
 def _embedded(of: Subject) -> np.ndarray:

@@ -14,6 +14,7 @@ from experiments import alignment, fig1_steps, images, resnets
 from experiments.contract import Result, silent
 from experiments.report.entries import UNUSABLE, Entry, explained, stored
 from stepwise import problem, subject
+from stepwise.methods import find
 from stepwise.subject import Subject
 from stepwise.training import runs
 
@@ -103,7 +104,7 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
                 made.append(network(of, method))
                 subjects.append(of)
             except UNUSABLE as error:
-                missing.append(f"{resnets.TITLES[method]}'s training: {explained(error)}")
+                missing.append(f"{find(method).title}'s training: {explained(error)}")
     return made, subjects, missing
 
 
@@ -163,7 +164,7 @@ def network(of: Subject, method: str) -> Replay:
     few = labels is not None and len(of.images.class_names) <= CLASSES
     return Replay(
         name=method,
-        title=f"{resnets.TITLES[method]}, ResNet",
+        title=f"{find(method).title}, ResNet",
         note=f"{z.shape[1]} views, at the {len(of.steps)} networks that the run kept",
         steps=np.asarray(curves.stats["step"]),
         loss=np.asarray(curves.loss),

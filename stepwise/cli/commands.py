@@ -65,6 +65,19 @@ class Predict(ImageOptions):
 class _Given(Config):
     """The flags as typed. `train` builds a Config from them, which refuses bad ones in one line."""
 
+    lr: float | None = None  # type: ignore[assignment]
+    """Learning rate; by default the method's own, as are steps, warm-up, cosine and the start."""
+    steps: int | None = None  # type: ignore[assignment]
+    """How many steps to take."""
+    warmup: int | None = None  # type: ignore[assignment]
+    """Steps of linear warm-up."""
+    cosine: bool | None = None  # type: ignore[assignment]
+    """Whether the rate then falls to a thousandth as a cosine."""
+    start_scale: float | None = None  # type: ignore[assignment]
+    """Factor on the starting weights; 1 is a standard start."""
+    offset: float | None = None  # type: ignore[assignment]
+    """Norm of the head's bias at the start, the small start of a loss that is blind to scale."""
+
     def __post_init__(self) -> None:
         """Refuse nothing yet."""
 

@@ -2,8 +2,6 @@
 
 import runpy
 import sys
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from stepwise import _check, entk, record, subject, views
+from stepwise import _check, entk, methods, record, subject, views
+from stepwise._user import run_user_code
 from stepwise.cli.commands import NetworkOptions
 from stepwise.cli.data import load, say_if_fewer
 from stepwise.training import runs
@@ -105,7 +104,7 @@ def _of_run(options: NetworkOptions, folder: Path) -> Network:
     learned = sum(time <= step for time in of.numbers["step_times"])
     d = options.d if options.d is not None else max(1, learned)
     return Network(
-        f"{config.method}, step {step}",
+        f"{methods.find(config.method).title}, step {step}",
         of.x,
         _leading(z, d),
         lambda: of.kernel(step, progress=bar),
@@ -123,14 +122,14 @@ def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
     sys.path.insert(
         0, str(Path(file).resolve().parent)
     )  # as `python FILE.py` does: it may import what lies beside it
-    made = _asked(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
+    made = run_user_code(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
     _check.require(
         callable(made),
         "--network",
         f"a function {name} in {file}",
         "nothing of that name that is one",
     )
-    found = _asked(network, "(apply, params) from a call without arguments", made)
+    found = run_user_code(network, "(apply, params) from a call without arguments", made)
     two = isinstance(found, tuple) and len(found) == 2
     _check.require(
         two, network, "a function that returns (apply, params)", f"{type(found).__name__}"
@@ -145,7 +144,7 @@ def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
     images = load(options, options.n_pairs, options.seed)
     pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
-    z = _asked(
+    z = run_user_code(
         network,
         f"apply(params, x {list(x.shape)})",
         lambda: np.asarray(apply(params, x), np.float64),
@@ -162,38 +161,17 @@ def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
         out.mkdir(parents=True, exist_ok=True)
         bar = sys.stderr.isatty()
         # anew: another network's, or one of other views, is worth no more than its time
-        K = _asked(
+        K = run_user_code(
             network,
             "a pure JAX function apply(params, x) of one view or more",
             lambda: entk.gram(apply, params, x, path=out / "kernel.npz", anew=True, progress=bar),
-            own=(ValueError, OSError),
+            passed_on=(ValueError, OSError),
         )
         return np.asarray(K, np.float64)
 
     return Network(
         network, x, _leading(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T}
     )
-
-
-def _asked(
-    network: str, expected: str, call: Callable[[], Any], own: tuple[type[Exception], ...] = ()
-) -> Any:
-    """What code of the user's own returns; whatever it raises is said in one line with its place,
-    but for our own.
-    """
-    try:
-        return call()
-    except own:
-        raise
-    except (Exception, SystemExit) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        file = str(Path(network.rpartition(":")[0]).resolve())
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if str(Path(frame.filename).resolve()) == file]
-        where = f" (line {lines[-1]})" if lines else ""
-        raise ValueError(
-            f"{network}: expected {expected}, received {type(error).__name__}: {first}{where}"
-        ) from error
 
 
 def _leading(z: np.ndarray, d: int | None) -> np.ndarray:

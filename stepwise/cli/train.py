@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwise import plotting, record, staircase
+from stepwise import methods, plotting, record, staircase
 from stepwise.cli.commands import Train
 from stepwise.training import runs
 
@@ -16,12 +16,14 @@ from stepwise.training import runs
 def run(options: Train) -> int:
     """Train, resume or load the run; then write its files."""
     began = time.perf_counter()
-    config = runs.Config(**asdict(options.given))
+    given = {name: value for name, value in asdict(options.given).items() if value is not None}
+    config = runs.Config.for_method(**given)
+    title = methods.find(config.method).title
     record.require_writable("--out", options.out)
     record.require_writable("--runs-dir", options.runs_dir)
     images = runs.load(config)
     folder = runs.folder(config, images, options.runs_dir)
-    print(f"{images.source}: {len(images)} images, {config.method}, {config.steps} steps; {folder}")
+    print(f"{images.source}: {len(images)} images, {title}, {config.steps} steps; {folder}")
     trained = runs.train(config, root=options.runs_dir, progress=sys.stderr.isatty())
     if not trained.finished:
         raise KeyboardInterrupt
@@ -34,7 +36,7 @@ def run(options: Train) -> int:
     out = options.out / folder.name
     with plotting.style():
         end = f": {numbers['result']}" if numbers["result"].startswith("diverged") else ""
-        figure = _figure(arrays, numbers, f"{config.method}, {images.source}{end}")
+        figure = _figure(arrays, numbers, f"{title}, {images.source}{end}")
         settings = asdict(config) | {"command": "train"}
         seconds = time.perf_counter() - began
         written = record.write(

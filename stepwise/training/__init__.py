@@ -12,22 +12,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stepwise.methods import Objective
     from stepwise.training.config import Config
     from stepwise.training.loop import Trained, train
-    from stepwise.training.plan import Objective, Plan
+    from stepwise.training.plan import Plan
 
 __all__ = ["Config", "Objective", "Plan", "Trained", "train"]
 
 _HOME = {
-    "Config": "config",
-    "Objective": "plan",
-    "Plan": "plan",
-    "Trained": "loop",
-    "train": "loop",
+    "Config": "training.config",
+    "Objective": "methods",
+    "Plan": "training.plan",
+    "Trained": "training.loop",
+    "train": "training.loop",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"stepwise.{_HOME[name]}"), name)

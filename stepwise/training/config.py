@@ -2,17 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-Method = Literal[
-    "barlow_twins_unnormalised",
-    "barlow_twins",
-    "simclr",
-    "vicreg",
-    "spectral_contrastive",
-    "byol",
-    "simsiam",
-]
+from inspect import signature
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -31,10 +22,10 @@ class Config:
     """Images are brought to this side before views are made of them."""
     recipe: str = "small"
     """Of the views, a name in `views.RECIPES`."""
-    method: Method = "barlow_twins_unnormalised"
-    """The loss, a function of `losses`."""
+    method: str = ""
+    """A name in `methods.METHODS`, or FILE.py:NAME of your own; by default `methods.DEFAULT`."""
     temperature: float | None = None
-    """Of SimCLR; None is the official one."""
+    """Temperature of a loss that has one; by default the official one."""
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     """Residual blocks of each stage."""
     bottleneck: bool = False
@@ -51,8 +42,8 @@ class Config:
     start_of: Literal["head", "all"] = "head"
     """Which weights it shrinks: the head's last layer, or all."""
     offset: float = 0.0
-    """Norm of the head's bias at the start, the small start of SimCLR (`models.offset_start`); 0:
-    no bias.
+    """Norm of the head's bias at the start, the small start of a loss that is blind to scale
+    (`models.offset_start`); 0: no bias.
     """
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     """lars leaves biases and normalisations alone, as does adamw's decay."""
@@ -84,11 +75,11 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what no run could use, before anything is loaded."""
-        from stepwise import _check  # which imports NumPy
-        from stepwise.views import RECIPES  # which imports JAX
+        from stepwise import _check, methods  # which import JAX
+        from stepwise.views import RECIPES
 
+        object.__setattr__(self, "method", self.method or methods.DEFAULT)
         known = {
-            "method": get_args(Method),
             "recipe": RECIPES,
             "optimiser": ("sgd", "lars", "adam", "adamw"),
         }
@@ -114,5 +105,17 @@ class Config:
         for name in ("start_scale", "lr"):
             value = getattr(self, name)
             _check.require(0 < value < math.inf, name, "a positive number", repr(value))
-        fits = self.temperature is None or self.method == "simclr"
-        _check.require(fits, "temperature", "None but for simclr", self.temperature)
+        has_one = "temperature" in signature(methods.find(self.method).objective.loss).parameters
+        expected = "None for a loss without a temperature"
+        fits = self.temperature is None or has_one
+        _check.require(fits, "temperature", expected, self.temperature)
+
+    @classmethod
+    def for_method(cls, method: str = "", occasion: str = "small", **changes: Any) -> "Config":
+        """The configuration of a method with the start and the schedule of its row
+        (`methods.Method.settings`), and these changes.
+        """
+        from stepwise import methods
+
+        row = methods.find(method)
+        return cls(**{"method": method or row.name} | row.settings(occasion) | changes)

@@ -21,10 +21,11 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from stepwise import models, spectra
+from stepwise.methods import Objective
 from stepwise.training import ownership, snapshots
 from stepwise.training.checkpoints import Checkpoints
 from stepwise.training.log import RunLog
-from stepwise.training.plan import Objective, Plan
+from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 from stepwise.trajectory import DIVERGED, STOPPED, Result, Trajectory
 from stepwise.types import Numbers

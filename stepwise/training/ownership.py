@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from stepwise import _check, _files
+from stepwise.methods import Objective
 from stepwise.training.log import RunLog
-from stepwise.training.plan import Objective, Plan
+from stepwise.training.plan import Plan
 from stepwise.types import Numbers
 
 
@@ -34,7 +35,17 @@ def identity(
         "recipe": repr(plan.recipe),
         "optimiser": _said(plan.optimiser),
     }
-    return what | {"objective": [_said(objective.loss), objective.predictor, objective.decay]}
+    return what | {"objective": _objective(objective)}
+
+
+def _objective(objective: Objective) -> list[Any]:
+    """What can be seen of an objective; fields at their defaults are left out."""
+    known = [_said(objective.loss), objective.predictor, objective.decay]
+    more: dict[str, Any] = {} if objective.views == 2 else {"views": objective.views}
+    for name in ("state", "learned"):
+        if getattr(objective, name) is not None:
+            more[name] = _said(getattr(objective, name))
+    return [*known, more] if more else known
 
 
 def _said(function: Any) -> str:

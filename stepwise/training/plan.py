@@ -1,4 +1,4 @@
-"""What a training run descends, and how: objective and plan."""
+"""How a training run proceeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,6 @@ import optax
 from stepwise import _check, views
 
 Schedule = Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is descended.
-
-    Attributes:
-        loss: of the two views' embeddings [n, d], such as `losses.vicreg`; with a predictor or a
-            target loss(p1, p2, z1, z2), as `losses.byol`.
-        predictor: whether embeddings go through the predictor before they meet the other view's
-            (SimSiam, BYOL).
-        decay: of a target network, whose parameters are a running mean of the encoder's and whose
-            embeddings are z1 and z2; it rises to 1 as a cosine over the run (BYOL: 0.996), and it
-            begins as a copy of the encoder, where Grill et al. draw it anew. None: no target.
-    """
-
-    loss: Callable[..., Any]
-    predictor: bool = False
-    decay: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,23 +17,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from stepwise import _check, _files, data, losses, models, probes, views
+from stepwise import _check, _files, data, methods, models, probes, views
 from stepwise.data import Images
 from stepwise.training import loop
 from stepwise.training.config import Config as Config
 from stepwise.training.loop import Trained
-from stepwise.training.plan import Objective, Plan
-
-OBJECTIVES: dict[str, Objective] = {
-    "barlow_twins_unnormalised": Objective(losses.barlow_twins_unnormalised),
-    "barlow_twins": Objective(losses.barlow_twins),
-    "simclr": Objective(losses.simclr),
-    "vicreg": Objective(losses.vicreg),
-    "spectral_contrastive": Objective(losses.spectral_contrastive),
-    "byol": Objective(losses.byol, predictor=True, decay=0.996),
-    "simsiam": Objective(losses.simsiam, predictor=True),
-}
-
+from stepwise.training.plan import Plan
 
 LOG = logging.getLogger(__name__)
 ELSEWHERE = ("data", "data_dir", "split")
@@ -55,15 +44,16 @@ def train(
         ValueError: a field is out of range, there are too few images, or as `loop.train`.
     """
     images = load(config)
-    objective = OBJECTIVES[config.method]
+    objective = methods.find(config.method).objective
     predictor = None
     if objective.predictor:
         d = config.head[-1]
         predictor = models.Head(d, (*config.predictor, d), rngs=nnx.Rngs(config.seed + 1))
     if config.temperature is not None:
-        objective = replace(objective, loss=partial(losses.simclr, temperature=config.temperature))
+        loss = partial(objective.loss, temperature=config.temperature)
+        objective = replace(objective, loss=loss)
     where = folder(config, images, root)
-    about = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    about = _known(config)
     trained = loop.train(
         encoder(config, images.pixels.shape[-1]),
         images.pixels,
@@ -151,9 +141,16 @@ def knn(
 
 def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs") -> Path:
     """root/HASH of the configuration and its images, whatever path they came from."""
-    known = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-    text = json.dumps(known | {"images": digest(images)}, sort_keys=True)
+    text = json.dumps(_known(config) | {"images": digest(images)}, sort_keys=True)
     return Path(root) / _files.digest(text)
+
+
+def _known(config: Config) -> dict[str, Any]:
+    """What tells a run from others: its configuration, but not where its images and its method's
+    file lie.
+    """
+    known = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    return known | {"method": methods.identity(config.method)}
 
 
 def load(config: Config) -> Images:

@@ -11,8 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from stepwise import _check, losses, models, views
-from stepwise.training.plan import Objective, Plan
+from stepwise import _check, models, views
+from stepwise.methods import METHODS, Objective
+from stepwise.training.plan import Plan
 from stepwise.types import Numbers
 
 LIMIT = 1e6
@@ -52,7 +53,9 @@ class Step:
         given = "none" if predictor is None else "one"
         wanted = "a module" if objective.predictor else "None, as the objective has none"
         _check.require(objective.predictor == (predictor is not None), "predictor", wanted, given)
-        needs = getattr(objective.loss, "func", objective.loss) in (losses.byol, losses.simsiam)
+        needs = objective.loss in _losses_with_predictor() or (
+            getattr(objective.loss, "func", None) in _losses_with_predictor()
+        )
         _check.require(
             objective.predictor or not needs,
             "objective",
@@ -80,8 +83,12 @@ class Step:
         self.pixels = self._placed(pixels)
         some = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
         key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-        pair = views.positive_pairs(np.asarray(pixels[some]), key, plan.recipe)
-        self.probe = tuple(self._placed(view) for view in pair)
+        drawn = self._views(np.asarray(pixels[some]), key)
+        self.probe = tuple(self._placed(view) for view in drawn)
+        d = jax.eval_shape(self._embedded, params, stats, self.probe[0]).shape[1]
+        if objective.learned is not None:
+            self.params["loss"] = jax.tree.map(jnp.asarray, objective.learned(d))
+        self.loss_state = {} if objective.state is None else objective.state(d)
         self._advance = jax.jit(self._steps, donate_argnums=0, out_shardings=self.everywhere)
         self._once = jax.jit(self._step, donate_argnums=0, out_shardings=self.everywhere)
         self._probe = jax.jit(self._measure, out_shardings=self.everywhere)
@@ -96,6 +103,7 @@ class Step:
             "target": jax.tree.map(jnp.array, params["encoder"])
             if self.objective.decay is not None
             else {},
+            "loss": jax.tree.map(jnp.array, self.loss_state),
             "optimiser": jax.jit(self.optimiser.init)(params),
             "key": jax.random.key_data(jax.random.fold_in(jax.random.key(self.plan.seed), 0)),
             "step": jnp.asarray(0, jnp.int32),
@@ -128,19 +136,20 @@ class Step:
         return state | jax.tree.map(self._placed, zero)
 
     def probed(self, state: Any) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
-        """Embeddings of the probe's two views [k, d], their loss, and hidden representations [2k,
-        f].
+        """Embeddings of the probe's first two views [k, d], the loss, and hidden representations
+        of all views.
 
         Normalised by the probe's own statistics, as training normalises by its batch's: the running
         ones lag behind, which at each step of the staircase shows as eigenvalues several times too
         large.
         """
         z, loss, hidden = jax.tree.map(np.asarray, self._probe(state, *self.probe))
-        return z[0::2], z[1::2], float(loss), hidden
+        count = self.objective.views
+        return z[0::count], z[1::count], float(loss), hidden
 
     def gradient(self, state: Any) -> tuple[Float[Array, ""], Any, Any]:
         """Loss, batch statistics after it, and gradient of the next step."""
-        (loss, stats), slopes = jax.jit(self._slopes, out_shardings=self.everywhere)(
+        (loss, (stats, _)), slopes = jax.jit(self._slopes, out_shardings=self.everywhere)(
             state, self.pixels
         )
         return loss, stats, slopes
@@ -159,7 +168,7 @@ class Step:
         )
 
     def _step(self, state: Any, pixels: Array) -> Any:
-        (loss, stats), slopes = self._slopes(state, pixels)
+        (loss, (stats, loss_state)), slopes = self._slopes(state, pixels)
         loss = loss.astype(state["first_loss"].dtype)
         first = jnp.where(state["step"] == 0, loss, state["first_loss"])
         ok = (
@@ -174,6 +183,7 @@ class Step:
             "params": params,
             "stats": stats,
             "target": self._target(state, params),
+            "loss": loss_state,
             "optimiser": optimiser,
             "step": state["step"] + 1,
             "first_loss": first,
@@ -186,15 +196,23 @@ class Step:
     def _slopes(self, state: Any, pixels: Array) -> tuple[tuple[Array, Any], Any]:
         order, drawn = jax.random.split(jax.random.wrap_key_data(state["key"]))
         batch = self._batch(order, state["step"], pixels)
-        pair = views.positive_pairs(
-            batch, jax.random.fold_in(drawn, state["step"]), self.plan.recipe
-        )
+        seen = self._views(batch, jax.random.fold_in(drawn, state["step"]))
 
         def objective(params: Any) -> tuple[Array, Any]:
-            loss, _, _, stats = self._loss(params, state["target"], state["stats"], pair)
-            return loss, stats
+            loss, _, _, stats, loss_state = self._loss(params, state, seen)
+            return loss, (stats, loss_state)
 
         return jax.value_and_grad(objective, has_aux=True)(state["params"])
+
+    def _views(self, pixels: Numbers, key: Array) -> tuple[Array, ...]:
+        """As many views of every image as the objective has; the first two are a positive pair."""
+        count = self.objective.views
+        keys = [key, *(jax.random.fold_in(key, i) for i in range(1, (count + 1) // 2))]
+        pairs = [views.positive_pairs(pixels, each, self.plan.recipe) for each in keys]
+        return tuple(view for pair in pairs for view in pair)[:count]
+
+    def _embedded(self, params: Any, stats: Any, images: Array) -> Array:
+        return self.forward(params, stats, images, True)[0]
 
     def _batch(self, key: Array, step: Array, pixels: Array) -> Array:
         """Images of a step: an epoch's own permutation, in order, its partial batch dropped."""
@@ -205,38 +223,36 @@ class Step:
         return jax.lax.with_sharding_constraint(pixels[chosen], self.shared)
 
     def _loss(
-        self, params: Any, target: Any, stats: Any, pair: tuple[Array, Array]
-    ) -> tuple[Array, Array, dict[str, Array], Any]:
-        """The loss, embeddings of both views in turn [2n, d], representations, new batch
-        statistics.
+        self, params: Any, state: Any, seen: tuple[Array, ...]
+    ) -> tuple[Array, Array, dict[str, Array], Any, Any]:
+        """The loss, embeddings of all views in turn [views · n, d], representations, new batch
+        statistics, the loss's next state.
         """
-        # a view beside the other, so that each device keeps the pairs that it has
-        both = jnp.stack(pair, axis=1)
-        both = (
-            jax.lax.with_sharding_constraint(both, self.shared)
-            if len(both) % self.mesh.devices.size == 0
-            else both
-        )
-        images = both.reshape(-1, *both.shape[2:])
+        # the views of an image beside one another, so that each device keeps the images that it has
+        count, stats = len(seen), state["stats"]
+        together = jnp.stack(seen, axis=1)
+        if len(together) % self.mesh.devices.size == 0:
+            together = jax.lax.with_sharding_constraint(together, self.shared)
+        images = together.reshape(-1, *together.shape[2:])
         new = dict(stats)
         z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, True)
-        first = z
+        online = z
         if self.predict is not None:
-            first, _, new["predictor"] = self.predict(
+            online, _, new["predictor"] = self.predict(
                 params["predictor"], stats["predictor"], z, True
             )
+        given = [online[i::count] for i in range(count)]
         if self.objective.decay is not None:
-            fixed = self.forward(jax.lax.stop_gradient(target), stats["encoder"], images, True)[0]
-        else:
-            fixed = z
-        two = (first[0::2], first[1::2])
-        simple = self.predict is None and self.objective.decay is None
-        loss = (
-            self.objective.loss(*two)
-            if simple
-            else self.objective.loss(*two, fixed[0::2], fixed[1::2])
-        )
-        return loss, z, hidden, new
+            target = jax.lax.stop_gradient(state["target"])
+            fixed = self.forward(target, stats["encoder"], images, True)[0]
+            given += [fixed[i::count] for i in range(count)]
+        elif self.predict is not None:
+            given += [z[i::count] for i in range(count)]
+        extra = {} if self.objective.learned is None else {"learned": params["loss"]}
+        if self.objective.state is None:
+            return self.objective.loss(*given, **extra), z, hidden, new, {}
+        loss, loss_state = self.objective.loss(*given, state=state["loss"], **extra)
+        return loss, z, hidden, new, jax.lax.stop_gradient(loss_state)
 
     def _target(self, state: Any, params: Any) -> Any:
         if self.objective.decay is None:
@@ -245,9 +261,14 @@ class Step:
         decay = 1 - (1 - self.objective.decay) * along
         return optax.incremental_update(params["encoder"], state["target"], 1 - decay)
 
-    def _measure(self, state: Any, x: Array, x2: Array) -> tuple[Array, Array, dict[str, Array]]:
-        loss, z, hidden, _ = self._loss(state["params"], state["target"], state["stats"], (x, x2))
+    def _measure(self, state: Any, *seen: Array) -> tuple[Array, Array, dict[str, Array]]:
+        loss, z, hidden, _, _ = self._loss(state["params"], state, seen)
         return z, loss, hidden
+
+
+def _losses_with_predictor() -> list[Any]:
+    """Losses that collapse without the predictor that their method has."""
+    return [row.objective.loss for row in METHODS.values() if row.objective.predictor]
 
 
 def _mesh(batch_size: int) -> Mesh:

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import fig1_steps, resnets
 from stepwise import plotting
+from stepwise.methods import DEFAULT
 from tests.experiments.figures import failed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
@@ -39,4 +40,4 @@ def test_the_figure_has_panels_a_to_d(fig1):
 def test_the_network_is_fig3s_on_the_same_images():
     config = dataclasses.replace(fig1_steps.Config.laptop(), data="npz:here", seed=3)
     fig3s = dataclasses.replace(resnets.Config.laptop(), data="npz:here", seed=3)
-    assert fig1_steps.training(config).training("barlow_twins") == fig3s.training("barlow_twins")
+    assert fig1_steps.training(config).training(DEFAULT) == fig3s.training(DEFAULT)

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import fig3_small_start, fig4_standard_start, fig6_hidden, resnets
 from stepwise import plotting
+from stepwise.methods import METHODS
 from tests.experiments.figures import failed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
@@ -27,7 +28,7 @@ def test_every_check_of_the_smoke_run_passes(fig3):
 
 def test_each_method_is_there_to_draw_before_the_next_begins(fig3):
     assert [list(part.numbers["methods"]) for part in fig3] == [
-        list(resnets.METHODS[:k]) for k in (1, 2, 3)
+        list(resnets.Config.smoke().methods[:k]) for k in (1, 2, 3)
     ]
 
 
@@ -49,7 +50,7 @@ def test_neighbours_no_better_than_an_untrained_networks_fail_the_check(fig3):
 
 
 def test_hidden_modes_are_compared_with_the_embeddings_steps(fig6):
-    assert list(fig6.numbers["hidden"]) == list(resnets.METHODS)
+    assert list(fig6.numbers["hidden"]) == list(resnets.Config.smoke().methods)
     for method, found in fig6.numbers["hidden"].items():
         assert found["stage"] == "stage2" and len(found["step_times"]) == 3
         fig6 = _with(fig6, "hidden", method, compared=2, median_factor=1.2)
@@ -79,18 +80,34 @@ def test_the_figure_has_a_column_a_method_with_labels(name, fig3, fig6):
     axes = drawn.get_axes()
     assert len(axes) % 3 == 0
     titles = [axis.get_title(loc="left") for axis in axes]
-    assert all(any(name in title for title in titles) for name in resnets.TITLES.values())
+    methods = [METHODS[name].title for name in resnets.Config.smoke().methods]
+    assert all(any(name in title for title in titles) for name in methods)
     assert axes[0].get_ylabel() and axes[-1].get_xlabel()
     plotting.plt.close(drawn)
 
 
 def test_a_standard_start_is_every_method_as_published():
-    small, standard = resnets.Config.laptop(), fig4_standard_start.Config.laptop()
-    for method in resnets.METHODS:
+    standard = fig4_standard_start.Config.laptop()
+    for method in standard.methods:
         training = standard.training(method)
         assert (training.method, training.start_scale, training.offset) == (method, 1.0, 0.0)
-        assert small.training(method).start_scale < 0.01
-    assert small.training("barlow_twins").method == "barlow_twins_unnormalised"
+    assert {METHODS[name].title for name in standard.methods} == {
+        "Barlow Twins",
+        "SimCLR",
+        "VICReg",
+    }
+
+
+def test_a_small_start_is_that_of_each_methods_row():
+    small = resnets.Config.laptop()
+    for method in small.methods:
+        row, training = METHODS[method], small.training(method)
+        assert training.start_scale == row.start.scale < 0.01
+        assert (training.lr, training.steps) == (
+            row.schedules["small"].lr,
+            row.schedules["small"].steps,
+        )
+    assert resnets.Config(lr=0.5, steps=7).training(small.methods[0]).lr == 0.5
 
 
 def test_bad_settings_are_refused_by_name():

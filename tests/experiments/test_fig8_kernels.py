@@ -18,9 +18,9 @@ def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_bes
     assert not [
         name for name in names if "turn" in name or "modes learned" in name or "chance" in name
     ]
-    for method in resnets.METHODS:
+    for method in resnets.Config.smoke().methods:
         steps = fig8.arrays[f"{method}_steps"]
-        last = fig8.numbers["config"]["steps"][resnets.METHODS.index(method)]
+        last = resnets.Config.smoke().training(method).steps
         assert steps.tolist() == [0, last // 100, last]
         for kind in ("drift", "turned"):
             assert fig8.arrays[f"{method}_{kind}"][0] < 1e-6
@@ -28,7 +28,7 @@ def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_bes
 
 
 def test_both_ends_are_those_of_table1(fig8, table1):
-    for i, method in enumerate(resnets.METHODS):
+    for i, method in enumerate(resnets.Config.smoke().methods):
         found, along = table1.numbers["methods"][method], fig8.arrays[f"{method}_alignment"]
         np.testing.assert_allclose(
             along[[0, -1]], [found["start"]["alignment"], found["trained"]["alignment"]]

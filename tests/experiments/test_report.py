@@ -18,6 +18,7 @@ from experiments.contract import silent
 from experiments.report import entries, page, replay
 from experiments.report.gallery import gallery
 from stepwise import _npz
+from stepwise.methods import DEFAULT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 def subject(fig3, runs_dir):
     config = dataclasses.replace(alignment.Config.smoke(), runs_dir=runs_dir)
     with jax.enable_x64(False):
-        return alignment.subject(config, "barlow_twins", silent)
+        return alignment.subject(config, DEFAULT, silent)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_directions_are_found_in_the_order_in_which_they_were_learned():
 
 
 def test_a_networks_cloud_opens_with_its_modes(subject):
-    made = replay.network(subject, "barlow_twins")
+    made = replay.network(subject, DEFAULT)
     size = made.cloud.std(axis=1)
     assert made.cloud.shape == (len(subject.steps), 32, 3)
     assert (size[0] < 0.05 * size[-1]).all()
@@ -203,7 +204,7 @@ def test_a_networks_cloud_opens_with_its_modes(subject):
 
 
 def test_its_data_is_json_that_gives_the_cloud_back(subject):
-    made = replay.network(subject, "barlow_twins")
+    made = replay.network(subject, DEFAULT)
     data = json.loads(json.dumps(made.data(), allow_nan=False))
     back = (
         np.frombuffer(base64.b64decode(data["cloud"]), "<i2").reshape(made.cloud.shape)
@@ -214,7 +215,7 @@ def test_its_data_is_json_that_gives_the_cloud_back(subject):
 
 
 def test_the_gallery_has_the_images_at_both_ends_of_every_learned_mode(subject):
-    found = gallery(subject, "barlow_twins")
+    found = gallery(subject, DEFAULT)
     assert len(found.modes) == sum(np.isfinite(subject.numbers["step_times"]))
     assert [mode.step for mode in found.modes] == sorted(mode.step for mode in found.modes)
     for mode in found.modes:

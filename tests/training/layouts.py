@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from stepwise import losses, models, training
-from stepwise.training.plan import Objective
+from stepwise.methods import Objective
 from stepwise.training.step import Step
 from tests.training import small
 

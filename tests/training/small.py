@@ -11,8 +11,9 @@ import optax
 from flax import nnx
 
 from stepwise import losses, models, training, views
+from stepwise.methods import Objective
 from stepwise.training.log import RunLog
-from stepwise.training.plan import Objective, Plan
+from stepwise.training.plan import Plan
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 

@@ -59,7 +59,11 @@ def test_warm_up_and_cosine_make_a_schedule(optimiser):
 
 def test_bad_fields_are_refused_by_name():
     for field, value, message in [
-        ("temperature", 0.5, "temperature: expected None but for simclr, received 0.5"),
+        (
+            "temperature",
+            0.5,
+            "temperature: expected None for a loss without a temperature",
+        ),
         ("recipe", "nope", "recipe: expected one of .*, received 'nope'"),
         ("head", (), r"head: expected a tuple of positive whole numbers, received \(\)"),
         ("offset", -3.0, r"offset: expected a number in \[0, inf\), received -3.0"),

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from stepwise import dynamics, losses, models, spectra, views
+from stepwise.methods import Objective
 from stepwise.training import loop as training
 from stepwise.training import ownership, snapshots
-from stepwise.training.plan import Objective, Plan
+from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 
 RNG = np.random.default_rng(0)

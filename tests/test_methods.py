@@ -1,0 +1,210 @@
+"""The table of methods: each row is what its loss is; a row from a file of one's own is as good."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stepwise import losses, methods, training, views
+from stepwise.methods import METHODS, Method, Objective
+from stepwise.training import Plan
+from stepwise.training.step import Step
+from tests.training import small
+
+ROWS = METHODS.values()
+
+
+@pytest.fixture(params=ROWS, ids=lambda row: row.name)
+def row(request):
+    return request.param
+
+
+def test_names_are_keys_and_titles_are_all_different():
+    assert all(name == row.name for name, row in METHODS.items())
+    assert len({row.title for row in ROWS}) == len(METHODS)
+    assert len({(row.colour, row.marker, *row.schedules) for row in ROWS}) == len(METHODS)
+
+
+def test_its_value_at_full_collapse_is_the_losses(row, x64):
+    n, d = 7, 5
+    z = np.tile(np.random.default_rng(0).normal(size=d), (n, 1))
+    z /= np.linalg.norm(z[0])
+    np.testing.assert_allclose(row.objective.loss(z, z), row.collapse(n, d), rtol=1e-5, atol=1e-9)
+
+
+def test_its_recipe_and_its_schedules_can_be_used(row):
+    assert row.recipe in views.RECIPES
+    for occasion, schedule in row.schedules.items():
+        config = training.Config.for_method(row.name, occasion)
+        assert (config.lr, config.steps) == (schedule.lr, schedule.steps)
+        assert (config.warmup, config.cosine) == (schedule.warmup, schedule.cosine)
+        small = occasion.startswith("small")
+        assert config.start_scale == (row.start.scale if small else 1.0)
+
+
+def test_a_loss_that_collapses_without_a_predictor_is_refused_without(row):
+    if row.objective.predictor:
+        with pytest.raises(ValueError, match="predictor=True for a loss that collapses without"):
+            step(Objective(row.objective.loss))
+
+
+def test_no_name_is_the_default_and_an_unknown_one_is_refused_with_those_that_exist():
+    assert methods.find("") is METHODS[methods.DEFAULT]
+    with pytest.raises(ValueError, match=r"method: expected one of .*simclr.*, or FILE.py:NAME"):
+        methods.find("nope")
+    with pytest.raises(ValueError, match=r"a file that exists, received 'nowhere.py:row'"):
+        methods.find("nowhere.py:row")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("row = 3", "expected a stepwise.methods.Method, received a int"),
+        ("other = 3", "expected a stepwise.methods.Method, received nothing of that name"),
+        ("import numpy\nrow = 1 / 0", r"expected a file that runs, .* ZeroDivisionError.*line 2"),
+        ("row = (", "expected a file that runs, received SyntaxError"),
+    ],
+)
+def test_a_file_that_holds_no_row_is_refused_in_one_line(text, message, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        methods.find(f"{file}:row")
+    assert "\n" not in str(error.value)
+
+
+def test_a_files_row_is_recognised_by_its_content_not_by_its_place(tmp_path):
+    text = (
+        "from stepwise import losses\nfrom stepwise.methods import Method, Objective\n"
+        "row = Method('mine', 'Mine', 'me', Objective(losses.vicreg))\n"
+    )
+    a, b = tmp_path / "a.py", tmp_path / "b.py"
+    a.write_text(text)
+    b.write_text(text)
+    assert methods.find(f"{a}:row").title == "Mine"
+    assert (
+        methods.identity(f"{a}:row") == methods.identity(f"{b}:row") != methods.identity("vicreg")
+    )
+    b.write_text(text + "# changed\n")
+    assert methods.identity(f"{a}:row") != methods.identity(f"{b}:row")
+
+
+def test_a_method_without_a_law_says_which_have_one():
+    with pytest.raises(ValueError, match=f"a method with a law .*{methods.DEFAULT}.*'vicreg'"):
+        METHODS["vicreg"].require_law()
+    assert METHODS[methods.DEFAULT].require_law() is METHODS[methods.DEFAULT].law
+
+
+# What a loss may carry: a centre that no gradient reaches, a learned temperature, more views
+
+
+def centred(z1, z2, *, state, pull=0.5):
+    """The mean is drawn to a running centre; the centre then moves by a tenth to the batch's."""
+    mean = (z1.mean(0) + z2.mean(0)) / 2
+    loss = losses.barlow_twins_unnormalised(z1, z2) + pull * jnp.sum((mean - state["c"]) ** 2)
+    return loss, {"c": 0.9 * state["c"] + 0.1 * mean, "count": state["count"] + 1}
+
+
+def first_state(d):
+    return {"c": jnp.ones(d), "count": jnp.asarray(0)}
+
+
+def plan(**options):
+    recipe = views.crops(6)
+    return Plan(12, 8, 0.02, partial(optax.sgd, momentum=0.9), recipe, probe=16, **options)
+
+
+def step(objective):
+    return Step(small.encoder(), small.PIXELS, objective, plan(), None, None)
+
+
+def trained(objective, folder=None, **options):
+    return training.train(small.encoder(), small.PIXELS, objective, plan(**options), folder=folder)
+
+
+def test_a_losss_state_follows_its_own_rule_and_gets_no_gradient(x64):
+    program = step(Objective(centred, state=first_state))
+    state = program.start()
+    np.testing.assert_array_equal(state["loss"]["c"], np.ones(4))
+    centre = np.ones(4)
+    for i in range(3):
+        before = state["loss"]
+        state = program.advance(jax.tree.map(jnp.copy, state), 1)
+        moved = (np.asarray(state["loss"]["c"]) - 0.9 * centre) / 0.1
+        centre = np.asarray(state["loss"]["c"])
+        assert state["loss"]["count"] == i + 1
+        assert np.isfinite(moved).all() and not np.allclose(centre, before["c"])
+    assert "loss" not in state["params"]
+
+
+def test_a_run_whose_loss_has_a_state_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    objective = Objective(centred, state=first_state)
+    whole = trained(objective, tmp_path / "whole", checkpoint_every=4)
+    part = {"folder": tmp_path / "part", "checkpoint_every": 4, "dispatch": 4}
+    original, calls = Step.advance, []
+
+    def interrupted(program, state, count):
+        calls.append(count)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(program, state, count)
+
+    monkeypatch.setattr(Step, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(objective, **part)
+    monkeypatch.setattr(Step, "advance", original)
+    resumed = trained(objective, **part)
+    for name, value in small.numbers(whole).items():
+        np.testing.assert_array_equal(value, small.numbers(resumed)[name], err_msg=name)
+
+
+def tempered(z1, z2, *, learned):
+    return losses.simclr(z1, z2, temperature=jnp.exp(learned["log_temperature"]))
+
+
+def test_a_learned_temperature_is_trained_with_the_network():
+    objective = Objective(tempered, learned=lambda d: {"log_temperature": jnp.log(0.5)})
+    program = step(objective)
+    state = program.start()
+    _, _, slopes = program.gradient(state)
+    slope = float(slopes["loss"]["log_temperature"])
+    assert abs(slope) > 1e-3
+    state = program.advance(state, 1)
+    moved = float(state["params"]["loss"]["log_temperature"]) - np.log(0.5)
+    np.testing.assert_allclose(moved, -0.02 * slope, rtol=1e-4)
+
+
+def three(z1, z2, z3):
+    return (
+        losses.barlow_twins_unnormalised(z1, z2)
+        + losses.barlow_twins_unnormalised(z2, z3)
+        + losses.barlow_twins_unnormalised(z3, z1)
+    )
+
+
+def test_a_loss_of_three_views_gets_three_that_differ_and_whose_first_two_are_the_pair():
+    three_views = step(Objective(three, views=3))
+    two_views = step(Objective(losses.vicreg))
+    for a, b in zip(three_views.probe[:2], two_views.probe, strict=True):
+        np.testing.assert_array_equal(a, b)
+    a, b, c = three_views.probe
+    assert not np.allclose(a, c) and not np.allclose(b, c)
+    done = trained(Objective(three, views=3))
+    assert done.finished and done.trajectory.loss[-1] < done.trajectory.loss[0]
+
+
+def test_a_run_of_another_state_is_another_run(tmp_path):
+    trained(Objective(centred, state=first_state), tmp_path)
+    with pytest.raises(ValueError, match=r"it differs in \['objective'\]"):
+        trained(Objective(losses.barlow_twins_unnormalised), tmp_path)
+
+
+def test_a_row_is_frozen_and_can_be_varied():
+    row = METHODS["vicreg"]
+    with pytest.raises(AttributeError):
+        row.title = "other"
+    assert isinstance(replace(row, title="other"), Method)
