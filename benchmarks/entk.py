@@ -26,6 +26,7 @@ from experiments.contract import silent
 from stepwise import entk, models, plotting, spectra
 from stepwise.entk.kernel import Kernel
 from stepwise.entk.score import predicted
+from stepwise.methods import DEFAULT
 
 FOLDER = Path("results/bench")
 AGREE = 1e-4
@@ -127,7 +128,7 @@ def _largest(width: int, side: int, rate: float, quick: bool) -> Iterator[Row]:
 def _estimates(quick: bool) -> Iterator[Row]:
     """On fig3's Barlow Twins run, which is trained if it is not there."""
     preset = alignment.Config.smoke() if quick else alignment.Config.laptop()
-    of = alignment.subject(preset, "barlow_twins", silent)
+    of = alignment.subject(preset, DEFAULT, silent)
     network = _evaluated(of.trained.encoder)
     K, whole = _timed(lambda: entk.gram(*network, of.x))
     wanted = predicted(K, of.d, "pooled")

@@ -18,8 +18,8 @@ from benchmarks import child
 from benchmarks.case import crops
 from benchmarks.child import Outcome, measured
 from benchmarks.report import Row
-from stepwise import losses, models, views
-from stepwise.methods import Objective
+from stepwise import models, views
+from stepwise.methods import DEFAULT, METHODS
 from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 
@@ -225,6 +225,4 @@ def _step(
     encoder = models.Encoder(backbone, models.Head(backbone.features, [DIMENSIONS], **of))
     sgd = partial(optax.sgd, momentum=MOMENTUM)
     plan = Plan(10**6, len(pixels), RATE, sgd, RECIPES[recipe], probe=2)
-    return Step(
-        encoder, pixels, Objective(losses.barlow_twins_unnormalised), plan, None, None
-    ), encoder
+    return Step(encoder, pixels, METHODS[DEFAULT].objective, plan, None, None), encoder

@@ -200,3 +200,28 @@ def test_the_figures_of_the_command_line_choose_as_the_library_does():
     from stepwise.moments import CENTERS
 
     assert set(get_args(get_type_hints(Predict)["center"])) == set(CENTERS)
+
+
+NAMED = ("stepwise.methods", "stepwise.losses", "stepwise.laws", "stepwise.views")
+"""Where the name of a method may stand: its row, its loss, its law, and recipes of views."""
+
+
+def test_a_methods_name_stands_in_its_row_its_loss_and_its_law_alone():
+    from stepwise.methods import METHODS
+
+    files = [*PACKAGE, *(ROOT / "experiments").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    for path in files:
+        if not module(path).startswith(NAMED):
+            found = {name for name in words(path) if name in METHODS}
+            assert not found, f"{module(path)} names {sorted(found)}: read stepwise.methods"
+
+
+def words(path):
+    """Names that a file uses, and its strings, but not the text of its docstrings."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Name):
+            yield node.id
