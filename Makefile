@@ -1,7 +1,7 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
 .PHONY: help install test test-latest test-browser lint types format figures report tutorial docs \
-	fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 table1 bench bench-entk constraints clean
+	bench bench-entk constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -23,6 +23,9 @@ help:  ## this list
 	@echo "stepwise: how self-supervised learning learns, step by step"
 	@echo
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@for file in $(FILES); do name=$${file##*/}; name=$${name%.py}; \
+		printf '  make %-12s %s\n' "$${name%%_*}" "$$(sed -n '1s/^"""//p' $$file)"; done
 	@echo
 	@echo "  PRESET=smoke|laptop|paper   seconds, minutes (default), the source's scale"
 	@echo "  DATA=photos|cifar10|stl10|folder:PATH|npz:PATH   DATA_DIR=where cifar10 and stl10 lie"
@@ -103,7 +106,7 @@ format: $(READY)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 figures: $(READY)  ## every figure and table: what is there is only drawn, runs go on where they were
-	$(BIN)/python -m experiments.figures --preset $(PRESET) $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+	$(BIN)/python -m experiments.run_all --preset $(PRESET) $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 # of each figure the largest preset that is there, unless PRESET is given
 report: $(READY)  ## results/report/index.html: one page of all figures, claims and trained runs
@@ -112,32 +115,13 @@ report: $(READY)  ## results/report/index.html: one page of all figures, claims 
 tutorial: $(READY)  ## docs/tutorial.py in full: own images, prediction, training, eNTK, alignment (DATA=folder:PATH)
 	$(BIN)/python docs/tutorial.py $(DATA)
 
-fig1: $(READY)  ## the loss falls in steps, eigenvalues rise one at a time: linear theory, and a ResNet
-	$(FIGURE) fig1 $(FLAGS)
+# One file in experiments/figures makes a target, named after what precedes the first underscore.
+FILES := $(wildcard experiments/figures/[a-z]*.py)
+NAMES := $(sort $(foreach file,$(FILES),$(firstword $(subst _, ,$(basename $(notdir $(file)))))))
+.PHONY: $(NAMES)
 
-fig2: $(READY)  ## symmetry breaking: supervised against self-supervised singular values
-	$(FIGURE) fig2 $(FLAGS)
-
-fig3: $(READY)  ## ResNets from a small start learn one dimension at a time: Barlow Twins, SimCLR, VICReg
-	$(FIGURE) fig3 $(FLAGS)
-
-fig4: $(READY)  ## the same three from a standard start
-	$(FIGURE) fig4 $(FLAGS)
-
-fig5: $(READY)  ## a shallow MLP: steps of its own in the rich regime, its kernel's in the lazy one
-	$(FIGURE) fig5 $(FLAGS)
-
-fig6: $(READY)  ## hidden layers learn step by step too (reads fig3's runs)
-	$(FIGURE) fig6 $(FLAGS)
-
-fig7: $(READY)  ## width: networks approach the infinite width's kernel as 1/sqrt(N), and their own as 1/N
-	$(FIGURE) fig7 $(FLAGS)
-
-fig8: $(READY)  ## how the empirical NTK comes to predict what is learned (reads fig3's runs)
-	$(FIGURE) fig8 $(FLAGS)
-
-table1: $(READY)  ## what a trained network's empirical NTK predicts of its embedding (reads fig3's runs)
-	$(FIGURE) table1 $(FLAGS)
+$(NAMES): $(READY)
+	$(FIGURE) $@ $(FLAGS)
 
 # PyTorch is a peer of the training benchmark alone, in an environment of its own; without it those rows say so.
 TORCH ?= torch==2.13.0

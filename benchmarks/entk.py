@@ -21,8 +21,8 @@ from benchmarks.case import crops
 from benchmarks.child import Outcome, measured
 from benchmarks.report import Row
 from benchmarks.training import TORCH
-from experiments import alignment
 from experiments.contract import silent
+from experiments.shared import inspected
 from stepwise import entk, models, plotting, spectra
 from stepwise.entk.kernel import Kernel
 from stepwise.entk.score import predicted
@@ -127,8 +127,8 @@ def _largest(width: int, side: int, rate: float, quick: bool) -> Iterator[Row]:
 
 def _estimates(quick: bool) -> Iterator[Row]:
     """On fig3's Barlow Twins run, which is trained if it is not there."""
-    preset = alignment.Config.smoke() if quick else alignment.Config.laptop()
-    of = alignment.subject(preset, DEFAULT, silent)
+    preset = inspected.Config.smoke() if quick else inspected.Config.laptop()
+    of = inspected.subject(preset, DEFAULT, silent)
     network = _evaluated(of.trained.encoder)
     K, whole = _timed(lambda: entk.gram(*network, of.x))
     wanted = predicted(K, of.d, "pooled")

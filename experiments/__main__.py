@@ -1,8 +1,8 @@
-"""`python -m experiments`: see `experiments.run`."""
+"""`python -m experiments`: see `experiments.run_one`."""
 
 import sys
 
-from experiments.run import main
+from experiments.run_one import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,30 +1,42 @@
 """The flags of `python -m experiments` and `stepwise figure`. Needs no JAX."""
 
+import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-FIGURES = {
-    "fig1": "experiments.fig1_steps",
-    "fig2": "experiments.fig2_symmetry",
-    "fig3": "experiments.fig3_small_start",
-    "fig4": "experiments.fig4_standard_start",
-    "fig5": "experiments.fig5_mlp",
-    "fig6": "experiments.fig6_hidden",
-    "fig7": "experiments.fig7_width",
-    "fig8": "experiments.fig8_kernels",
-    "table1": "experiments.table1_alignment",
-}
+
+def _order(name: str) -> tuple[int, int, str]:
+    """Figures by their number, then tables, then those that are named by a question."""
+    parts = re.fullmatch(r"(fig|table)(\d+)", name)
+    if parts is None:
+        return 2, 0, name
+    return ("fig", "table").index(parts[1]), int(parts[2]), name
+
+
+def figures_in(folder: Path) -> dict[str, str]:
+    """Name → module of every figure's file in a folder, in order; the name is what precedes `_`."""
+    stems = [path.stem for path in folder.glob("[a-z]*.py")]
+    found = {stem.partition("_")[0]: f"experiments.figures.{stem}" for stem in stems}
+    return {name: found[name] for name in sorted(found, key=_order)}
+
+
+FIGURES = figures_in(Path(__file__).parent / "figures")
+"""Name → module of every figure and table, in the order of the paper."""
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = tyro.extras.literal_type_from_choices(FIGURES)
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Compute, check and draw one figure of the paper."""
 
-    name: tyro.conf.Positional[
-        Literal["fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "table1"]
-    ]
+    name: tyro.conf.Positional[Name]
     """Which figure."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Seconds, minutes, or the source's scale."""
@@ -43,6 +55,6 @@ class Arguments:
 
     def run(self) -> int:
         """0 when every check passed, 1 when one failed."""
-        from experiments.run import run  # which imports JAX
+        from experiments.run_one import run  # which imports JAX
 
         return 0 if run(self) else 1

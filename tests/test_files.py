@@ -22,11 +22,11 @@ def names(figure):
 
 
 def test_a_figure_needs_its_own_module_what_it_imports_and_what_that_imports():
-    found = names("fig6_hidden.py")
+    found = names("figures/fig6_hidden.py")
     assert {
-        "experiments/fig6_hidden.py",
-        "experiments/fig3_small_start.py",
-        "experiments/resnets.py",
+        "experiments/figures/fig6_hidden.py",
+        "experiments/figures/fig3_small_start.py",
+        "experiments/shared/resnets.py",
     } <= found
     assert {
         "stepwise/training/runs.py",
@@ -37,8 +37,8 @@ def test_a_figure_needs_its_own_module_what_it_imports_and_what_that_imports():
 
 
 def test_it_does_not_need_other_figures_the_page_or_the_command_line():
-    found = names("fig2_symmetry.py")
-    assert not [name for name in found if "fig" in name and "fig2" not in name]
+    found = names("figures/fig2_symmetry.py")
+    assert not [name for name in found if "/fig" in name and "fig2" not in name and "/figures/__init__" not in name]
     assert not [
         name
         for name in found

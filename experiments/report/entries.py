@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from experiments import run
+from experiments import run_one
 from experiments.arguments import FIGURES
 from experiments.contract import Result
 from stepwise import _check, _npz, plotting
@@ -128,7 +128,7 @@ def header(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _entry(name: str, results: Path, presets: list[str]) -> Entry:
-    module = run.module(name)
+    module = run_one.module(name)
     title, fields = header(
         ast.get_docstring(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))) or ""
     )

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import alignment, fig1_steps, images, resnets
 from experiments.contract import Result, silent
+from experiments.figures import fig1_steps
 from experiments.report.entries import UNUSABLE, Entry, explained, stored
+from experiments.shared import images, inspected, resnets
 from stepwise import problem, subject
 from stepwise.methods import find
 from stepwise.subject import Subject
@@ -93,11 +94,11 @@ def replays(found: list[Entry]) -> tuple[list[Replay], list[Subject], list[str]]
             missing.append(f"the linear model's training: {explained(error)}")
     if "fig3" in by_name:
         entry = by_name["fig3"]
-        known = {field.name for field in fields(alignment.Config)}
+        known = {field.name for field in fields(inspected.Config)}
         given = {
             name: _tuples(value) for name, value in (entry.config or {}).items() if name in known
         }
-        config = alignment.Config(**given)
+        config = inspected.Config(**given)
         for method in config.methods:
             try:
                 of = _kept(config, method)
@@ -201,7 +202,7 @@ def learned_directions(z: np.ndarray, steps: np.ndarray, step_times: np.ndarray)
     return chosen
 
 
-def _kept(config: alignment.Config, method: str) -> Subject:
+def _kept(config: inspected.Config, method: str) -> Subject:
     """A finished run with all its networks; nothing is trained for a page.
 
     Raises:

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from experiments import figures
+from experiments import run_all
 from experiments.arguments import FIGURES
 from experiments.report.page import main
 
@@ -44,7 +44,7 @@ def browser():
 @pytest.fixture(scope="session")
 def address(tmp_path_factory):
     """The smoke preset's page; what results/ has of it already is only drawn."""
-    assert figures.main(["--preset", "smoke"]) == 0
+    assert run_all.main(["--preset", "smoke"]) == 0
     path = tmp_path_factory.mktemp("report") / "index.html"
     assert main(["--preset", "smoke", "--out", str(path)]) == 0
     return path.as_uri()

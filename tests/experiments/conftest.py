@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax
 import pytest
 
-from experiments import (
+from experiments.contract import finished
+from experiments.figures import (
     fig1_steps,
     fig2_symmetry,
     fig3_small_start,
@@ -15,7 +16,6 @@ from experiments import (
     fig8_kernels,
     table1_alignment,
 )
-from experiments.contract import finished
 from tests.conftest import optimised
 
 

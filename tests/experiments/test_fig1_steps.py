@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from experiments import fig1_steps, resnets
+from experiments.figures import fig1_steps
+from experiments.shared import resnets
 from stepwise import plotting
 from stepwise.methods import DEFAULT
 from tests.experiments.figures import failed

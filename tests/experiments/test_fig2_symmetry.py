@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import fig2_symmetry
+from experiments.figures import fig2_symmetry
 from tests.experiments.figures import failed, labelled_panels
 
 pytestmark = pytest.mark.xdist_group("fig2")

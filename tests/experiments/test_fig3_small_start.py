@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments import fig3_small_start, fig4_standard_start, fig6_hidden, resnets
+from experiments.figures import fig3_small_start, fig4_standard_start, fig6_hidden
+from experiments.shared import resnets
 from stepwise import plotting
 from stepwise.methods import METHODS
 from tests.experiments.figures import failed

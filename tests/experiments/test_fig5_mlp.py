@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import fig5_mlp
+from experiments.figures import fig5_mlp
 from tests.experiments.figures import failed, labelled_panels
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig5")]

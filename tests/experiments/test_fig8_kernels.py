@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import alignment, fig8_kernels, resnets
 from experiments.contract import silent
+from experiments.figures import fig8_kernels
+from experiments.shared import inspected, resnets
 from stepwise.entk.kernel import Kernel
 from tests.experiments.figures import failed, labelled_panels
 
@@ -41,7 +42,7 @@ def test_both_ends_are_those_of_table1(fig8, table1):
 
 def test_a_kernel_that_is_there_is_read_and_a_foreign_one_is_made_anew(fig3, runs_dir, monkeypatch):
     config = dataclasses.replace(fig8_kernels.Config.smoke(), runs_dir=runs_dir, n_pairs=4)
-    of = alignment.subject(config, "simclr", silent)
+    of = inspected.subject(config, "simclr", silent)
     K = of.kernel(300)
     path = max((of.folder / "entk").glob("step_300_*.npz"), key=lambda path: path.stat().st_mtime)
     path.write_bytes(b"something else")

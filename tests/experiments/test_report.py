@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import alignment, fig1_steps, run
+from experiments import run_one
 from experiments.contract import silent
+from experiments.figures import fig1_steps
 from experiments.report import entries, page, replay
 from experiments.report.gallery import gallery
+from experiments.shared import inspected
 from stepwise import _npz
 from stepwise.methods import DEFAULT
 
@@ -25,22 +27,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 @pytest.fixture(scope="module")
 def subject(fig3, runs_dir):
-    config = dataclasses.replace(alignment.Config.smoke(), runs_dir=runs_dir)
+    config = dataclasses.replace(inspected.Config.smoke(), runs_dir=runs_dir)
     with jax.enable_x64(False):
-        return alignment.subject(config, DEFAULT, silent)
+        return inspected.subject(config, DEFAULT, silent)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """fig2 alone: the quickest figure."""
     out = tmp_path_factory.mktemp("results")
-    assert run.main(["fig2", "--preset", "smoke", "--out", str(out)]) == 0
+    assert run_one.main(["fig2", "--preset", "smoke", "--out", str(out)]) == 0
     return out
 
 
 def test_every_figure_says_its_claim_its_source_and_its_command():
-    for name in run.FIGURES:
-        title, fields = entries.header(run.module(name).__doc__)
+    for name in run_one.FIGURES:
+        title, fields = entries.header(run_one.module(name).__doc__)
         assert title.endswith(".")
         assert {"Claim", "Paper", "Command", "Expected"} <= fields.keys(), name
         assert len(fields["Claim"]) > 60

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import table1_alignment
+from experiments.figures import table1_alignment
 from tests.experiments.figures import failed, labelled_panels
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]

@@ -1,5 +1,4 @@
-"""The same three methods from a standard start, all in their official forms: the steps are there,
-closer together.
+"""The same three methods from a standard start: the steps are there, closer together.
 
 Claim          Without a small start too, eigenvalues of the embedding's C rise one after another.
 Paper          Simon et al. 2023, the figure of three methods from standard initialisation:
@@ -13,10 +12,13 @@ Expected       as fig3's for Barlow Twins and VICReg; SimCLR's modes come in ord
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments import resnets
-from experiments.fig3_small_start import check, digest, plot, run
+from experiments.figures.fig3_small_start import check, digest, plot, run
+from experiments.shared import resnets
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
+
+SECONDS = {"smoke": 60, "laptop": 2000}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 
 @dataclass(frozen=True)

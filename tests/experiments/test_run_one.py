@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import fig1_linear, fig2_symmetry
 from experiments.contract import Check
-from experiments.run import Arguments, configured, main
+from experiments.figures import fig2_symmetry
+from experiments.run_one import Arguments, configured, main
+from experiments.shared import linear_model
 from stepwise import plotting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,7 @@ def test_any_field_of_the_config_can_be_set():
     arguments = Arguments(
         "fig1", set=("d=3", "scales=0.1,0.01", "x64=False", "center=per_view"), data="cifar10"
     )
-    config = configured(fig1_linear, arguments)
+    config = configured(linear_model, arguments)
     assert (config.d, config.scales, config.x64, config.center) == (
         3,
         (0.1, 0.01),
@@ -90,12 +91,12 @@ def test_any_field_of_the_config_can_be_set():
         "per_view",
     )
     assert config.data == "cifar10"
-    assert config.n_pairs == fig1_linear.Config.laptop().n_pairs
+    assert config.n_pairs == linear_model.Config.laptop().n_pairs
 
 
 def test_the_presets_differ_in_scale_only():
     smoke, laptop, paper = (
-        getattr(fig1_linear.Config, name)() for name in ("smoke", "laptop", "paper")
+        getattr(linear_model.Config, name)() for name in ("smoke", "laptop", "paper")
     )
     assert smoke.n_pairs < laptop.n_pairs == paper.n_pairs == 500
     assert (laptop.d, laptop.start_scale) == (10, 1e-6)

@@ -1,5 +1,4 @@
-"""How a network's kernel comes to predict what the network learns: along k, along training, across
-methods, its drift.
+"""How a network's kernel comes to predict what the network learns.
 
 Claim          The kernel moves while its network learns, and towards the one that predicts the
                embedding: the largest modes are predicted best, the prediction grows better with
@@ -24,14 +23,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import alignment, images, resnets
-from experiments.alignment import Config
 from experiments.contract import Check, Progress, Result, silent
-from experiments.resnets import ABOVE, digest
+from experiments.shared import images, inspected, resnets
+from experiments.shared.inspected import Config
+from experiments.shared.resnets import ABOVE, digest
 from stepwise import entk, plotting, spectra
 from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
+
+SECONDS = {"smoke": 30, "laptop": 530}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 MOVED = 0.1
 
@@ -44,7 +46,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     found: dict[str, Any] = {}
     subjects, last = {}, {}
     for method in config.methods:
-        of = subjects[method] = alignment.subject(config, method, progress)
+        of = subjects[method] = inspected.subject(config, method, progress)
         along, moved, turned = [], [], []
         start = of.kernel(0)
         steps = _some(of.steps, config.kernels)

@@ -1,4 +1,4 @@
-"""Every figure and table, one after another: `python -m experiments.figures`, which `make figures`
+"""Every figure and table, one after another: `python -m experiments.run_all`, which `make figures`
 calls.
 
 Training runs are shared, what was computed before is only drawn, and a figure whose checks fail
@@ -6,6 +6,7 @@ does not keep the others from being made: the list at the end names it, and the 
 """
 
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -14,16 +15,8 @@ from typing import Literal
 
 import tyro
 
-from experiments import run
+from experiments import run_one
 from experiments.arguments import FIGURES
-
-SECONDS: dict[str, dict[str, float]] = {
-    "smoke": dict(zip(FIGURES, (40, 4, 60, 60, 15, 5, 20, 30, 30), strict=True)),
-    "laptop": dict(zip(FIGURES, (700, 7, 1500, 2000, 80, 20, 280, 530, 70), strict=True)),
-}
-"""About what each takes on two cores in this order, rounded; in part estimated, and only for the
-time left.
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ def main(argv: list[str]) -> int:
     A smoke run shows that everything runs: its networks are too small for some claims, so its
     checks are only printed.
     """
-    args = tyro.cli(Arguments, args=argv, prog="python -m experiments.figures")
+    args = tyro.cli(Arguments, args=argv, prog="python -m experiments.run_all")
     unknown = set(args.only) - FIGURES.keys()
     if unknown:
         print(
@@ -70,7 +63,7 @@ def main(argv: list[str]) -> int:
             else []
         )
         began = time.perf_counter()
-        codes[name] = run.main([name, *flags])
+        codes[name] = run_one.main([name, *flags])
         taken[name] = time.perf_counter() - began
         if codes[name] == 130:
             return 130
@@ -81,13 +74,15 @@ def main(argv: list[str]) -> int:
 
 def reads_images(name: str) -> bool:
     """Whether a figure's Config says which images."""
-    return "data" in run.module(name).Config.__dataclass_fields__
+    return "data" in run_one.module(name).Config.__dataclass_fields__
 
 
 def _left(preset: str, names: list[str], taken: dict[str, float]) -> str:
     """About how long these will take, at the pace of what was computed so far."""
-    expected = SECONDS.get(preset)
-    if expected is None:
+    expected = {
+        name: run_one.module(name).SECONDS.get(preset, math.nan) for name in {*names, *taken}
+    }
+    if any(math.isnan(seconds) for seconds in expected.values()):
         return ""
     # what took a tenth of its time was only drawn, and says nothing of this machine's pace
     computed = [name for name, seconds in taken.items() if seconds > expected[name] / 10]

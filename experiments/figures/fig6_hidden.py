@@ -1,5 +1,4 @@
-"""Hidden layers learn step by step too: eigenvalues of every stage's representation beside the
-embedding's steps.
+"""Hidden layers learn step by step too: their eigenvalues beside the embedding's steps.
 
 Claim          When a mode of the embedding is learned, a hidden eigenvalue leaves the bulk: the
                covariance of hidden representations gains its large eigenvalues one at a time as
@@ -22,13 +21,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import fig3_small_start, images, resnets
 from experiments.contract import Check, Progress, Result, finished, silent
-from experiments.resnets import digest
+from experiments.figures import fig3_small_start
+from experiments.shared import images, resnets
+from experiments.shared.resnets import digest
 from stepwise import plotting, spectra
 from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
+
+SECONDS = {"smoke": 5, "laptop": 20}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 SHOWN = 16
 """Hidden eigenvalues in a panel."""

@@ -1,20 +1,21 @@
 """fig1 is a test: its checks pass, and a theory that is wrong on purpose fails them."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import fig1_linear
+from experiments.shared import linear_model
 from stepwise import laws, plotting, problem
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 
 def _failed(result):
-    return {check.name for check in fig1_linear.check(result) if not check.passed}
+    return {check.name for check in linear_model.check(result) if not check.passed}
 
 
 def test_every_check_of_the_smoke_run_passes(linear):
@@ -22,7 +23,7 @@ def test_every_check_of_the_smoke_run_passes(linear):
 
 
 def test_each_claim_and_each_premise_is_checked(linear):
-    checks = fig1_linear.check(linear)
+    checks = linear_model.check(linear)
     assert sum(check.premise for check in checks) >= 4
     assert sum(not check.premise for check in checks) >= 8
 
@@ -38,7 +39,7 @@ def fresh_compilation():
 @pytest.mark.parametrize("wrong", ["a rate of 7", "no QR", "no centring"])
 def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
     config = dataclasses.replace(
-        fig1_linear.Config.smoke(), scales=(1e-2, 1e-3, 1e-4), scale_starts=1
+        linear_model.Config.smoke(), scales=(1e-2, 1e-3, 1e-4), scale_starts=1
     )
     if wrong != "no centring":
         request.getfixturevalue("fresh_compilation")
@@ -47,11 +48,10 @@ def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
     elif wrong == "no QR":
         monkeypatch.setattr(laws, "effective_start", lambda A: jnp.abs(jnp.diagonal(A)))
     else:
-        monkeypatch.setattr(
-            fig1_linear, "theory_problem", lambda x, x2, _: problem.from_views(x, x2, center="none")
-        )
+        uncentred = partial(problem.from_views, center="none")
+        monkeypatch.setattr(linear_model, "theory_problem", lambda x, x2, _: uncentred(x, x2))
     with jax.enable_x64(True):
-        failed = _failed(fig1_linear.run(config))
+        failed = _failed(linear_model.run(config))
     assert "eigenvalue rms, median start" in failed
     assert failed & {"modes within tolerance, median start", "exceptions not predicted"}
 
@@ -71,7 +71,7 @@ def test_an_exception_that_nobody_predicted_fails_the_check(linear):
 
 def test_the_figure_shows_both_panels_with_labels(linear):
     with plotting.style():
-        figure = fig1_linear.plot(linear)
+        figure = linear_model.plot(linear)
     axes = figure.get_axes()
     titles = [axis.get_title(loc="left") for axis in axes]
     assert any(title.startswith("A ") for title in titles)
@@ -84,6 +84,6 @@ def test_the_figure_shows_both_panels_with_labels(linear):
 def test_too_few_images_are_refused_by_number(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", pixels=pixels)
-    config = dataclasses.replace(fig1_linear.Config.smoke(), data=f"npz:{tmp_path / 'few.npz'}")
+    config = dataclasses.replace(linear_model.Config.smoke(), data=f"npz:{tmp_path / 'few.npz'}")
     with pytest.raises(ValueError, match=r"at least n_pairs = 100 images, found 5"):
-        fig1_linear.run(config)
+        linear_model.run(config)

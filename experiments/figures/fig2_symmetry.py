@@ -24,10 +24,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
-from experiments.images import crops
+from experiments.shared.images import crops
 from stepwise import dynamics, eigen, laws, plotting, problem
 from stepwise.moments import Center
 from stepwise.problem import Problem
+
+SECONDS = {"smoke": 4, "laptop": 7}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 
 @dataclass(frozen=True)

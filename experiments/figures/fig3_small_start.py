@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import images, resnets
 from experiments.contract import Check, Progress, Result, silent
-from experiments.resnets import digest
+from experiments.shared import images, resnets
+from experiments.shared.resnets import digest
 from stepwise import plotting, staircase
 from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
+
+SECONDS = {"smoke": 60, "laptop": 1500}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.images import Source, load
+from experiments.shared.images import Source, load
 from stepwise import dynamics, entk, kernels, models, problem, views
 from stepwise.dynamics import Trajectory
 from stepwise.neural_tangents import nt

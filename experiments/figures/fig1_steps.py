@@ -1,5 +1,4 @@
-"""Steps, in theory and in a real network: linear Barlow Twins on its closed form, and a ResNet
-beside it.
+"""Steps in theory and in a real network: linear Barlow Twins, and a ResNet.
 
 Claim          The linear model learns one eigenvalue of C at a time, when the closed form says; a
                ResNet trained with the same loss from a small start shows the same staircase.
@@ -7,7 +6,7 @@ Paper          Simon et al. 2023, Figure 1: panels A and B linear, C and D a Res
 Command        make fig1 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET=network=none: A and
                B only)
 Time, 2 cores  see the README's table of figures; the linear panels are written first
-Expected       `fig1_linear`'s, and of the ResNet's modes at least five learned alone
+Expected       `linear_model`'s, and of the ResNet's modes at least five learned alone
 """
 
 from collections.abc import Generator
@@ -16,14 +15,17 @@ from typing import Any, Literal, Self
 
 from matplotlib.figure import Figure
 
-from experiments import fig1_linear, images, resnets
 from experiments.contract import Check, Progress, Result, silent
+from experiments.shared import images, linear_model, resnets
 from stepwise import plotting, staircase
 from stepwise.methods import DEFAULT
 
+SECONDS = {"smoke": 40, "laptop": 700}
+"""About what it takes on two cores, for the time left of `make figures`."""
+
 
 @dataclass(frozen=True)
-class Config(fig1_linear.Config):
+class Config(linear_model.Config):
     """The linear part's knobs, and which network goes beside it."""
 
     network: Literal["none", "smoke", "laptop", "paper"] = "laptop"
@@ -63,7 +65,7 @@ def digest(config: Config) -> str:
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:
     """The linear part, then the network."""
-    linear = fig1_linear.run(config, progress)
+    linear = linear_model.run(config, progress)
     if config.network == "none":
         return linear
     yield linear
@@ -76,9 +78,9 @@ def check(result: Result) -> list[Check]:
     """The linear part's checks, and the network's where it is there."""
     numbers = result.numbers
     if "network" not in numbers:
-        return fig1_linear.check(result)
+        return linear_model.check(result)
     return [
-        *fig1_linear.check(result),
+        *linear_model.check(result),
         *resnets.checks(DEFAULT, numbers["network"], numbers["network_d"], small=True),
     ]
 
@@ -86,11 +88,11 @@ def check(result: Result) -> list[Check]:
 def plot(result: Result) -> Figure:
     """A and B, below them C and D where the network is there, then what the linear part adds."""
     if "network" not in result.numbers:
-        return fig1_linear.plot(result)
+        return linear_model.plot(result)
     a, found = result.arrays, result.numbers["network"]
     fig = plotting.figure(11, 12.5)
     rows: Any = fig.subfigures(4, 1, height_ratios=[3.4, 3.2, 1.25, 3])
-    fig1_linear.draw((rows[0], rows[2], rows[3]), result)
+    linear_model.draw((rows[0], rows[2], rows[3]), result)
     left, right = rows[1].subplots(1, 2)
     curves = (a[f"{DEFAULT}_times"], a[f"{DEFAULT}_eigenvalues"], a[f"{DEFAULT}_loss"])
     plotting.loss(left, curves, label="loss on the probe  ‖C − I‖²")

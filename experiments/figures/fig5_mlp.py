@@ -1,5 +1,4 @@
-"""A shallow MLP in two regimes: rich, where it takes steps of its own, and lazy, where its kernel
-says when.
+"""A shallow MLP: steps of its own in the rich regime, its kernel's in the lazy one.
 
 Claim          A hidden layer learns one dimension at a time. From small weights (the rich regime)
                it takes steps that its kernel at the start does not predict; doubled, so that it is
@@ -20,10 +19,13 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import networks
 from experiments.contract import Check, Progress, Result, silent
+from experiments.shared import mlps
 from stepwise import dynamics, entk, plotting, spectra
 from stepwise.compare import compare
+
+SECONDS = {"smoke": 15, "laptop": 80}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ class Config:
 
 def run(config: Config, progress: Progress = silent) -> Result:
     """Train both arms, and predict the lazy one."""
-    x, x2 = networks.normalised_views(config)
+    x, x2 = mlps.normalised_views(config)
     both = np.concatenate([x, x2])
     progress(f"rich: {config.rich_steps} steps from weights of {config.rich_scale}")
-    apply, params = networks.mlp(x[0].size, config.rich_width, config.d, config.seed, "relu")
+    apply, params = mlps.mlp(x[0].size, config.rich_width, config.d, config.seed, "relu")
     small = jax.tree.map(lambda leaf: config.rich_scale * leaf, params)
     at = np.unique(np.geomspace(1, config.rich_steps, config.records).astype(int))
     rich, _ = dynamics.full_batch(
@@ -94,11 +96,11 @@ def run(config: Config, progress: Progress = silent) -> Result:
     progress("rich: what its kernel at the start would have predicted")
     told = dynamics.output_descent(theta, z0, config.rich_lr, config.rich_steps, record_at=at)
 
-    limit = networks.limit_problem(networks.mlp_kernel("relu"), x, x2, config.d)
+    limit = mlps.limit_problem(mlps.mlp_kernel("relu"), x, x2, config.d)
     lr = config.lazy_lr_gamma / float(limit.gamma[0])
-    steps = networks.grid(limit, config.d, config.lazy_scale, lr, config.until, config.records)
+    steps = mlps.grid(limit, config.d, config.lazy_scale, lr, config.until, config.records)
     progress(f"lazy: {steps[-1]} steps of a doubled network of width {config.lazy_width}")
-    lazy = networks.lazy_run(
+    lazy = mlps.lazy_run(
         x,
         x2,
         limit,

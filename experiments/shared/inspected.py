@@ -5,8 +5,8 @@ with.
 from dataclasses import dataclass, replace
 from typing import Self
 
-from experiments import resnets
 from experiments.contract import Progress
+from experiments.shared import resnets
 from stepwise import subject as subjects
 from stepwise.subject import Subject
 

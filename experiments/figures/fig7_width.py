@@ -1,5 +1,4 @@
-"""Width: a finite network approaches the kernel of its infinite width as 1/√N, and its own kernel
-as 1/N.
+"""Width: networks approach their infinite width's kernel as 1/√N, and their own as 1/N.
 
 Claim          Barlow Twins leaves the NTK of a wide network constant, so that kernel theory
                predicts real networks: the error against the infinite width falls as N^(−1/2)
@@ -28,11 +27,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import networks
 from experiments.contract import Check, Progress, Result, silent
+from experiments.shared import mlps
 from stepwise import kernels, laws, plotting, problem
 from stepwise.compare import compare
 from stepwise.neural_tangents import nt
+
+SECONDS = {"smoke": 20, "laptop": 280}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 NAMES = {"linear": "linear", "mlp": "MLP", "cnn": "CNN, flattened", "pooled": "CNN, pooled"}
 
@@ -107,11 +109,11 @@ def run(config: Config, progress: Progress = silent) -> Result:
     """Train every width from every seed beside its two predictions; then the spectra of infinite
     width.
     """
-    x, x2 = networks.normalised_views(config)
-    limit = networks.limit_problem(networks.mlp_kernel("erf"), x, x2, config.d)
-    kinked = networks.limit_problem(networks.mlp_kernel("relu"), x, x2, config.d)
+    x, x2 = mlps.normalised_views(config)
+    limit = mlps.limit_problem(mlps.mlp_kernel("erf"), x, x2, config.d)
+    kinked = mlps.limit_problem(mlps.mlp_kernel("relu"), x, x2, config.d)
     lr = config.lr_gamma / float(limit.gamma[0])
-    at = networks.grid(limit, config.d, config.scale, lr, config.until, config.records)
+    at = mlps.grid(limit, config.d, config.scale, lr, config.until, config.records)
     errors, drift = (
         np.zeros((2, len(config.widths), config.seeds)),
         np.zeros((len(config.widths), config.seeds)),
@@ -126,7 +128,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
         )
         for seed in range(config.seeds):
             found = [
-                networks.lazy_run(
+                mlps.lazy_run(
                     x,
                     x2,
                     limit,
@@ -154,10 +156,10 @@ def run(config: Config, progress: Progress = silent) -> Result:
         jax.clear_caches()  # every width is a program of its own
     progress("drift with a kink: ReLU")
     kink_lr = config.lr_gamma / float(kinked.gamma[0])
-    kink_at = networks.grid(kinked, config.d, config.scale, kink_lr, config.until, config.records)
+    kink_at = mlps.grid(kinked, config.d, config.scale, kink_lr, config.until, config.records)
     kink_drift = [
         [
-            networks.lazy_run(
+            mlps.lazy_run(
                 x,
                 x2,
                 kinked,
@@ -224,14 +226,14 @@ def _spectra(config: Config) -> dict[str, np.ndarray]:
         n_pairs=config.spectrum_pairs,
         seed=config.seed,
     )
-    x, x2 = networks.normalised_views(spectrum)
+    x, x2 = mlps.normalised_views(spectrum)
     both = np.concatenate([x, x2])
     stax = nt.stax
-    block: dict[str, Any] = {"W_std": networks.GAIN["relu"], "b_std": None}
+    block: dict[str, Any] = {"W_std": mlps.GAIN["relu"], "b_std": None}
     conv = [stax.Conv(1, (3, 3), padding="SAME", **block), stax.Relu()] * config.depth
     found: dict[str, kernels.Kernel] = {
         "linear": kernels.linear(),
-        "mlp": networks.mlp_kernel("relu", config.depth),
+        "mlp": mlps.mlp_kernel("relu", config.depth),
         "cnn": kernels.infinite_width([*conv, stax.Flatten(), stax.Dense(1, **block)]),
         "pooled": kernels.infinite_width([*conv, stax.GlobalAvgPool(), stax.Dense(1, **block)]),
     }

@@ -23,8 +23,8 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import images, limits
 from experiments.contract import Check, Progress, Result, silent
+from experiments.shared import images, sweeps
 from stepwise import dynamics, laws, plotting, problem, validity
 from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
@@ -139,9 +139,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
     ]
 
     progress("the theory's error against start scale")
-    by_scale = limits.error_against_scale(experiment, config)
+    by_scale = sweeps.error_against_scale(experiment, config)
     progress("descent's delay against the learning rate")
-    by_lr = limits.delay_against_lr(experiment, A0[0], config)
+    by_lr = sweeps.delay_against_lr(experiment, A0[0], config)
 
     taus = np.stack([np.asarray(model_steps(model, W)) for W in W0])
     arrays = {
@@ -266,9 +266,9 @@ def check(result: Result) -> list[Check]:
         gap["alignment"] if gap["alignment"] is not None else np.nan for gap in numbers["gaps"]
     ]
     missed = [each for each in numbers["exceptions"] if not each["predicted"]]
-    half, foot = limits.delay_slopes(result)
+    half, foot = sweeps.delay_slopes(result)
     law, plateau = result.arrays["delay_laws"][0], 2 * result.arrays["delay_gamma"]
-    measured, predicted = limits.scale_slopes(result)
+    measured, predicted = sweeps.scale_slopes(result)
     off_slope = float(np.median(np.abs(measured - predicted))) if measured.size else np.nan
     return [
         Check("positive modes", numbers["validity"]["n_positive"], config["d"], ">=", premise=True),
@@ -314,7 +314,7 @@ def check(result: Result) -> list[Check]:
             "step's delay slope over its law, largest error", _largest(half / law - 1), 0.03, "<="
         ),
         Check("slope in start scale, median error", off_slope, 0.25, "<="),
-        Check("error over its prediction, median factor", limits.scale_factor(result), 2, "<="),
+        Check("error over its prediction, median factor", sweeps.scale_factor(result), 2, "<="),
     ]
 
 
@@ -360,8 +360,8 @@ def draw(rows: Any, result: Result) -> None:
     )
     bottom = rows[2].subplots(1, 3)
     _plot_collapse(bottom[0], result)
-    limits.plot_scale(bottom[1], result)
-    limits.plot_delay(bottom[2], result)
+    sweeps.plot_scale(bottom[1], result)
+    sweeps.plot_delay(bottom[2], result)
 
 
 def _plot_collapse(ax: Any, result: Result) -> None:

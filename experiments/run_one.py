@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import images
 from experiments.arguments import FIGURES, Arguments
 from experiments.contract import Check, Result, finished
+from experiments.shared import images
 from stepwise import _files, _npz, plotting, record
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,5 +1,4 @@
-"""What a trained network's empirical NTK predicts of its own embedding: the alignment of two
-subspaces.
+"""What a trained network's empirical NTK predicts of its own embedding.
 
 Claim          The subspace that a network has learned is near the one that kernel theory predicts
                from its eNTK after training: nearer than what the eNTK at initialisation or the
@@ -24,14 +23,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import alignment, images, resnets
-from experiments.alignment import Config
 from experiments.contract import Check, Progress, Result, silent
-from experiments.resnets import ABOVE, digest
+from experiments.shared import images, inspected, resnets
+from experiments.shared.inspected import Config
+from experiments.shared.resnets import ABOVE, digest
 from stepwise import entk, plotting
 from stepwise.methods import find
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
+
+SECONDS = {"smoke": 30, "laptop": 70}
+"""About what it takes on two cores, for the time left of `make figures`."""
 
 KERNELS = {"trained": "eNTK, trained", "start": "eNTK, at the start", "pixels": "pixel kernel"}
 
@@ -41,7 +43,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     arrays: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {}
     for method in config.methods:
-        of = alignment.subject(config, method, progress)
+        of = inspected.subject(config, method, progress)
         progress(f"{find(method).title}, eNTK of {len(of.x)} views after training and before")
         bar = sys.stderr.isatty()
         kernels = {

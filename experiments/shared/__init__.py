@@ -1,0 +1,1 @@
+"""What several figures share: images, trained networks, sweeps of starts and learning rates."""
