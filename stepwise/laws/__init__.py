@@ -8,9 +8,4 @@ from stepwise.laws.barlow_twins import BarlowTwins
 from stepwise.laws.start import effective_start, expected_start
 from stepwise.laws.supervised import Supervised
 
-
-def DEFAULT(problem, d):  # replaced on merge
-    return BarlowTwins(problem.gamma)
-
-
-__all__ = ["DEFAULT", "BarlowTwins", "Supervised", "effective_start", "expected_start"]
+__all__ = ["BarlowTwins", "Supervised", "effective_start", "expected_start"]
