@@ -84,7 +84,9 @@ def test_a_sketch_leaves_alone_what_is_smaller_than_it(x64):
 
 
 def test_bad_arguments_are_refused_by_name(x64):
-    with pytest.raises(ValueError, match="probes: expected at least 4, one a batch, received 3"):
+    with pytest.raises(
+        ValueError, match="probes: expected a whole number from 4, one for each batch, received 3"
+    ):
         entk.estimate(apply, PARAMS, X, probes=3)
     with pytest.raises(ValueError, match="sketch: expected a whole number from 0, received -1"):
         entk.estimate(apply, PARAMS, X, sketch=-1)
