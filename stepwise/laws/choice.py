@@ -1,0 +1,64 @@
+"""Which law a solver follows: what `law=` takes, made into the law of one problem."""
+
+from typing import Any
+
+import numpy as np
+
+from stepwise import _check
+from stepwise.laws.barlow_twins import BarlowTwins
+from stepwise.laws.base import Law, LawOf
+from stepwise.types import Whole
+
+DEFAULT = BarlowTwins.of
+"""The law of a problem where no other is asked for: Barlow Twins, as the theory has it."""
+
+
+def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
+    """The law of this problem in d dimensions.
+
+    Args:
+        law: a function (problem, d) -> Law, the class of a law that needs the problem alone, a law
+            itself, or None for `DEFAULT`.
+        problem: a `Problem`, or `Modes` where there is none.
+        d: dimension of the embedding.
+
+    Raises:
+        ValueError: that is no law, or has another number of modes; or the problem was cut to its
+            largest modes, and this law's modes do not grow in that order.
+    """
+    name = type(law).__name__ if isinstance(law, Law) else repr(law)
+    if law is None:
+        law = DEFAULT
+    elif isinstance(law, type) and issubclass(law, Law):
+        law = law.of
+    _check.require(
+        isinstance(law, Law) or callable(law), "law", "a function (problem, d) -> Law", name
+    )
+    found = law if isinstance(law, Law) else law(problem, d)
+    _check.require(isinstance(found, Law), "law", f"a Law from {name}", repr(found))
+    modes, own = problem.gamma, found.unit()
+    _check.require(
+        np.shape(own) == np.shape(modes),
+        "law",
+        f"one of {np.size(modes)} modes as the problem",
+        own,
+    )
+    if not found.follows_gamma:
+        _require_whole(problem, type(found).__name__)
+    return found
+
+
+def _require_whole(problem: Any, name: str) -> None:
+    """Refuse a problem without its smallest mode: a law in another order may need what was cut
+    off.
+    """
+    if problem.lowest is None or _check.is_traced(problem.gamma, problem.lowest):
+        return
+    lowest, last = float(problem.lowest), float(np.min(problem.gamma))
+    kept = lowest >= last - 1e-6 * float(np.max(np.abs(problem.gamma)))
+    _check.require(
+        kept,
+        "problem",
+        f"all of its modes, since {name} does not follow the order of γ",
+        f"one cut to its {np.size(problem.gamma)} largest",
+    )
