@@ -13,6 +13,7 @@ import numpy as np
 
 from stepwise import _check, dynamics, kernels, laws, plotting, problem, record, validity, views
 from stepwise.cli.images import Source
+from stepwise.laws import LawOf
 from stepwise.moments import Center
 from stepwise.problem import Problem
 
@@ -73,8 +74,14 @@ class Predict(Source):
         with jax.enable_x64(True):
             x, x2 = (np.asarray(view, np.float64) for view in pair)
             p = self._problem(x, x2)
-            lr = self.lr if self.lr is not None else 0.01 * float(p.max_stable_lr())
-            report = validity.report(p, self.d, start_scale=self.start_scale, lr=lr)
+            lr = (
+                self.lr
+                if self.lr is not None
+                else 0.01 * float(p.max_stable_lr(law=self._law(), d=self.d))
+            )
+            report = validity.report(
+                p, self.d, law=self._law(), start_scale=self.start_scale, lr=lr
+            )
             arrays, numbers = self._curves(p, report, lr)
         print(
             f"{images.source}: {len(x)} pairs ({self.recipe}), {x[0].size} numbers a view; "
@@ -113,6 +120,10 @@ class Predict(Source):
         print(written)
         return 0
 
+    def _law(self) -> LawOf:
+        """The law of the loss whose course is predicted."""
+        return None
+
     def _problem(self, x: np.ndarray, x2: np.ndarray) -> Problem:
         if self.model == "linear":
             return problem.from_views(x, x2, center=self.center)
@@ -141,8 +152,9 @@ class Predict(Source):
         k = min(self.d, p.gamma.size)
         mean, _ = (np.asarray(part)[:k] for part in laws.expected_start(self.d))
         A0 = np.zeros((self.d, p.gamma.size))
-        A0[np.arange(k), np.arange(k)] = self.start_scale * np.exp(mean / 2)
-        curve = dynamics.closed_form(p, A0, times)
+        first = np.asarray(laws.law_of(self._law(), p, self.d).order)[:k]
+        A0[np.arange(k), first] = self.start_scale * np.exp(mean / 2)
+        curve = dynamics.closed_form(p, A0, times, law=self._law())
         arrays = {
             "gamma": np.asarray(p.gamma),
             "times": times,

@@ -1,7 +1,7 @@
 """The law of linear Barlow Twins from an aligned start: each mode is a logistic curve."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class BarlowTwins(Law):
         object.__setattr__(self, "gamma", gamma)
 
     @classmethod
-    def of(cls, problem: Any, d: Whole) -> Self:
+    def of(cls, problem: Any, d: Whole) -> "BarlowTwins":
         """The law of a problem's modes, with its lowest mode."""
         return cls(problem.gamma, problem.lowest)
 
@@ -81,20 +81,25 @@ class BarlowTwins(Law):
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
         """‖C − I‖_F², C = A diag(γ) Aᵀ."""
-        C = self.measure(A)
-        return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2)
+        return self.distance(self.measure(A))
 
     def contraction(self) -> float:
         """4."""
         return self.PULL
 
-    def loss_of(self, eigenvalues: Numbers) -> Float[Array, "*T"]:
-        """Σ_j (1 − λ_j)²."""
-        return jnp.sum((1 - jnp.asarray(eigenvalues)) ** 2, axis=-1)
+    def loss_of(self, eigenvalues: Numbers) -> Any:
+        """Σ_j (1 − λ_j)², in the eigenvalues' own kind of array."""
+        return ((1 - eigenvalues) ** 2).sum(axis=-1)
 
     def lowest_loss(self, d: Whole) -> Float[Array, ""]:
         """1 for each dimension without a positive mode."""
         return jnp.maximum(d - jnp.sum(self.gamma > 0), 0).astype(self.gamma.dtype)
+
+    @staticmethod
+    def distance(C: Numbers) -> Float[Array, ""]:
+        """‖C − I‖_F²."""
+        C = jnp.asarray(C)
+        return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2)
 
     @staticmethod
     def embedding_gradient(z: Numbers) -> tuple[Float[Array, "views d"], Float[Array, "d d"]]:

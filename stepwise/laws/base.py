@@ -32,7 +32,7 @@ cheaper by hand, and `max_stable_lr` where a limit is known.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ class Law:
         )
 
     @classmethod
-    def of(cls, problem: Any, d: Whole) -> Self:
+    def of(cls, problem: Any, d: Whole) -> "Law":
         """The law of a problem: what `law=` calls when it is given the class itself.
 
         Raises:
@@ -152,9 +152,9 @@ class Law:
         """
         return None
 
-    def loss_of(self, eigenvalues: Numbers) -> Float[Array, " T"] | None:
-        """L(t) [T] from eigenvalues [T, d] of the observable; None where they do not determine
-        it.
+    def loss_of(self, eigenvalues: Numbers) -> Any:
+        """L(t) [T] from eigenvalues [T, d] of the observable, an array of JAX or of NumPy; None
+        where they do not determine it.
         """
         return None
 
@@ -254,8 +254,10 @@ class Law:
         rows = np.asarray(learned)
         if rows.ndim < 2:
             modes = rows.astype(int)
-            rows = self.aligned(self.rest()[modes], modes)
-        A = jnp.concatenate([jnp.asarray(rows), jnp.zeros((1, self.unit().shape[0]))])
+            held = self.aligned(self.rest()[modes], modes)
+        else:
+            held = jnp.asarray(rows)
+        A = jnp.concatenate([held, jnp.zeros((1, self.unit().shape[0]))])
 
         def spare(row: Array) -> Array:
             return self.rhs(A.at[-1].set(row))[-1]

@@ -26,16 +26,18 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
         ValueError: that is no law, or has another number of modes; or the problem was cut to its
             largest modes, and this law's modes do not grow in that order.
     """
-    name = type(law).__name__ if isinstance(law, Law) else repr(law)
-    if law is None:
-        law = DEFAULT
-    elif isinstance(law, type) and issubclass(law, Law):
-        law = law.of
-    _check.require(
-        isinstance(law, Law) or callable(law), "law", "a function (problem, d) -> Law", name
-    )
-    found = law if isinstance(law, Law) else law(problem, d)
-    _check.require(isinstance(found, Law), "law", f"a Law from {name}", repr(found))
+    found: Any
+    if isinstance(law, Law):
+        found = law
+    elif isinstance(law, type):
+        _check.require(issubclass(law, Law), "law", "the class of a Law", law.__name__)
+        found = law.of(problem, d)
+    else:
+        make = DEFAULT if law is None else law
+        _check.require(callable(make), "law", "a function (problem, d) -> Law", repr(law))
+        found = make(problem, d)
+    _check.require(isinstance(found, Law), "law", "a function (problem, d) -> Law", repr(found))
+    assert isinstance(found, Law)
     modes, own = problem.gamma, found.unit()
     _check.require(
         np.shape(own) == np.shape(modes),

@@ -47,7 +47,7 @@ def leading_modes(law: Law, d: Whole) -> Int[Array, " k"]:
     _check.require(
         law.rotates,
         "law",
-        "a loss that is blind to rotations of the embedding, so that a start acts as an aligned one",
+        "a loss that is blind to rotations of the embedding (a start then acts as an aligned one)",
         type(law).__name__,
     )
     return law.order[:d]

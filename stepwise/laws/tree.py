@@ -34,7 +34,7 @@ def flatten(law: Any) -> tuple[list[Any], tuple[Any, ...]]:
 
 def unflatten(cls: type, about: tuple[Any, ...], leaves: Any) -> Any:
     """The law again; nothing is checked anew, since anything may stand for a leaf."""
-    law = object.__new__(cls)
+    law: Any = object.__new__(cls)
     fields = [("_leaf_names", about[0]), *zip(about[0], leaves, strict=True), *about[1]]
     for name, value in fields:
         object.__setattr__(law, name, value)
