@@ -84,7 +84,7 @@ class Trajectory:
     snapshots: Numbers | None = None
     snapshot_times: Numbers | None = None
     rest: Numbers | None = None
-    observable: str = field(default="C", metadata={"static": True})
+    observable: Any = field(default="C", metadata={"static": True})
     source: str = field(default="", metadata={"static": True})
     stats: dict[str, Any] = field(default_factory=dict)
 
@@ -144,9 +144,8 @@ class Trajectory:
         arrays, about = _npz.read(path, "stepwise.Trajectory", required)
         result = Result(arrays.pop("result.code"), arrays.pop("result.step"), str(about["cause"]))
         stats = {key[6:]: arrays.pop(key) for key in sorted(arrays) if key.startswith("stats.")}
-        parts: Any = {
-            key[10:]: arrays.pop(key) for key in sorted(arrays) if key[:10] == "snapshots."
-        }
+        entries = [key for key in sorted(arrays) if key.startswith("snapshots.")]
+        parts: Any = {key.removeprefix("snapshots."): arrays.pop(key) for key in entries}
         if parts:
             arrays["snapshots"] = parts
         known = {field.name for field in fields(cls)}

@@ -31,8 +31,8 @@ def dual_descent(
 
     c ← c − lr (∂L/∂z)ᵀ with the outputs z = K cᵀ: gradient descent on the function in the kernel's
     own space. For L = ‖C − I‖_F², C = (1/2n) c K P K cᵀ, where P swaps the views, the gradient is
-    (4/2n) (C − I) c K P. In mode coordinates, A = c K · basis, it is `descent` (source, section 5); this is the same experiment without a
-    decomposition of K.
+    (4/2n) (C − I) c K P. In mode coordinates, A = c K · basis, it is `descent` (source, section 5);
+    this is the same experiment without a decomposition of K.
 
     Args:
         K: [2n, 2n], views stacked X then X'; centre it beforehand if the model is to be centred.

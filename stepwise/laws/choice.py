@@ -30,8 +30,9 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
     if isinstance(law, Law):
         found = law
     elif isinstance(law, type):
-        _check.require(issubclass(law, Law), "law", "the class of a Law", law.__name__)
-        found = law.of(problem, d)
+        own: Any = law
+        _check.require(issubclass(own, Law), "law", "the class of a Law", own.__name__)
+        found = own.of(problem, d)
     else:
         make = DEFAULT if law is None else law
         _check.require(callable(make), "law", "a function (problem, d) -> Law", repr(law))
