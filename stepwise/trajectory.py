@@ -237,10 +237,9 @@ def as_inputs(
     _check.require(times.size > 0, "times", "at least one time", times)
     if not _check.is_traced(times):
         host = np.asarray(times)
-        ordered = bool(host[0] >= 0 and (np.diff(host) > 0).all())
-        _check.require(
-            ordered, "times", "increasing numbers from 0 on", f"{host[:3]} ... {host[-1]}"
-        )
+        if not (host[0] >= 0 and (np.diff(host) > 0).all()):
+            received = f"{host[:3]} ... {host[-1]}"
+            _check.require(False, "times", "increasing numbers from 0 on", received)
     dtype = jnp.result_type(gamma, A0, times)
     return jnp.asarray(gamma, dtype), jnp.asarray(A0, dtype), jnp.asarray(times, dtype)
 

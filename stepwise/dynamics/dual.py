@@ -125,7 +125,11 @@ def _with(run: Trajectory, **arrays: jax.Array) -> Trajectory:
 def _dual_gradients(loss: loop.Loss | None) -> loop.Gradients:
     def gradients(c: jax.Array, K: jax.Array) -> tuple[jax.Array, Any]:
         # the gradient in the kernel's own space: f moves by −lr · this @ k(x)
-        slope, records = _slope(loss, (c @ K).T)
+        outputs = c @ K
+        if loss is None:
+            slope, C = laws.BarlowTwins.transposed_gradient(outputs)
+            return slope, (C, None)
+        slope, records = _slope(loss, outputs.T)
         return slope.T, records
 
     return gradients

@@ -34,14 +34,13 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers, *, law: LawOf = N
 
     Can be jitted, vmapped over A0, and differentiated in A0 and the law's moments.
     """
-    gamma, A0, times = trajectory.as_inputs(problem.gamma, A0, times)
-    found = laws.cast(laws.law_of(law, problem, len(A0)), gamma.dtype)
-    return _closed_form(found, A0, times)
+    _, A0, times = trajectory.as_inputs(problem.gamma, A0, times)
+    return _closed_form(laws.law_of(law, problem, len(A0)), A0, times)
 
 
 @jax.jit
 def _closed_form(law: Law, A0: jax.Array, times: jax.Array) -> Trajectory:
-    d, r = A0.shape
+    law, (d, r) = laws.cast(law, A0.dtype), A0.shape
     k = min(d, r)
     at = leading_modes(law, k)
     q, upper = jnp.linalg.qr(A0[:, at])

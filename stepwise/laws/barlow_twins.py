@@ -111,6 +111,15 @@ class BarlowTwins(Law):
         C = swapped.T @ z
         return 4 * swapped @ (C - jnp.eye(z.shape[1], dtype=C.dtype)), C
 
+    @staticmethod
+    def transposed_gradient(zT: Numbers) -> tuple[Float[Array, "d views"], Float[Array, "d d"]]:
+        """The same of embeddings as columns [d, 2n], which costs no transposition."""
+        zT = jnp.asarray(zT)
+        views = zT.shape[1]
+        swapped = jnp.roll(zT, views // 2, axis=1) / views
+        C = swapped @ zT.T
+        return 4 * (C - jnp.eye(len(C), dtype=C.dtype)) @ swapped, C
+
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """λ_j(t) = 1 / (1 + (1/λ_j(0) − 1) e^{−8 γ_j t}), in the order of the modes (not sorted).
 

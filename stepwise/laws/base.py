@@ -314,7 +314,9 @@ class Modes(NamedTuple):
 
 def cast(law: Law, dtype: Any) -> Law:
     """The law with its arrays in another precision."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, jax.Array | np.ndarray) else leaf,
-        law,
-    )
+
+    def converted(leaf: Any) -> Any:
+        array = isinstance(leaf, jax.Array | np.ndarray)
+        return jnp.asarray(leaf, dtype) if array and leaf.dtype != dtype else leaf
+
+    return jax.tree.map(converted, law)

@@ -35,9 +35,9 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
         found = own.of(problem, d)
     else:
         make = DEFAULT if law is None else law
-        _check.require(callable(make), "law", "a function (problem, d) -> Law", repr(law))
+        _check.require(callable(make), "law", "a function (problem, d) -> Law", _named(law))
         found = make(problem, d)
-    _check.require(isinstance(found, Law), "law", "a function (problem, d) -> Law", repr(found))
+    _check.require(isinstance(found, Law), "law", "a function (problem, d) -> Law", _named(found))
     assert isinstance(found, Law)
     modes, own = problem.gamma, found.unit()
     _check.require(
@@ -49,6 +49,10 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
     if not found.follows_gamma:
         _require_whole(problem, type(found).__name__)
     return found
+
+
+def _named(value: Any) -> str:
+    return f"a {type(value).__name__}"
 
 
 def _require_whole(problem: Any, name: str) -> None:
