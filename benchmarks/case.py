@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from stepwise import problem
+from stepwise import laws, problem
 
 SPECTRA = Path("results/bench/spectra")
 
@@ -58,7 +58,8 @@ class Case:
         """From 0 to 1.2 times the last predicted step time."""
         lead = self.gamma[: self.d]
         size = np.abs(np.diagonal(np.linalg.qr(self.start[:, : self.d])[1]))
-        steps = np.log(1 / np.clip(lead * size**2, 1e-300, 0.5) - 1) / (8 * lead)
+        growth = laws.BarlowTwins.RATE * lead
+        steps = np.log(1 / np.clip(lead * size**2, 1e-300, 0.5) - 1) / growth
         return np.append(0, np.geomspace(steps[0] / 5 + 1e-3, 1.2 * steps.max(), self.samples - 1))
 
 

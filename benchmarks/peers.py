@@ -7,6 +7,7 @@ from scipy.integrate import solve_ivp
 
 from benchmarks.case import Case
 from benchmarks.child import Outcome, measured
+from stepwise.laws import BarlowTwins
 
 
 def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcome:
@@ -15,13 +16,13 @@ def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcom
     """
     case = Case(d, n, alpha)
     gamma, start, times = case.gamma, case.start, case.times
-    r = gamma.size
+    r, pull = gamma.size, BarlowTwins.PULL
     slope, scaled, one = np.empty((d, r)), np.empty((d, r)), np.eye(d)
 
     def field(t: float, y: np.ndarray) -> np.ndarray:
         A = y.reshape(d, r)
-        np.multiply(A, 4 * gamma, out=scaled)
-        np.matmul(one - (scaled @ A.T) / 4, scaled, out=slope)
+        np.multiply(A, pull * gamma, out=scaled)
+        np.matmul(one - (scaled @ A.T) / pull, scaled, out=slope)
         return slope.ravel().copy()
 
     def call() -> dict[str, np.ndarray]:

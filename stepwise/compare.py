@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from stepwise import _check, spectra
+from stepwise import _check, laws, spectra
 from stepwise.dynamics import Trajectory
+from stepwise.laws import Law, LawOf, Modes
 from stepwise.types import Numbers, Real
 
 Curves: TypeAlias = Trajectory | tuple[Any, ...] | dict[str, Any]
@@ -26,7 +28,8 @@ class Comparison:
         step_time_error: |τ_experiment − τ_theory| / τ_theory [d]; 0 where neither crosses, infinite
             where only one does.
         eigenvalue_rms: root mean square of λ_experiment − λ_theory over modes and over ln t.
-        loss_rms: the same of the loss; None with unlike d, where the losses have other constants.
+        loss_rms: the same of the loss; None with unlike d, where the losses have other constants,
+            and where the law does not have a plain curve's loss from its eigenvalues.
         alignment: of the two final subspaces in mode coordinates, where both hold a snapshot of
             full rank.
     """
@@ -78,7 +81,14 @@ class Comparison:
         } | {name: None if value is None else float(value) for name, value in scalars.items()}
 
 
-def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Comparison:
+def compare(
+    theory: Curves,
+    experiment: Curves,
+    *,
+    level: Real = 0.5,
+    law: LawOf = None,
+    problem: Any = None,
+) -> Comparison:
     """Lay an experiment over a theory.
 
     Both are read on the experiment's own times within what the two share; the theory is
@@ -88,14 +98,20 @@ def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Compari
 
     Args:
         theory, experiment: trajectories, or plain arrays of logged curves (see `Curves`).
-        level: the height that counts as a step (`spectra.step_times`).
+        level: the height that counts as a step (`spectra.step_times`), relative to where the law
+            says each eigenvalue rests. A theory that is a trajectory brings that with it.
+        law: of plain curves, a function (problem, d) -> Law or a law; `laws.DEFAULT` without one,
+            whose eigenvalues rest at 1.
+        problem: of the law, where it is a function.
 
     Raises:
         ValueError: times do not increase, shapes do not fit, the two share no stretch of time, or a
-            curve is not finite.
+            curve is not finite; the two are trajectories of different matrices (C, a covariance).
     """
-    t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory)
-    t_run, run_curves, run_loss, run_end = curves("experiment", experiment)
+    _require_one_observable(theory, experiment)
+    options = {"law": law, "problem": problem}
+    t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory, **options)
+    t_run, run_curves, run_loss, run_end = curves("experiment", experiment, **options)
     d, same = (
         min(theory_curves.shape[1], run_curves.shape[1]),
         theory_curves.shape[1] == run_curves.shape[1],
@@ -116,24 +132,41 @@ def compare(theory: Curves, experiment: Curves, *, level: Real = 0.5) -> Compari
     weights /= weights.sum()
 
     gap = run_curves[shared] - _interpolated(t, t_theory, theory_curves)
-    loss_gap = run_loss[shared] - _interpolated(t, t_theory, theory_loss[:, None])[:, 0]
-    theory_steps = spectra.step_times(t_theory, theory_curves, level)
-    run_steps = spectra.step_times(t_run, run_curves, level)
+    loss_rms = None
+    if same and theory_loss is not None and run_loss is not None:
+        loss_gap = run_loss[shared] - _interpolated(t, t_theory, theory_loss[:, None])[:, 0]
+        loss_rms = float(np.sqrt(weights @ loss_gap**2))
+    rest = _rests(theory, law_of_curves(d, **options), d)
+    theory_steps = spectra.step_times(t_theory, theory_curves / rest, level)
+    run_steps = spectra.step_times(t_run, run_curves / rest, level)
     return Comparison(
         theory_steps,
         run_steps,
         _relative(theory_steps, run_steps),
         float(np.sqrt(np.mean(weights @ gap**2))),
-        float(np.sqrt(weights @ loss_gap**2)) if same else None,
+        loss_rms,
         _alignment(theory_end, run_end),
     )
 
 
+def law_of_curves(d: int, *, law: LawOf = None, problem: Any = None) -> Law:
+    """The law of d plain curves: of its problem, or, as the default is, of any d modes alike.
+
+    Raises:
+        ValueError: the law is a function, and no problem is given.
+    """
+    alone = law is None or isinstance(law, Law)
+    _check.require(alone or problem is not None, "problem", "the problem of the law", "None")
+    if isinstance(law, Law):
+        return law
+    return laws.law_of(law, Modes(np.ones(d)) if problem is None else problem, d)
+
+
 def curves(
-    name: str, given: Curves
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    name: str, given: Curves, *, law: LawOf = None, problem: Any = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(times [T], eigenvalues [T, d], loss [T], last snapshot or None) of a trajectory or of plain
-    arrays.
+    arrays; without a loss, the law's of these eigenvalues, or None where they do not determine it.
 
     Raises:
         ValueError: times do not increase, shapes do not fit, or a curve is not finite; `name` says
@@ -149,7 +182,8 @@ def curves(
         _check.require(
             len(times) > 1, name, "a run of at least two finite samples", f"one that {given.result}"
         )
-        end = None if given.snapshots is None else np.asarray(given.snapshots)[-1]
+        whole = isinstance(given.snapshots, jax.Array | np.ndarray)  # and not a tree of parts
+        end = np.asarray(given.snapshots)[-1] if whole else None
     elif isinstance(given, dict):
         known = {"times", "eigenvalues"} <= given.keys()
         _check.require(known, name, "a dict with times and eigenvalues", f"keys {sorted(given)}")
@@ -170,8 +204,30 @@ def curves(
     _check.require(
         len(values) == t.size, f"{name} eigenvalues", f"[{t.size}, d], a row for each time", values
     )
-    loss = np.sum((1 - values) ** 2, axis=1) if loss is None else _loss(name, loss, t.size)
-    return t, values, loss, end
+    if loss is not None:
+        return t, values, _loss(name, loss, t.size), end
+    known = law_of_curves(values.shape[1], law=law, problem=problem).loss_of(values)
+    return t, values, None if known is None else np.asarray(known, np.float64), end
+
+
+def _require_one_observable(theory: Curves, experiment: Curves) -> None:
+    if isinstance(theory, Trajectory) and isinstance(experiment, Trajectory):
+        _check.require(
+            theory.observable == experiment.observable,
+            "experiment",
+            f"eigenvalues of the {theory.observable}, as the theory's",
+            f"those of the {experiment.observable}",
+        )
+
+
+def _rests(theory: Curves, law: Law, d: int) -> np.ndarray:
+    """What the d largest eigenvalues rest at; for one that does not grow, the largest of them."""
+    if isinstance(theory, Trajectory) and theory.rest is not None:
+        rest = np.asarray(theory.rest, np.float64)[:d]
+    else:
+        ends = np.asarray(law.rest()[law.learned(d)], np.float64)
+        rest = np.pad(ends, (0, d - len(ends)))
+    return np.where(rest > 0, rest, rest.max(initial=0) or 1.0)
 
 
 def _loss(name: str, loss: Numbers, size: int) -> np.ndarray:

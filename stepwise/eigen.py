@@ -40,7 +40,7 @@ class Eigenpairs(NamedTuple):
     """How many times the operator met a block."""
 
 
-def descending(
+def eigh_descending(
     matrix: Float[np.ndarray, "k k"],
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
     """All eigenpairs of a symmetric matrix, from the largest down, in float64; each vector's
@@ -240,7 +240,7 @@ def _whitened(
 
 def _dense(operator: Operator, operands: Any, size: int, k: int, dtype: Any) -> Eigenpairs:
     matrix = np.asarray(operator(operands, jnp.eye(size, dtype=dtype)), np.float64)
-    values, vectors = descending((matrix + matrix.T) / 2)
+    values, vectors = eigh_descending((matrix + matrix.T) / 2)
     residuals = np.linalg.norm(matrix @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
     found = (values[:k], vectors[:, :k], residuals, values[-1])
     top_values, top_vectors, bounds, lowest = (jnp.asarray(array, dtype) for array in found)
@@ -290,3 +290,6 @@ def _signed(vectors: Any, xp: Any) -> Any:
     """Fix the free sign of each column: its largest entry is positive."""
     peak = xp.take_along_axis(vectors, xp.argmax(xp.abs(vectors), axis=0)[None], axis=0)
     return vectors * xp.where(peak < 0, -1, 1)
+
+
+descending = eigh_descending  # former name, until 0.3

@@ -5,13 +5,12 @@ returns a scalar; none of them divides a batch by devices, so that under `jit` o
 the loss is that of the whole batch. bfloat16 and float16 are computed in float32.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from stepwise import _check
+from stepwise.moments import CENTERS, Center, centre, cross_moment
 from stepwise.types import Numbers, Real
 
 Scalar = Float[Array, ""]
@@ -39,7 +38,7 @@ def barlow_twins_unnormalised(
     z2: Numbers,
     *,
     off_diagonal: Real = 1.0,
-    center: Literal["pooled", "per_view", "none"] = "pooled",
+    center: Center = "pooled",
 ) -> Scalar:
     """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n) of centred embeddings: the theory's form (source, eq.
     3 and 4).
@@ -54,15 +53,10 @@ def barlow_twins_unnormalised(
         ValueError: the embeddings are not matrices of one shape.
     """
     z1, z2 = _pair(z1, z2)
-    known = ("pooled", "per_view", "none")
-    _check.require(center in known, "center", f"one of {known}", repr(center))
-    mean1, mean2 = z1.mean(0), z2.mean(0)
-    if center == "pooled":
-        mean1 = mean2 = (mean1 + mean2) / 2
+    _check.require(center in CENTERS, "center", f"one of {CENTERS}", repr(center))
     if center != "none":
-        z1, z2 = z1 - mean1, z2 - mean2
-    C = z1.T @ z2 / z1.shape[0]
-    return _from_identity((C + C.T) / 2, off_diagonal)
+        z1, z2 = jnp.split(centre(jnp.concatenate([z1, z2]), center), 2)
+    return _from_identity(cross_moment(z1, z2), off_diagonal)
 
 
 def simclr(z1: Numbers, z2: Numbers, *, temperature: Real = 0.1, eps: Real = 1e-12) -> Scalar:

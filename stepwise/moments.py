@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,28 @@ def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
     if total is None:
         raise ValueError("batches: expected at least one batch of pairs, received none")
     return total
+
+
+def cross_moment(z1: Any, z2: Any) -> Any:
+    """(z1ᵀ z2 + z2ᵀ z1)/(2n) [d, d] of matrices [n, d], as they are (source, eq. 3 and 4)."""
+    cross = z1.T @ z2 / len(z1)
+    return (cross + cross.T) / 2
+
+
+def centre(z: Any, how: Center) -> Any:
+    """Rows [2n, ...], X stacked on X', less the mean of all, less each view's own, or as they are.
+
+    Raises:
+        ValueError: `how` is unknown.
+    """
+    _check.require(how in CENTERS, "center", f"one of {CENTERS}", repr(how))
+    if how == "pooled":
+        return z - z.mean(axis=0)
+    if how == "per_view":
+        n = len(z) // 2
+        views = z.reshape(2, n, *z.shape[1:])
+        return (views - views.mean(axis=1, keepdims=True)).reshape(z.shape)
+    return z
 
 
 def flat_pair(x: Numbers, x2: Numbers) -> tuple[Array, Array]:

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure
 
 from stepwise import _files
-from stepwise.compare import Curves, curves
+from stepwise.compare import Curves, curves, law_of_curves
+from stepwise.laws import Law
 from stepwise.types import Numbers, Real
 
 INK = "#222222"
@@ -70,19 +71,27 @@ def loss(
     experiment: Curves,
     theory: Curves | None = None,
     steps: Numbers | None = None,
-    label: str = "loss  ‖C − I‖²",
+    label: str | None = None,
+    *,
+    law: Law | None = None,
 ) -> None:
     """Loss against time on a logarithmic axis: solid experiment, dashed theory, a line at each
     predicted step.
+
+    `law` is that of the curves: it names the loss, and has it where plain curves come without.
+
+    Raises:
+        ValueError: a curve has no loss, and its eigenvalues do not determine it.
     """
-    t, _, values, _ = curves("experiment", experiment)
+    t, values = _with_loss("experiment", experiment, law)
     ax.plot(t[t > 0], values[t > 0], color=BLUE, label="experiment")
     if theory is not None:
-        t, _, values, _ = curves("theory", theory)
+        t, values = _with_loss("theory", theory, law)
         ax.plot(t[t > 0], values[t > 0], color=ORANGE, ls=(0, (4, 2)), label="theory")
     _step_lines(ax, steps)
     _time_axis(ax, t, beside=theory is not None)
-    ax.set_ylabel(label)
+    formula = law_of_curves(1, law=law).formula
+    ax.set_ylabel(f"loss  {formula}".rstrip() if label is None else label)
     if theory is not None:
         ax.legend(loc="lower left")
 
@@ -90,8 +99,8 @@ def loss(
 def eigenvalues(
     ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None
 ) -> None:
-    """Eigenvalues of C against time, a colour a mode: solid experiment, dashed theory, predicted
-    steps as lines.
+    """Eigenvalues of C, or of what a trajectory observes, against time, a colour a mode: solid
+    experiment, dashed theory, predicted steps as lines.
     """
     t, values, _, _ = curves("experiment", experiment)
     colours = mode_colours(values.shape[1])
@@ -104,7 +113,7 @@ def eigenvalues(
             style: dict[str, Any] = {"color": INK, "ls": (0, (4, 2)), "lw": 1.0}
             ax.plot(t[t > 0], values[t > 0, j], **style, label="theory" if j == 0 else None)
     _time_axis(ax, t, beside=theory is not None)
-    ax.set_ylabel("eigenvalues of C")
+    ax.set_ylabel(f"eigenvalues of {getattr(experiment, 'observable', 'C')}")
     if theory is not None:
         ax.legend(loc="center left")
 
@@ -145,6 +154,13 @@ def vector(fig: Figure) -> bytes:
         fig.savefig(file, format="svg", metadata={"Date": None})
     plt.close(fig)
     return file.getvalue()
+
+
+def _with_loss(name: str, given: Curves, law: Law | None) -> tuple[np.ndarray, np.ndarray]:
+    t, _, values, _ = curves(name, given, law=law)
+    if values is None:
+        raise ValueError(f"{name}: expected curves with a loss, received none")
+    return t, values
 
 
 def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:

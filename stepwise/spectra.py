@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
+from stepwise.moments import centre, cross_moment
 from stepwise.types import Numbers, Real, Whole
 
 
@@ -24,10 +25,8 @@ def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Arra
     """
     z1, z2 = _pair(z1, z2)
     if center:
-        mean = (z1.mean(0) + z2.mean(0)) / 2
-        z1, z2 = z1 - mean, z2 - mean
-    cross = z1.T @ z2 / z1.shape[0]
-    return jnp.linalg.eigvalsh((cross + cross.T) / 2)[::-1]
+        z1, z2 = jnp.split(centre(jnp.concatenate([z1, z2]), "pooled"), 2)
+    return jnp.linalg.eigvalsh(cross_moment(z1, z2))[::-1]
 
 
 def step_times(times: Numbers, eigenvalues: Numbers, level: Real = 0.5) -> Float[np.ndarray, " d"]:

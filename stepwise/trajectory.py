@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepwise import _check, _npz
+from stepwise.laws import Law
 from stepwise.types import Numbers
 
 CONVERGED, STOPPED, DIVERGED = 0, 1, 2
@@ -24,7 +25,7 @@ class Result:
 
     Attributes:
         code: `CONVERGED` (the loss has reached what the positive modes allow, to 1e-2), `STOPPED`
-            (the time asked for ended first) or `DIVERGED`.
+            (the time asked for ended first, or nothing says where this loss ends) or `DIVERGED`.
         step: the first recorded step (or number of the sample) at which the run was no longer
             finite; −1 otherwise.
         cause: what most likely made it diverge.
@@ -60,12 +61,15 @@ class Trajectory:
 
     Attributes:
         times: t [T] = learning rate × step.
-        eigenvalues: of the cross-view C, [T, d], from the largest down at each time.
-        loss: ‖C − I_d‖_F² [T].
+        eigenvalues: of the observable, [T, d], from the largest down at each time.
+        loss: [T]; ‖C − I_d‖_F² where nothing else was asked for.
         result: whether it converged, stopped or diverged.
         covariance_eigenvalues: of the embedding covariance [T, d], where they were measured.
         snapshots: mode coordinates A [S, d, r] at `snapshot_times` [S]; solvers keep the last
-            state.
+            state. Of a start that is a tree, a tree of such arrays.
+        rest: what the law says the eigenvalues end at [d], from the largest down, 0 for what does
+            not grow; None where no law was asked.
+        observable: the matrix whose eigenvalues these are (`laws.Law.observable`).
         source: which solver or run this is.
         stats: numbers about the run, such as steps taken and the error bound kept.
 
@@ -79,6 +83,8 @@ class Trajectory:
     covariance_eigenvalues: Numbers | None = None
     snapshots: Numbers | None = None
     snapshot_times: Numbers | None = None
+    rest: Numbers | None = None
+    observable: Any = field(default="C", metadata={"static": True})
     source: str = field(default="", metadata={"static": True})
     stats: dict[str, Any] = field(default_factory=dict)
 
@@ -110,12 +116,21 @@ class Trajectory:
             "covariance_eigenvalues",
             "snapshots",
             "snapshot_times",
+            "rest",
         )
         arrays = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if isinstance(self.snapshots, dict):
+            inner = arrays.pop("snapshots")
+            flat = all(isinstance(value, jax.Array | np.ndarray) for value in inner.values())
+            _check.require(flat, "snapshots", "arrays or a dict of arrays", f"{sorted(inner)}")
+            arrays |= {f"snapshots.{key}": value for key, value in inner.items()}
         arrays |= {f"stats.{key}": value for key, value in self.stats.items()}
         arrays |= {"result.code": self.result.code, "result.step": self.result.step}
         _npz.write(
-            path, "stepwise.Trajectory", arrays, {"source": self.source, "cause": self.result.cause}
+            path,
+            "stepwise.Trajectory",
+            arrays,
+            {"source": self.source, "cause": self.result.cause, "observable": self.observable},
         )
 
     @classmethod
@@ -129,14 +144,20 @@ class Trajectory:
         arrays, about = _npz.read(path, "stepwise.Trajectory", required)
         result = Result(arrays.pop("result.code"), arrays.pop("result.step"), str(about["cause"]))
         stats = {key[6:]: arrays.pop(key) for key in sorted(arrays) if key.startswith("stats.")}
+        entries = [key for key in sorted(arrays) if key.startswith("snapshots.")]
+        parts: Any = {key.removeprefix("snapshots."): arrays.pop(key) for key in entries}
+        if parts:
+            arrays["snapshots"] = parts
         known = {field.name for field in fields(cls)}
         _check.require(
             arrays.keys() <= known, str(path), f"arrays among {sorted(known)}", f"{sorted(arrays)}"
         )
-        return cls(**arrays, result=result, source=str(about["source"]), stats=stats)
+        observable = str(about.get("observable", "C"))  # what was saved earlier has none
+        source = str(about["source"])
+        return cls(**arrays, result=result, observable=observable, source=source, stats=stats)
 
 
-def descending(C: jax.Array) -> jax.Array:
+def eigvalsh_descending(C: jax.Array) -> jax.Array:
     """Eigenvalues of symmetric C [..., d, d] from the largest down; NaN throughout where C is not
     finite.
     """
@@ -149,38 +170,63 @@ def descending(C: jax.Array) -> jax.Array:
 def assemble(
     times: jax.Array,
     eigenvalues: jax.Array,
-    states: jax.Array | None,
-    gamma: jax.Array,
+    states: Any,
+    law: Law | None,
     *,
     source: str,
     cause: str,
+    loss: jax.Array | None = None,
     steps: jax.Array | None = None,
     stats: dict[str, Any] | None = None,
+    **more: Any,
 ) -> Trajectory:
-    """A trajectory from its curves and its last states, with the loss and how the run ended worked
-    out.
+    """A trajectory from its curves and its last states, with how the run ended worked out.
+
+    Args:
+        law: says what the curves rest at and what the loss can reach; without one a run is never
+            said to have converged.
+        loss: [T], where the law does not have it from the eigenvalues.
+        more: further fields.
     """
-    d = eigenvalues.shape[-1]
-    loss = jnp.sum((1 - eigenvalues) ** 2, axis=-1)
-    finite = jnp.isfinite(loss)
-    floor = jnp.maximum(d - jnp.sum(gamma > 0), 0)
-    converged = loss[-1] - floor < 1e-2
-    code = jnp.where(finite.all(), jnp.where(converged, CONVERGED, STOPPED), DIVERGED)
-    first = jnp.argmin(finite)
-    step = jnp.where(finite.all(), -1, (jnp.arange(len(times)) if steps is None else steps)[first])
+    _check.require(loss is not None or law is not None, "loss", "a loss, or a law", "neither")
+    loss, code, first, rest = _judged(law, eigenvalues, loss)
+    step = jnp.where(code == DIVERGED, first if steps is None else steps[first], -1)
+    if law is not None:
+        more |= {"rest": rest, "observable": law.observable}
     return Trajectory(
         times,
         eigenvalues,
         loss,
         Result(code, step, cause),
         snapshots=states,
-        snapshot_times=None if states is None else times[-states.shape[0] :],
+        snapshot_times=None if states is None else times[-len(jax.tree.leaves(states)[0]) :],
         source=source,
         stats=stats or {},
+        **more,
     )
 
 
-def start(gamma: Numbers, A0: Numbers, times: Numbers) -> tuple[jax.Array, jax.Array, jax.Array]:
+@jax.jit
+def _judged(
+    law: Law | None, eigenvalues: jax.Array, loss: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """The loss [T], how the run ended, its first sample that is not finite, and where it rests."""
+    d, rest = eigenvalues.shape[-1], None
+    if law is not None:
+        known = law.loss_of(eigenvalues)
+        loss = known if known is not None else loss
+        ends = law.rest()[law.learned(d)].astype(eigenvalues.dtype)
+        rest = jnp.pad(ends, (0, d - ends.shape[0]))
+    assert loss is not None
+    finite = jnp.isfinite(loss)
+    converged = jnp.asarray(False) if law is None else law.converged(loss[-1], d)
+    code = jnp.where(finite.all(), jnp.where(converged, CONVERGED, STOPPED), DIVERGED)
+    return loss, code, jnp.argmin(finite), rest
+
+
+def as_inputs(
+    gamma: Numbers, A0: Numbers, times: Numbers
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """γ, A0 and times as arrays of one dtype, the widest among them; refuses shapes that do not
     fit.
     """
@@ -191,9 +237,11 @@ def start(gamma: Numbers, A0: Numbers, times: Numbers) -> tuple[jax.Array, jax.A
     _check.require(times.size > 0, "times", "at least one time", times)
     if not _check.is_traced(times):
         host = np.asarray(times)
-        ordered = bool(host[0] >= 0 and (np.diff(host) > 0).all())
-        _check.require(
-            ordered, "times", "increasing numbers from 0 on", f"{host[:3]} ... {host[-1]}"
-        )
+        if not (host[0] >= 0 and (np.diff(host) > 0).all()):
+            received = f"{host[:3]} ... {host[-1]}"
+            _check.require(False, "times", "increasing numbers from 0 on", received)
     dtype = jnp.result_type(gamma, A0, times)
     return jnp.asarray(gamma, dtype), jnp.asarray(A0, dtype), jnp.asarray(times, dtype)
+
+
+descending, start = eigvalsh_descending, as_inputs  # former names, until 0.3

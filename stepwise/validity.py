@@ -5,11 +5,14 @@ not.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from stepwise import _check, laws
+from stepwise.laws import LawOf
+from stepwise.laws.start import leading_modes
 from stepwise.problem import Problem
 from stepwise.types import Numbers, Real, Whole
 
@@ -31,21 +34,23 @@ class Report:
 
     Attributes:
         d, start_scale, lr, tolerance: what was asked.
-        n_positive: modes that can be learned; d beyond it leaves 1 in the loss for each missing
-            one.
+        n_positive: modes that can be learned; for each dimension beyond them the loss keeps what
+            learning one would take from it.
         step_times: τ_j expected [d] (at the mean of ln λ_j(0), or of the start given).
         spread: standard deviation of τ_j over Gaussian starts, relative to τ_j [d].
-        gap: the gap criterion (1 − γ_{j+1}/γ_j) ln(1/α_j) [d], α_j = sqrt(λ_j(0)); the law needs it
-            ≫ 1.
+        gap: the gap criterion (1 − g_{j+1}/g_j) ln(1/α_j) [d], with growth rates g and α_j² =
+            λ_j(0) over what λ_j rests at; the law needs it ≫ 1. g_{j+1}/g_j = γ_{j+1}/γ_j for
+            Barlow Twins.
         expected_error: typical relative error of the step time [d] from modes that grow side by
             side.
-        delay: by which fraction gradient descent's steps come later than the flow's [d], 2 lr γ_j
-            and a little less (`laws.BarlowTwins.descent_delay`); 0 without lr.
+        delay: by which fraction gradient descent's steps come later than the flow's [d]
+            (`Law.descent_delay`; 2 lr γ_j and a little less for Barlow Twins); 0 without lr.
         at_risk: modes [d] whose step time may be off by more than the tolerance.
-        lr_limit: min(1/(4 γ_1), 1/(2 |γ_min|)).
-        stable: whether lr is below that limit; None without lr.
-        small: whether C(0) is small against the identity, as the law of a generic start assumes
-            (below 0.01).
+        lr_limit: the law's largest stable rate, None where none is known; min(1/(4 γ_1), 1/(2
+            |γ_min|)) for Barlow Twins.
+        stable: whether lr is below that limit; None without lr, or without a limit.
+        small: whether the observable at the start is small against what it rests at, as the law of
+            a generic start assumes (below 0.01).
     """
 
     d: int
@@ -59,7 +64,7 @@ class Report:
     expected_error: Float[np.ndarray, " d"]
     delay: Float[np.ndarray, " d"]
     at_risk: np.ndarray
-    lr_limit: float
+    lr_limit: float | None
     stable: bool | None
     small: bool
 
@@ -93,7 +98,7 @@ class Report:
             found.append(
                 f"the start is not small: C(0) is not below 0.01 at scale {self.start_scale:.3g}"
             )
-        if self.stable is False:
+        if self.stable is False and self.lr_limit is not None:
             found.append(f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}")
         if self.at_risk.any():
             names = _ranges(np.flatnonzero(self.at_risk) + 1)
@@ -120,6 +125,7 @@ def report(
     problem: Problem,
     d: Whole,
     *,
+    law: LawOf = None,
     start_scale: Real | None = None,
     A0: Numbers | None = None,
     lr: Real | None = None,
@@ -130,17 +136,20 @@ def report(
     From a start in general position row j learns mode j while mode k > j has grown beside it to a
     relative amplitude θ_jk. That adds Σ_k θ_jk² to ln λ_j(0), and so moves the step by the fraction
     Σ_k θ_jk² / ln(1/λ_j(0)). Mode k, for its part, then grows beside a row that is not aligned:
-    C_jk = 0 makes its rate 4γ_k (1 + θ_jk² (1 − γ_k/γ_j)) from τ_j on, which moves its own step by
-    the fraction θ_jk² (1 − γ_k/γ_j)(1 − τ_j/τ_k) more.
+    C_jk = 0 changes its rate by the factor 1 + θ_jk² (1 − g_k/g_j) from τ_j on (growth rates g),
+    which moves its own step by the fraction θ_jk² (1 − g_k/g_j)(1 − τ_j/τ_k) more.
 
-    For a Gaussian start the typical θ_jk is λ_j(0)^{(1 − γ_k/γ_j)/2}: small exactly when the gap
-    criterion (1 − γ_k/γ_j) ln(1/α_j) ≫ 1 holds. A mode is at risk when the estimate times `UNLUCKY`
+    For a Gaussian start the typical θ_jk is λ_j(0)^{(1 − g_k/g_j)/2}: small exactly when the gap
+    criterion (1 − g_k/g_j) ln(1/α_j) ≫ 1 holds. This was derived and measured for Barlow Twins,
+    where g = 8γ; under another law it is an estimate by the same rates, in the law's order, and
+    λ(0) is relative to what it rests at. A mode is at risk when the estimate times `UNLUCKY`
     (`KNOWN` where A0 is given), or descent's delay, exceeds the tolerance; and when it starts above
     1/2, where it has no step.
 
     Args:
         problem: its γ, and its lowest eigenvalue for the limit of lr.
         d: dimension of the embedding.
+        law: a function (problem, d) -> Law; `laws.DEFAULT`, Barlow Twins, without one.
         start_scale: α, the standard deviation of W(0)'s entries; or
         A0: the very start [d, r], when it is known: its own θ_jk are used, and α is its root mean
             square.
@@ -148,7 +157,8 @@ def report(
         tolerance: relative error of a step time that counts as an exception.
 
     Raises:
-        ValueError: neither or both of start_scale and A0 are given, or a number is not positive.
+        ValueError: neither or both of start_scale and A0 are given, or a number is not positive;
+            the law has no growth from a small start, or its loss sees rotations of the embedding.
     """
     _check.require(
         (start_scale is None) != (A0 is None), "start_scale, A0", "one of them", "none or both"
@@ -156,36 +166,48 @@ def report(
     _check.require(d >= 1, "d", "a positive number of dimensions", d)
     _check.require(tolerance > 0, "tolerance", "a positive number", tolerance)
     _check.require(lr is None or lr > 0, "lr", "a positive learning rate", lr)
-    gamma = np.asarray(problem.gamma, np.float64)
-    k = min(d, gamma.size)
+    found = laws.cast(laws.law_of(law, problem, d), jax.dtypes.canonicalize_dtype(float))
+    modes = int(np.size(problem.gamma))
+    k = min(d, modes)
+    order = np.asarray(found.order)
+    at = np.asarray(leading_modes(found, k))
+    unit, growth, rest = (
+        np.asarray(part, np.float64)[order] for part in (found.unit(), found.growth(), found.rest())
+    )
     mean, deviation = (np.asarray(part, np.float64)[:k] for part in laws.expected_start(d))
     if A0 is None:
         assert start_scale is not None
         _check.require(start_scale > 0, "start_scale", "a positive number", start_scale)
         scale = float(start_scale)
-        lam0 = gamma[:k] * scale**2 * np.exp(mean)
+        lam0 = unit[:k] * scale**2 * np.exp(mean)
         upper = None
-        largest = scale**2 * max(abs(gamma[0]) * d, np.abs(gamma).sum())
+        largest = scale**2 * max(abs(unit[0]) * d, np.abs(unit).sum())
     else:
         A0 = np.asarray(_check.real_array("A0", A0, ndim=2), np.float64)
-        _check.require(A0.shape == (d, gamma.size), "A0", f"shape [{d}, {gamma.size}]", A0)
+        _check.require(A0.shape == (d, modes), "A0", f"shape [{d}, {modes}]", A0)
         scale = float(np.sqrt(np.mean(A0**2)))
-        q, _ = np.linalg.qr(A0[:, :k])
-        upper = np.abs(q.T @ A0)
-        lam0 = gamma[:k] * np.diagonal(upper) ** 2
-        largest = float(np.abs(np.linalg.eigvalsh((A0 * gamma) @ A0.T)).max())
-    law = laws.BarlowTwins(jnp.asarray(gamma))
-    tau = np.asarray(law.step_times(jnp.asarray(lam0)), np.float64)
-    plateau = np.log(1 / np.clip(lam0, 1e-300, 0.5))
-    error = _side_by_side(gamma, lam0, tau, upper)
+        q, _ = np.linalg.qr(A0[:, at])
+        upper = np.abs(q.T @ A0)[:, order]
+        lam0 = unit[:k] * np.diagonal(upper) ** 2
+        largest = float(np.abs(np.linalg.eigvalsh((A0[:, order] * unit) @ A0[:, order].T)).max())
+    tau = np.asarray(found.step_times(jnp.asarray(lam0)), np.float64)
+    learned = np.asarray(found.grows())[order]
+    goal = np.where(rest[:k] > 0, rest[:k], 1)
+    plateau = np.log(1 / np.clip(lam0 / goal, 1e-300, 0.5))
+    error = _side_by_side(growth, unit, plateau, tau, upper, learned)
     delay = (
         np.zeros(k)
         if lr is None
-        else np.asarray(law.descent_delay(lr, jnp.asarray(lam0)), np.float64)
+        else np.asarray(found.descent_delay(lr, jnp.asarray(lam0)), np.float64)
     )
-    ratio = np.append(gamma, 0)[1 : k + 1] / np.where(gamma[:k] > 0, gamma[:k], np.inf)
-    limit = float(problem.max_stable_lr())
-    learned, safety = gamma[:k] > 0, UNLUCKY if upper is None else KNOWN
+    ratio = np.append(growth, 0)[1 : k + 1] / np.where(growth[:k] > 0, growth[:k], np.inf)
+    limit: float | None
+    try:
+        limit = float(found.max_stable_lr())
+    except laws.NotKnownError:
+        limit = None
+    count, safety = int(learned.sum()), UNLUCKY if upper is None else KNOWN
+    learned = learned[:k]
 
     def full(values: np.ndarray, beyond: float) -> np.ndarray:
         return np.pad(np.where(learned, values, beyond), (0, d - k), constant_values=beyond)
@@ -195,7 +217,7 @@ def report(
         start_scale=scale,
         lr=None if lr is None else float(lr),
         tolerance=float(tolerance),
-        n_positive=int(np.sum(gamma > 0)),
+        n_positive=count,
         step_times=full(tau, np.inf),
         spread=full(deviation / plateau, 0.0),
         gap=full((1 - ratio) * plateau / 2, 0.0),
@@ -205,8 +227,8 @@ def report(
             (safety * error > tolerance) | (delay > tolerance) | ~np.isfinite(tau), 0.0
         ).astype(bool),
         lr_limit=limit,
-        stable=None if lr is None else bool(lr < limit),
-        small=bool(largest < 0.01),
+        stable=None if lr is None or limit is None else bool(lr < limit),
+        small=bool(largest < 0.01 * goal.min()),
     )
 
 
@@ -220,28 +242,32 @@ def _ranges(numbers: np.ndarray) -> str:
 
 
 def _side_by_side(
-    gamma: np.ndarray, lam0: np.ndarray, tau: np.ndarray, upper: np.ndarray | None
+    growth: np.ndarray,
+    unit: np.ndarray,
+    plateau: np.ndarray,
+    tau: np.ndarray,
+    upper: np.ndarray | None,
+    learned: np.ndarray,
 ) -> np.ndarray:
     """The estimate of `report`: from the modes that grow beside mode j, and from those beside which
-    it grew itself.
+    it grew itself; all in the order of growth.
     """
-    d = lam0.size
-    plateau = np.log(1 / np.clip(lam0, 1e-300, 0.5))
-    share = np.zeros((d, gamma.size))
+    d = plateau.size
+    share = np.zeros((d, growth.size))
+    size = np.maximum(unit, 1e-300)
     for j in range(d):
-        if gamma[j] <= 0 or not np.isfinite(tau[j]):
+        if not learned[j] or not np.isfinite(tau[j]):
             continue
-        later = np.arange(gamma.size) > j
-        exponent = 8 * (gamma - gamma[j]) * tau[j] + np.log(np.maximum(gamma, 1e-300) / gamma[j])
+        later = np.arange(growth.size) > j
+        exponent = (growth - growth[j]) * tau[j] + np.log(size / unit[j])
         start = 1.0 if upper is None else (upper[j] / max(upper[j, j], 1e-300)) ** 2
-        share[j] = np.where(later & (gamma > 0), start * np.exp(np.minimum(exponent, 0)), 0)
+        share[j] = np.where(later & learned, start * np.exp(np.minimum(exponent, 0)), 0)
     known = np.isfinite(tau[:, None]) & np.isfinite(tau[None]) & (tau[None] > 0)
     learned_later = np.clip(
         1 - np.divide(tau[:, None], tau[None], out=np.full((d, d), np.inf), where=known), 0, 1
     )
-    faster = (
-        1 - gamma[None, :d] / np.where(gamma[:d, None] > 0, gamma[:d, None], 1)
-    ) * learned_later
+    rates = np.where(growth[:d] > 0, growth[:d], 1)
+    faster = (1 - growth[None, :d] / rates[:, None]) * learned_later
     return share.sum(axis=1) / plateau + np.sum(
         share[:, :d] * (1 / plateau + np.maximum(faster, 0)), axis=0
     )

@@ -38,7 +38,11 @@ def test_a_figure_needs_its_own_module_what_it_imports_and_what_that_imports():
 
 def test_it_does_not_need_other_figures_the_page_or_the_command_line():
     found = names("figures/fig2_symmetry.py")
-    assert not [name for name in found if "/fig" in name and "fig2" not in name and "/figures/__init__" not in name]
+    assert not [
+        name
+        for name in found
+        if "/fig" in name and "fig2" not in name and "/figures/__init__" not in name
+    ]
     assert not [
         name
         for name in found

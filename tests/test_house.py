@@ -24,6 +24,7 @@ kernels.functions
 kernels.tiles
 kernels
 views problem.problem
+problem.spectrum
 problem.gram
 problem.linear
 problem

@@ -110,7 +110,7 @@ def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict
     unit = gamma**-0.5
     A0 = _noisy(starts * unit, config.noise * float(unit[0]), model.gamma.size, config)
     lr = config.lr_gamma / float(gamma[0])
-    law = laws.BarlowTwins(gamma)
+    law = laws.law_of(None, laws.Modes(gamma), 2)
     last = float(jnp.max(law.step_times(jnp.min(jnp.abs(jnp.asarray(starts)), axis=0) ** 2)))
     recorded = _recorded(int(2 * last / lr), config)
     descend = jax.vmap(
@@ -120,7 +120,7 @@ def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict
     )
     states = jax.jit(descend)(A0).snapshots
     times = lr * jnp.asarray(recorded)
-    curves = [start * np.asarray(law.growth(times, start**2)) for start in starts]
+    curves = [start * np.asarray(law.amplitude(times, start**2)) for start in starts]
     return {
         "self_times": times,
         "self_path": _diagonal(states) / unit,
@@ -134,7 +134,9 @@ def _supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str,
     law's curves.
     """
     moment = model.features.T @ model.features / len(model.features)
-    sigma = jnp.maximum(jnp.asarray(eigen.descending(np.asarray(moment))[0], model.gamma.dtype), 0)
+    sigma = jnp.maximum(
+        jnp.asarray(eigen.eigh_descending(np.asarray(moment))[0], model.gamma.dtype), 0
+    )
     lr = 8 * config.lr_gamma / float(sigma[0])
     recorded = _recorded(int(8 / (lr * float(sigma[1]))), config)
     W0 = _noisy(starts, config.noise, sigma.size, config)
@@ -220,13 +222,14 @@ def plot(result: Result) -> Figure:
     """
     fig = plotting.figure(10, 9)
     axes: Any = fig.subplots(2, 2)
+    modes = laws.Modes(np.asarray(result.numbers["gamma"]))
     rows = [
-        ("told", result.numbers["sigma"], 1.0),
-        ("self", result.numbers["gamma"], laws.BarlowTwins.RATE),
+        ("told", np.asarray(result.numbers["sigma"])),
+        ("self", np.asarray(laws.law_of(None, modes, 2).growth())),
     ]
-    for (along, plane), (kind, rates, factor) in zip(axes, rows, strict=True):
-        _plot_time(along, result, kind, rates[0] * factor)
-        _plot_plane(plane, result, kind, np.asarray(rates))
+    for (along, plane), (kind, rates) in zip(axes, rows, strict=True):
+        _plot_time(along, result, kind, rates[0])
+        _plot_plane(plane, result, kind, rates)
     axes[0, 0].set_title("Supervised: one fixed point, either sign goes there")
     axes[1, 0].set_title("Self-supervised: s = 0 is unstable, the sign is chosen")
     axes[0, 1].set_title("Two modes: one solution")
@@ -237,8 +240,8 @@ def plot(result: Result) -> Figure:
 
 
 def _velocity(kind: str, s: np.ndarray, rate: Any) -> np.ndarray:
-    """ds/dt in units of s*: γ (1 − s) supervised, 4 γ s (1 − s²) self-supervised."""
-    return rate * (1 - s) if kind == "told" else 4 * rate * s * (1 - s**2)
+    """ds/dt in units of s*: γ (1 − s) supervised, (g/2) s (1 − s²) self-supervised, g = 8γ."""
+    return rate * (1 - s) if kind == "told" else rate / 2 * s * (1 - s**2)
 
 
 def _plot_time(ax: Any, result: Result, kind: str, rate: float) -> None:
@@ -246,7 +249,7 @@ def _plot_time(ax: Any, result: Result, kind: str, rate: float) -> None:
     t = a[f"{kind}_times"] * rate
     end = min(t[-1], 8.0 if kind == "told" else 22.0)
     grid_t, grid_s = np.meshgrid(np.linspace(0, end, 24), np.linspace(-1.4, 1.4, 21))
-    slope = _velocity(kind, grid_s, 1.0 if kind == "told" else 1 / laws.BarlowTwins.RATE)
+    slope = _velocity(kind, grid_s, 1.0)
     style = {"color": "0.78", "width": 0.0022, "angles": "xy", "headwidth": 4}
     aspect = end / 2.8
     size = np.hypot(1, slope * aspect)

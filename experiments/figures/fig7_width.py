@@ -244,8 +244,8 @@ def _spectra(config: Config) -> dict[str, np.ndarray]:
         out[f"spectrum_{name}"] = p.gamma[: config.spectrum_modes]
         gamma = p.gamma[: min(p.n_positive, config.spectrum_modes)]
         mean, _ = laws.expected_start(len(gamma))
-        lam0 = gamma * 1e-6**2 * np.exp(np.asarray(mean))
-        out[f"steps_{name}"] = laws.BarlowTwins(gamma).step_times(lam0)
+        law = laws.law_of(None, laws.Modes(gamma), len(gamma))
+        out[f"steps_{name}"] = law.step_times(law.unit() * 1e-6**2 * np.exp(np.asarray(mean)))
     return {name: np.asarray(array) for name, array in out.items()}
 
 

@@ -195,8 +195,8 @@ def predict(model: Problem, W0: jax.Array, times: jax.Array) -> Trajectory:
 def model_steps(model: Problem, W0: jax.Array) -> jax.Array:
     """τ_j [d] from a start in pixel space."""
     A0 = model.coordinates(W0)
-    lam0 = model.gamma[: len(A0)] * laws.effective_start(A0) ** 2
-    return laws.BarlowTwins(model.gamma).step_times(lam0)
+    law = laws.law_of(None, model, len(A0))
+    return law.step_times(law.unit()[: len(A0)] * laws.effective_start(A0[:, law.order]) ** 2)
 
 
 def _grid(reports: list[validity.Report], lr: float, config: Config) -> tuple[int, np.ndarray]:
@@ -267,7 +267,7 @@ def check(result: Result) -> list[Check]:
     ]
     missed = [each for each in numbers["exceptions"] if not each["predicted"]]
     half, foot = sweeps.delay_slopes(result)
-    law, plateau = result.arrays["delay_laws"][0], 2 * result.arrays["delay_gamma"]
+    law, plateau = result.arrays["delay_laws"][0], result.arrays["delay_plateau"]
     measured, predicted = sweeps.scale_slopes(result)
     off_slope = float(np.median(np.abs(measured - predicted))) if measured.size else np.nan
     return [
@@ -389,10 +389,7 @@ def _collapsed(result: Result) -> tuple[np.ndarray, np.ndarray]:
     a = result.arrays
     taus = a["step_times"]
     order = np.argsort(taus, axis=1)
-    gamma = a["gamma"][: taus.shape[1]][order]
-    u = (
-        laws.BarlowTwins.RATE
-        * gamma[:, None]
-        * (a["times"][None, :, None] - np.take_along_axis(taus, order, 1)[:, None])
-    )
+    growth = laws.law_of(None, laws.Modes(a["gamma"]), taus.shape[1]).growth()
+    rate = np.asarray(growth, np.float64)[: taus.shape[1]][order]
+    u = rate[:, None] * (a["times"][None, :, None] - np.take_along_axis(taus, order, 1)[:, None])
     return u, a["all_eigenvalues"]

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.shared.images import Source, load
-from stepwise import dynamics, entk, kernels, models, problem, views
+from stepwise import dynamics, entk, kernels, laws, models, problem, views
 from stepwise.dynamics import Trajectory
 from stepwise.neural_tangents import nt
 from stepwise.problem import Problem
@@ -114,10 +114,9 @@ def grid(limit: Problem, d: int, scale: float, lr: float, until: float, records:
     """Steps to record: a geometric grid up to `until` times the last step time that the infinite
     width predicts.
     """
-    gamma = np.asarray(limit.gamma[:d], np.float64)
-    expected = np.log(2 / (gamma * scale**2)) / (
-        8 * gamma
-    )  # f's coordinates begin with variance scale²/2
+    law = laws.law_of(None, limit, d)
+    lam0 = np.asarray(law.unit()[:d], np.float64) * scale**2 / 2  # f's coordinates: scale²/2
+    expected = np.log(1 / lam0) / np.asarray(law.growth()[:d], np.float64)
     steps = int(np.ceil(until * expected.max() / lr))
     return np.unique(np.geomspace(max(1, expected.min() / lr / 10), steps, records).astype(int))
 

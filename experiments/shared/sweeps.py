@@ -96,12 +96,13 @@ def delay_against_lr(experiment: Problem, A0: jax.Array, config: Sweeps) -> dict
                 for level in LEVELS
             ]
         )
-    law = laws.BarlowTwins(some.gamma)
-    lam0 = some.gamma[:modes] * laws.effective_start(start)[:modes] ** 2
+    law = laws.law_of(None, some, config.d)
+    lam0 = law.unit()[:modes] * laws.effective_start(start[:, law.order])[:modes] ** 2
     return {
         "lrs": np.asarray(config.lr_gammas) / float(gamma[0]),
         "delays": np.swapaxes(delays, 0, 1),
         "delay_laws": [law.descent_delay(1.0, lam0, level) for level in LEVELS],
+        "delay_plateau": law.growth()[:modes] / 4,
         "delay_gamma": gamma[:modes],
     }
 

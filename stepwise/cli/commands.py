@@ -29,13 +29,16 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Predict(ImageOptions):
-    """Predict what Barlow Twins will learn of your images, in which order, and when.
+    """Predict what a method will learn of your images, in which order, and when.
 
     Needs no training. The prediction is for a linear model, or for an infinitely wide network, from
     a small start: its modes, the step at which each is learned, and how far to trust the closed
     form.
     """
 
+    method: str = ""
+    """A method with a law: a name in `stepwise.methods`, or FILE.py:NAME of your own; by default
+    the form of Barlow Twins that the theory solves."""
     n_pairs: int = 500
     """Number of images; two views are made of each."""
     recipe: str = "crop20"

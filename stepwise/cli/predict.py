@@ -11,7 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from stepwise import _check, dynamics, kernels, laws, plotting, problem, record, validity, views
+from stepwise import (
+    _check,
+    dynamics,
+    kernels,
+    laws,
+    methods,
+    plotting,
+    problem,
+    record,
+    validity,
+    views,
+)
 from stepwise.cli.commands import Predict
 from stepwise.cli.data import load
 from stepwise.problem import Problem
@@ -22,6 +33,8 @@ SHOWN = 8
 def run(options: Predict) -> int:
     """Print the report and write its files."""
     began = time.perf_counter()
+    method = methods.find(options.method)
+    law_of = method.require_law()
     record.require_writable("--out", options.out)
     if options.model == "infinite_width":
         importlib.import_module("stepwise.neural_tangents")  # refuses now if it is not installed
@@ -38,32 +51,29 @@ def run(options: Predict) -> int:
     with jax.enable_x64(True):
         x, x2 = (np.asarray(view, np.float64) for view in pair)
         p = _problem(options, x, x2)
-        lr = options.lr if options.lr is not None else 0.01 * float(p.max_stable_lr())
-        report = validity.report(p, options.d, start_scale=options.start_scale, lr=lr)
-        arrays, numbers = _curves(options, p, report, lr)
+        law = laws.law_of(law_of, p, options.d)
+        lr = options.lr if options.lr is not None else _learning_rate(law, method)
+        report = validity.report(p, options.d, law=law, start_scale=options.start_scale, lr=lr)
+        arrays, numbers = _curves(options, p, law, report, lr)
     print(
         f"{images.source}: {len(x)} pairs ({options.recipe}), {x[0].size} numbers a view; "
-        f"{options.model} model"
+        f"{options.model} model, {method.title}"
     )
-    gamma = np.asarray(p.gamma)
+    rates = arrays["growth"]
     print(
-        f"{int((gamma > 0).sum())} of {gamma.size} modes can be learned; γ = "
-        f"{_row(gamma[:SHOWN])}, ..."
+        f"{int((rates > 0).sum())} of {rates.size} modes can be learned; γ = "
+        f"{_row(arrays['gamma'][:SHOWN])}, ..."
     )
     print(report)
-    if report.stable:
-        steps = [
-            f"{math.ceil(time / lr):,}" for time in report.step_times[:SHOWN] if np.isfinite(time)
-        ]
-        print(f"in steps of gradient descent with lr = {lr:.4g}: {'; '.join(steps)}, ...")
+    if report.stable is not False:
+        times = [time for time in report.step_times[:SHOWN] if np.isfinite(time)]
+        steps = "; ".join(f"{math.ceil(time / lr):,}" for time in times)
+        print(f"in steps of gradient descent with lr = {lr:.4g}: {steps}, ...")
+    title = f"{images.source}: {len(x)} pairs, {options.model.replace('_', ' ')} model, "
     with plotting.style():
-        figure = _figure(
-            arrays,
-            f"{images.source}: {len(x)} pairs, {options.model.replace('_', ' ')} model, d = "
-            f"{options.d}",
-        )
+        figure = _figure(arrays, law, f"{title}{method.title}, d = {options.d}")
         seconds = time.perf_counter() - began
-        config = asdict(options) | {"command": "predict"}
+        config = asdict(options) | {"command": "predict", "method": method.name}
         written = record.write(
             options.out,
             "prediction",
@@ -75,6 +85,19 @@ def run(options: Predict) -> int:
         )
     print(written)
     return 0
+
+
+def _learning_rate(law: laws.Law, method: methods.Method) -> float:
+    """A hundredth of the largest stable learning rate.
+
+    Raises:
+        ValueError: none is known for this law.
+    """
+    try:
+        return 0.01 * float(law.max_stable_lr())
+    except laws.NotKnownError as error:
+        why = f"a learning rate, since none is known to be stable for {method.title}"
+        raise ValueError(f"--lr: expected {why}, received none") from error
 
 
 def _problem(options: Predict, x: np.ndarray, x2: np.ndarray) -> Problem:
@@ -90,7 +113,7 @@ def _problem(options: Predict, x: np.ndarray, x2: np.ndarray) -> Problem:
 
 
 def _curves(
-    options: Predict, p: Problem, report: validity.Report, lr: float
+    options: Predict, p: Problem, law: laws.Law, report: validity.Report, lr: float
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The closed form of a typical start up to half as long again as the last step, and all
     numbers.
@@ -99,17 +122,18 @@ def _curves(
     _check.require(
         learned.size > 0,
         options.data,
-        "images with at least one positive mode",
+        "images with at least one mode that grows",
         "none: nothing is learned",
     )
     times = np.geomspace(learned.min() / 5, 1.5 * learned.max(), 400)
     k = min(options.d, p.gamma.size)
     mean, _ = (np.asarray(part)[:k] for part in laws.expected_start(options.d))
     A0 = np.zeros((options.d, p.gamma.size))
-    A0[np.arange(k), np.arange(k)] = options.start_scale * np.exp(mean / 2)
-    curve = dynamics.closed_form(p, A0, times)
+    A0[np.arange(k), np.asarray(law.order)[:k]] = options.start_scale * np.exp(mean / 2)
+    curve = dynamics.closed_form(p, A0, times, law=law)
     arrays = {
         "gamma": np.asarray(p.gamma),
+        "growth": np.asarray(law.growth()),
         "times": times,
         "steps": times / lr,
         "eigenvalues": np.asarray(curve.eigenvalues),
@@ -128,25 +152,25 @@ def _row(values: np.ndarray) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _figure(a: dict[str, np.ndarray], title: str) -> plotting.Figure:
-    """The loss, the eigenvalues of C, and the spectrum that they follow from."""
+def _figure(a: dict[str, np.ndarray], law: laws.Law, title: str) -> plotting.Figure:
+    """The loss, the eigenvalues that grow, and the spectrum that they follow from."""
     fig = plotting.figure(13, 4.4)
     axes: Any = fig.subplots(1, 3)
     curve = (a["times"], a["eigenvalues"], a["loss"])
-    plotting.loss(axes[0], curve, steps=a["step_times"])
-    axes[0].set_title("A  The loss that is to be expected")
+    plotting.loss(axes[0], curve, steps=a["step_times"], law=law)
+    axes[0].set_title("A  The expected loss")
     plotting.eigenvalues(axes[1], curve, steps=a["step_times"])
     axes[1].set_title("B  One eigenvalue after another")
-    rank = np.arange(1, a["gamma"].size + 1)
-    positive = a["gamma"] > 0
+    axes[1].set_ylabel(f"eigenvalues of {law.observable}")
+    rates = np.sort(a["growth"][a["growth"] > 0])[::-1]
     d = a["eigenvalues"].shape[1]
-    axes[2].plot(rank[positive], a["gamma"][positive], color="0.75", label="positive modes")
-    for j, colour in enumerate(plotting.mode_colours(d)[: int(positive.sum())]):
-        axes[2].plot(
-            rank[j], a["gamma"][j], "o", color=colour, label=f"the first {d}" if j == 0 else None
-        )
-    axes[2].set(xscale="log", yscale="log", xlabel="mode", ylabel="γ")
-    axes[2].set_title("C  The spectrum of Γ")
+    rank = np.arange(1, rates.size + 1)
+    axes[2].plot(rank, rates, color="0.75", label="modes that grow")
+    for j, colour in enumerate(plotting.mode_colours(d)[: rates.size]):
+        label = f"the first {d}" if j == 0 else None
+        axes[2].plot(rank[j], rates[j], "o", color=colour, label=label)
+    axes[2].set(xscale="log", yscale="log", xlabel="mode", ylabel="growth rate d ln λ/dt")
+    axes[2].set_title("C  How fast each mode grows")
     axes[2].legend(loc="lower left")
     fig.suptitle(plotting.plain(title), fontsize=12)
     return fig

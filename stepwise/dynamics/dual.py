@@ -3,12 +3,15 @@ outputs.
 """
 
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from stepwise import _check
+from stepwise import _check, laws
 from stepwise.dynamics import loop
+from stepwise.moments import cross_moment
 from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Whole
 
@@ -19,21 +22,24 @@ def dual_descent(
     lr: Numbers,
     steps: Whole,
     *,
+    loss: loop.Loss | None = None,
     record_every: Whole | None = None,
     record_at: Numbers | None = None,
 ) -> Trajectory:
     """Gradient descent on the dual coefficients of a kernel model f(x) = c k(x), k(x) = [K(x, X),
     K(x, X')].
 
-    c ← c − (4 lr / 2n) (C − I) c K P, C = (1/2n) c K P K cᵀ, where P swaps the views: gradient
-    descent on the function in the kernel's own space, L = ‖C − I‖_F². In mode coordinates, A = c K
-    · basis, it is `descent` (source, section 5); this is the same experiment without a
-    decomposition of K.
+    c ← c − lr (∂L/∂z)ᵀ with the outputs z = K cᵀ: gradient descent on the function in the kernel's
+    own space. For L = ‖C − I‖_F², C = (1/2n) c K P K cᵀ, where P swaps the views, the gradient is
+    (4/2n) (C − I) c K P. In mode coordinates, A = c K · basis, it is `descent` (source, section 5);
+    this is the same experiment without a decomposition of K.
 
     Args:
         K: [2n, 2n], views stacked X then X'; centre it beforehand if the model is to be centred.
         c0: coefficients of the start [d, 2n]; `A0 @ problem.basis.T` of a problem's mode
             coordinates.
+        loss: any JAX function of the two views' outputs z1, z2 [n, d] in place of ‖C − I‖_F²;
+            nothing then says where it ends, and the result is never "converged".
         lr, steps, record_every, record_at: as for `descent`.
 
     Returns:
@@ -61,8 +67,8 @@ def dual_descent(
         loop.rate(lr),
     )
     lr = jnp.asarray(lr, dtype)
-    C, c, _ = loop.descend(_dual_gradients, c0.astype(dtype), K.astype(dtype), lr, at)
-    return _with(loop.run_of(C, lr, at, "dual descent"), coefficients=c)
+    records, c, _ = loop.descend(_dual_gradients(loss), c0.astype(dtype), K.astype(dtype), lr, at)
+    return _with(loop.run_of(records, lr, at, "dual descent"), coefficients=c)
 
 
 def output_descent(
@@ -71,19 +77,21 @@ def output_descent(
     lr: Numbers,
     steps: Whole,
     *,
+    loss: loop.Loss | None = None,
     record_every: Whole | None = None,
     record_at: Numbers | None = None,
 ) -> Trajectory:
     """Gradient descent of a linearised network, seen in its outputs z [2n, d] on the views.
 
     z ← z − lr Θ ∂L/∂z with the full kernel Θ_{ia,jb} = ⟨∂z_ia/∂θ, ∂z_jb/∂θ⟩ of the network at its
-    start, which a linear model keeps for ever. L = ‖C − I‖_F², C = (1/2n) zᵀ P z, ∂L/∂z = (2/n) P z
-    (C − I). With Θ = K ⊗ 1 it is `descent` on K's problem; a finite network's Θ is not, and this is
-    what its own kernel at the start predicts.
+    start, which a linear model keeps for ever. For L = ‖C − I‖_F², C = (1/2n) zᵀ P z, the gradient
+    is ∂L/∂z = (2/n) P z (C − I). With Θ = K ⊗ 1 it is `descent` on K's problem; a finite network's
+    Θ is not, and this is what its own kernel at the start predicts.
 
     Args:
         theta: [2n, d, 2n, d].
         z0: outputs at the start [2n, d], X's views stacked on X's.
+        loss: as for `dual_descent`.
         lr, steps, record_every, record_at: as for `descent`.
 
     Returns:
@@ -105,24 +113,42 @@ def output_descent(
         loop.rate(lr),
     )
     lr, flat = jnp.asarray(lr, dtype), theta.reshape(z0.size, z0.size).astype(dtype)
-    C, z, _ = loop.descend(_output_gradients, z0.astype(dtype), flat, lr, at)
-    return _with(loop.run_of(C, lr, at, "output descent"), outputs=z)
+    records, z, _ = loop.descend(_output_gradients(loss), z0.astype(dtype), flat, lr, at)
+    return _with(loop.run_of(records, lr, at, "output descent"), outputs=z)
 
 
 def _with(run: Trajectory, **arrays: jax.Array) -> Trajectory:
     return replace(run, stats=run.stats | arrays)
 
 
-def _dual_gradients(c: jax.Array, K: jax.Array) -> tuple[jax.Array, jax.Array]:
-    outputs = c @ K
-    swapped = jnp.roll(outputs, len(K) // 2, axis=1) / len(K)
-    C = swapped @ outputs.T
-    # the gradient in the kernel's own space: f moves by −lr · this @ k(x)
-    return 4 * (C - jnp.eye(len(c), dtype=C.dtype)) @ swapped, C
+@lru_cache(maxsize=64)
+def _dual_gradients(loss: loop.Loss | None) -> loop.Gradients:
+    def gradients(c: jax.Array, K: jax.Array) -> tuple[jax.Array, Any]:
+        # the gradient in the kernel's own space: f moves by −lr · this @ k(x)
+        outputs = c @ K
+        if loss is None:
+            slope, C = laws.BarlowTwins.transposed_gradient(outputs)
+            return slope, (C, None)
+        slope, records = _slope(loss, outputs.T)
+        return slope.T, records
+
+    return gradients
 
 
-def _output_gradients(z: jax.Array, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    swapped = jnp.roll(z, len(z) // 2, axis=0) / len(z)
-    C = swapped.T @ z
-    slope = 4 * swapped @ (C - jnp.eye(z.shape[1], dtype=C.dtype))
-    return (theta @ slope.ravel()).reshape(z.shape), C
+@lru_cache(maxsize=64)
+def _output_gradients(loss: loop.Loss | None) -> loop.Gradients:
+    def gradients(z: jax.Array, theta: jax.Array) -> tuple[jax.Array, Any]:
+        slope, records = _slope(loss, z)
+        return (theta @ slope.ravel()).reshape(z.shape), records
+
+    return gradients
+
+
+def _slope(loss: loop.Loss | None, z: jax.Array) -> tuple[jax.Array, Any]:
+    """∂L/∂z [2n, d], and what is recorded: C, and the loss where it is not the law's."""
+    if loss is None:
+        slope, C = laws.BarlowTwins.embedding_gradient(z)
+        return slope, (C, None)
+    z1, z2 = jnp.split(z, 2)
+    value, slopes = jax.value_and_grad(loss, argnums=(0, 1))(z1, z2)
+    return jnp.concatenate(slopes), (cross_moment(z1, z2), value)

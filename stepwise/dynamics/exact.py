@@ -4,52 +4,58 @@ import jax
 import jax.numpy as jnp
 
 from stepwise import laws, trajectory
+from stepwise.laws import Law, LawOf
+from stepwise.laws.start import leading_modes
 from stepwise.problem import Problem
 from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers
 
 
-def closed_form(problem: Problem, A0: Numbers, times: Numbers) -> Trajectory:
-    """λ_j(t) by the law of `laws.BarlowTwins`, from the effective aligned start of A0.
+def closed_form(problem: Problem, A0: Numbers, times: Numbers, *, law: LawOf = None) -> Trajectory:
+    """λ_j(t) by a law of the modes, from the effective aligned start of A0.
 
-    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the leading d modes: exact when A0 is
-    aligned with these (its rows are multiples of them, up to a rotation), and the small-start limit
-    otherwise (source, Props. 4.1, 4.2).
+    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the first d modes to grow: exact when
+    A0 is aligned with these (its rows are multiples of them, up to a rotation), and the small-start
+    limit otherwise (source, Props. 4.1, 4.2).
 
     Args:
-        problem: its γ is all that matters.
+        problem: its modes are all that matters.
         A0: mode coordinates of the start [d, r]; d > r is allowed, the dimensions beyond r stay 0.
         times: increasing [T], learning rate × step.
+        law: a function (problem, d) -> Law; `laws.DEFAULT`, Barlow Twins, without one. A law that
+            has no closed form is integrated along the aligned start.
 
     Returns:
         Trajectory; the snapshot is the aligned state Q diag(±s_j(t)) at the last time.
 
     Raises:
         ValueError: A0 does not have r columns; times do not increase from 0 on; anything is not
-            finite.
+            finite; the law's loss sees rotations of the embedding.
 
-    Can be jitted, vmapped over A0, and differentiated in A0 and γ.
+    Can be jitted, vmapped over A0, and differentiated in A0 and the law's moments.
     """
-    return _closed_form(*trajectory.start(problem.gamma, A0, times))
+    _, A0, times = trajectory.as_inputs(problem.gamma, A0, times)
+    return _closed_form(laws.law_of(law, problem, len(A0)), A0, times)
 
 
 @jax.jit
-def _closed_form(gamma: jax.Array, A0: jax.Array, times: jax.Array) -> Trajectory:
-    d, r = A0.shape
+def _closed_form(law: Law, A0: jax.Array, times: jax.Array) -> Trajectory:
+    law, (d, r) = laws.cast(law, A0.dtype), A0.shape
     k = min(d, r)
-    q, upper = jnp.linalg.qr(A0[:, :k])
-    s0 = laws.effective_start(A0) if d <= r else jnp.abs(jnp.diagonal(upper))
-    law = laws.BarlowTwins(gamma)
-    lam0 = gamma[:k] * s0**2
-    curves = jnp.pad(law.eigenvalues(times, lam0), ((0, 0), (0, d - k)))
-    size = law.growth(times[-1:], lam0)[0] * jnp.diagonal(upper)
-    final = jnp.pad(q * size, ((0, 0), (0, r - k)))
-    eigenvalues = jnp.sort(curves, axis=1)[:, ::-1]
+    at = leading_modes(law, k)
+    q, upper = jnp.linalg.qr(A0[:, at])
+    s0 = laws.effective_start(A0[:, at]) if d <= r else jnp.abs(jnp.diagonal(upper))
+    lam0 = law.unit()[at] * s0**2
+    curves = law.eigenvalues(times, lam0)
+    size = law.amplitude(times[-1:], lam0)[0] * jnp.diagonal(upper)
+    final = jnp.zeros((d, r), A0.dtype).at[:, at].set((q * size).astype(A0.dtype))
+    eigenvalues = jnp.sort(jnp.pad(curves, ((0, 0), (0, d - k))), axis=1)[:, ::-1]
     return trajectory.assemble(
         times,
         eigenvalues,
         final[None],
-        gamma,
+        law,
         source="closed form",
         cause="the start is not finite",
+        loss=law.losses(curves, d) if law.loss_of(eigenvalues) is None else None,
     )

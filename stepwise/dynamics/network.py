@@ -1,4 +1,4 @@
-"""Full-batch gradient descent of a real network on the theory's loss."""
+"""Full-batch gradient descent of a real network, on the theory's loss or any other."""
 
 from functools import lru_cache
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stepwise import _check
+from stepwise import _check, laws
 from stepwise.dynamics import loop
 from stepwise.models import Apply
+from stepwise.moments import cross_moment
 from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Whole
 
@@ -21,17 +22,20 @@ def full_batch(
     lr: Numbers,
     steps: Whole,
     *,
+    loss: loop.Loss | None = None,
     record_every: Whole | None = None,
     record_at: Numbers | None = None,
 ) -> tuple[Trajectory, Any]:
     """Gradient descent θ ← θ − lr ∂L/∂θ on L = ‖C − I‖_F², C = (1/2n) Σ_i z_i z'_iᵀ + z'_i z_iᵀ of
-    all pairs at once.
+    all pairs at once, or on another loss of them.
 
     Args:
         apply: pure function (params, inputs [k, ...]) -> outputs [k, d], such as
             `models.functional` makes; compiled anew for each function object.
         params: a tree of floating arrays.
         x, x2: the two views [n, ...].
+        loss: any JAX function of the two views' outputs z1, z2 [n, d]; nothing then says where it
+            ends, and the result is never "converged".
         lr, steps, record_every, record_at: as for `descent`.
 
     Returns:
@@ -51,16 +55,19 @@ def full_batch(
         f"{list(out.shape)}",
     )
     at, rate = loop.recorded(steps, record_every, record_at), jnp.asarray(loop.rate(lr), out.dtype)
-    C, last, _ = loop.descend(_gradients(apply), params, jnp.concatenate([x, x2]), rate, at)
-    return loop.run_of(C, rate, at, "full-batch gradient descent of a network"), last
+    gradients, views = _gradients(apply, loss), jnp.concatenate([x, x2])
+    records, last, _ = loop.descend(gradients, params, views, rate, at)
+    return loop.run_of(records, rate, at, "full-batch gradient descent of a network"), last
 
 
 @lru_cache(maxsize=64)
-def _gradients(apply: Apply) -> loop.Gradients:
-    def loss(params: Any, views: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gradients(apply: Apply, loss: loop.Loss | None) -> loop.Gradients:
+    def value(params: Any, views: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         z, z2 = jnp.split(apply(params, views), 2)
-        C = z.T @ z2 / len(z)
-        C = (C + C.T) / 2
-        return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2), C
+        C = cross_moment(z, z2)
+        if loss is None:
+            return laws.BarlowTwins.distance(C), (C, None)
+        number = loss(z, z2)
+        return number, (C, number)
 
-    return jax.grad(loss, has_aux=True)
+    return jax.grad(value, has_aux=True)

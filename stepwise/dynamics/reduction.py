@@ -1,18 +1,20 @@
 """Fewer modes for the flow: what cannot matter within the time asked for is left out, and the bound
 kept is said.
 
-While 0 ⪯ C ⪯ I, column j of A obeys da_j/dt = 4γ_j (I − C) a_j and so |a_j(t)| ≤ |a_j(0)| e^{4 γ_j⁺
-t}. A set of modes S adds at most ε_S(t) = Σ_S |γ_j| |a_j(0)|² e^{8 γ_j⁺ t} to C, which moves λ_i,
-to first order, by at most ε_S(T) + 2 γ_i ∫ ε_S dt, the integral up to where mode i has been
-learned.
+All of it is for laws of one form, da_j/dt = κ γ_j (I − C) a_j for column j of A, with C = A diag(γ)
+Aᵀ their observable; κ is `Law.contraction()`. A law of another form is left whole.
+
+While 0 ⪯ C ⪯ I, |a_j(t)| ≤ |a_j(0)| e^{κ γ_j⁺ t}. A set of modes S adds at most ε_S(t) = Σ_S |γ_j|
+|a_j(0)|² e^{2κ γ_j⁺ t} to C, which moves λ_i, to first order, by at most ε_S(T) + (κ/2) γ_i ∫ ε_S
+dt, the integral up to where mode i has been learned.
 
 The slow modes that are too many to drop are compressed: A_S = L Qᵀ with Q a basis of the block
 Krylov space span{A_Sᵀ, D A_Sᵀ, ... D^{N−1} A_Sᵀ}. The flow never leaves the infinite one, and N
 blocks reproduce the moments A_S Dᵖ A_Sᵀ, p < 2N (block Gauss quadrature). Along the flow a_j(t) =
-F(γ_j) a_j(0), where F is entire and ‖F(γ)‖² ≤ e^{8 t max(0, Re γ)} for complex γ too; so by
+F(γ_j) a_j(0), where F is entire and ‖F(γ)‖² ≤ e^{2κ t max(0, Re γ)} for complex γ too; so by
 Bernstein's theorem the best polynomial of degree 2N − 2 misses F ⊗ F on the set's spectrum [c − h,
-c + h] by at most 2 M ρ^{2−2N}/(ρ − 1) for every ρ > 1, with M = exp(8 T max(0, c + h (ρ + 1/ρ)/2)),
-and C's error is at most twice that times the weight of the set.
+c + h] by at most 2 M ρ^{2−2N}/(ρ − 1) for every ρ > 1, with M = exp(2κ T max(0, c + h (ρ +
+1/ρ)/2)), and C's error is at most twice that times the weight of the set.
 """
 
 from typing import NamedTuple
@@ -21,6 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import laws
+from stepwise.laws import LawOf, Modes
 
 SAFETY = 4.0
 """On the bounds below, which hold to first order and take a mode as learned by twice its predicted
@@ -47,19 +50,22 @@ class Reduction(NamedTuple):
     bound: float
 
 
-def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduction:
+def reduce(
+    gamma: np.ndarray, A0: np.ndarray, until: float, tol: float, *, law: LawOf = None
+) -> Reduction:
     """Drop and compress modes so that the eigenvalues of C until time `until` are within `tol` of
     the whole flow's.
 
-    Where C(0) has an eigenvalue above 1 nothing is left out: the bound does not hold there.
+    Where C(0) has an eigenvalue above 1, or the law has another form, nothing is left out: the
+    bound does not hold there.
     """
     gamma, A0 = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
-    r = gamma.size
+    r, pull = gamma.size, _pull(law, gamma, len(A0))
     spread = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
-    if spread[-1] > 1 or not tol > 0:
+    if pull is None or spread[-1] > 1 or not tol > 0:
         return Reduction(gamma, A0, np.eye(r), 0.0)
     stretch = 1 + max(0.0, -spread[0])  # I − C is at most this
-    weight, growth = _influence(gamma, A0, until * stretch)
+    weight, growth = _influence(gamma, A0, until * stretch, pull)
     with np.errstate(over="ignore", divide="ignore"):
         order = np.argsort(np.log(weight) + growth, kind="stable")
         total = np.cumsum(weight[order] * np.exp(np.minimum(growth[order], 700)))
@@ -67,7 +73,7 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     kept = np.sort(order[dropped:])
     bound = float(total[dropped - 1]) if dropped else 0.0
     first, last, blocks, extra = _window(
-        gamma[kept], A0[:, kept], weight[kept], until * stretch, tol / 2
+        gamma[kept], A0[:, kept], weight[kept], until * stretch, tol / 2, pull
     )
     fast, slow, after = kept[:first], kept[first:last], kept[last:]
     if not blocks:
@@ -84,47 +90,56 @@ def reduce(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> Reduc
     return Reduction(np.concatenate([gamma[fast], small, gamma[after]]), start, back, bound + extra)
 
 
-def leading(gamma: np.ndarray, A0: np.ndarray, until: float, tol: float) -> tuple[int, float]:
+def leading(
+    gamma: np.ndarray, A0: np.ndarray, until: float, tol: float, *, law: LawOf = None
+) -> tuple[int, float]:
     """The fewest leading modes k that matter until then, and by how much leaving the rest out can
     move an eigenvalue.
 
-    For gradient descent too: below its stability limit no mode outgrows the flow's e^{4 γ⁺ t}. All
-    of them where C(0) has an eigenvalue above 1.
+    For gradient descent too: below its stability limit no mode outgrows the flow's e^{κ γ⁺ t}. All
+    of them where C(0) has an eigenvalue above 1, or the law has another form.
     """
     gamma, A0 = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
-    start = np.linalg.eigvalsh((A0 * gamma) @ A0.T)
-    if start[-1] > 1:
+    pull, start = _pull(law, gamma, len(A0)), np.linalg.eigvalsh((A0 * gamma) @ A0.T)
+    if pull is None or start[-1] > 1:
         return gamma.size, 0.0
-    weight, growth = _influence(gamma, A0, until * (1 + max(0.0, -start[0])))
+    weight, growth = _influence(gamma, A0, until * (1 + max(0.0, -start[0])), pull)
     beyond = np.cumsum((weight * np.exp(np.minimum(growth, 700)))[::-1])[::-1]
     k = max(1, int(np.sum(beyond > tol)))
     return k, float(beyond[k]) if k < gamma.size else 0.0
 
 
-def _influence(gamma: np.ndarray, A0: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
+def _pull(law: LawOf, gamma: np.ndarray, d: int) -> float | None:
+    """κ of the law, None where it has another form."""
+    return laws.law_of(law, Modes(gamma), d).contraction()
+
+
+def _influence(
+    gamma: np.ndarray, A0: np.ndarray, until: float, pull: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Weight w_j and exponent x_j: leaving mode j out moves an eigenvalue by at most w_j e^{x_j},
     to first order.
     """
-    rate = 8 * np.maximum(gamma, 0)
+    rate = 2 * pull * np.maximum(gamma, 0)
     k = min(A0.shape)
     s0 = np.abs(np.diagonal(np.linalg.qr(A0[:, :k])[1]))
     lam0 = np.clip(gamma[:k] * s0**2, 1e-300, 0.5)
     positive = gamma[:k] > 0
     learned = np.full(k, until)
     learned[positive] = np.minimum(
-        until, 2 * np.log(1 / lam0[positive] - 1) / (laws.BarlowTwins.RATE * gamma[:k][positive])
+        until, 2 * np.log(1 / lam0[positive] - 1) / (2 * pull * gamma[:k][positive])
     )
-    # 2 γ_i ∫_0^{t_i} e^{rate s} ds, as a factor on e^{rate T}
+    # κ/2 γ_i ∫_0^{t_i} e^{rate s} ds, as a factor on e^{rate T}
     slow = rate[None] * learned[:, None] < 1e-6
     safe = np.where(slow, 1, rate[None])
     shape = np.exp(np.minimum(rate[None] * (learned[:, None] - until), 0))
     integral = np.where(slow, learned[:, None] * shape, (shape - np.exp(-rate * until)) / safe)
-    later = np.max(2 * np.maximum(gamma[:k], 0)[:, None] * integral, axis=0)
+    later = np.max(pull / 2 * np.maximum(gamma[:k], 0)[:, None] * integral, axis=0)
     return SAFETY * np.abs(gamma) * np.sum(A0**2, axis=0) * (1 + later), rate * until
 
 
 def _window(
-    gamma: np.ndarray, A0: np.ndarray, weight: np.ndarray, until: float, tol: float
+    gamma: np.ndarray, A0: np.ndarray, weight: np.ndarray, until: float, tol: float, pull: float
 ) -> tuple[int, int, int, float]:
     """Which modes first ... last − 1 to compress, into how many Krylov blocks, and its bound: the
     smallest state.
@@ -156,7 +171,7 @@ def _window(
     later = np.max(weight / np.maximum(np.abs(gamma) * square, 1e-300), initial=1)
     mass = later * np.sqrt(total(gamma**2 * square) * total(square))
     rho = np.geomspace(1.05, 200, 48)[:, None, None]
-    growth = 8 * until * np.maximum(0, center + half * (rho + 1 / rho) / 2)
+    growth = 2 * pull * until * np.maximum(0, center + half * (rho + 1 / rho) / 2)
     best, smallest = nothing, k
     for blocks in range(1, 13):
         state = firsts[:, None] + (k - lasts) + blocks * d

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import _check, problem, spectra
-from stepwise.moments import Center
+from stepwise.moments import Center, centre
 from stepwise.types import Numbers, Real, Whole
 
 CUTOFF = 1e-6
@@ -155,12 +155,7 @@ def _bases(
     K: np.ndarray, z: np.ndarray, center: Center, cutoff: Real
 ) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal bases of the predicted and the real subspace, each in its own order."""
-    if center == "pooled":
-        z = z - z.mean(axis=0)
-    elif center == "per_view":
-        z = (
-            z.reshape(2, -1, z.shape[1]) - z.reshape(2, -1, z.shape[1]).mean(axis=1, keepdims=True)
-        ).reshape(z.shape)
+    z = centre(z, center)
     real, sizes, _ = np.linalg.svd(z, full_matrices=False)
     rank = int(np.sum(sizes > 1e-6 * sizes[0]))
     _check.require(rank == z.shape[1], "z", f"embeddings of {z.shape[1]} dimensions", f"of {rank}")

@@ -1,20 +1,19 @@
 """The law of linear Barlow Twins from an aligned start: each mode is a logistic curve."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from stepwise import _check
-from stepwise.types import Numbers, Real
+from stepwise.laws.base import Law
+from stepwise.types import Numbers, Real, Whole
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class BarlowTwins:
+class BarlowTwins(Law):
     r"""Growth of the embedding eigenvalues under L = ‖C − I‖², dW/dt = −4 (C − I) W Γ.
 
     From an aligned start, W(0) = U diag(s(0)) V_{≤d}ᵀ, every λ_j = γ_j s_j² moves alone (source,
@@ -27,6 +26,7 @@ class BarlowTwins:
     Args:
         gamma: modes [r] from the largest down, negative ones included. The curves use the leading d
             of them, one for each entry of `lam0`; `max_stable_lr` uses all.
+        lowest: the smallest mode of the data where `gamma` leaves it out; `max_stable_lr` needs it.
 
     Raises:
         ValueError: gamma is not a vector of finite numbers; lam0 is not a vector of at most r
@@ -36,17 +36,89 @@ class BarlowTwins:
     """
 
     gamma: Numbers
+    lowest: Numbers | None = None
 
     RATE: ClassVar[float] = 8.0
     """λ_j grows as e^{RATE γ_j t} while it is small."""
+    PULL: ClassVar[float] = 4.0
+    """dW/dt = PULL (I − C) W Γ."""
+
+    domain = "the theory's loss, any data, in modes of Γ; closed form from an aligned start"
+    observable = "C"
+    formula = "‖C − I‖²"
+    follows_gamma = True
 
     def __post_init__(self) -> None:
-        if isinstance(
-            self.gamma, jax.Array | np.ndarray | list | tuple
-        ):  # not a placeholder of a tree transformation
-            object.__setattr__(
-                self, "gamma", jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
-            )
+        gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
+        object.__setattr__(self, "gamma", gamma)
+
+    @classmethod
+    def of(cls, problem: Any, d: Whole) -> "BarlowTwins":
+        """The law of a problem's modes, with its lowest mode."""
+        return cls(problem.gamma, problem.lowest)
+
+    @property
+    def order(self) -> Int[Array, " r"]:
+        """As gamma is given: from the largest down."""
+        return jnp.arange(self.gamma.shape[0])
+
+    def growth(self) -> Float[Array, " r"]:
+        """8 γ_j."""
+        return self.RATE * self.gamma
+
+    def rest(self) -> Float[Array, " r"]:
+        """1 where γ_j > 0, else 0."""
+        return (self.gamma > 0).astype(self.gamma.dtype)
+
+    def grows(self) -> Bool[Array, " r"]:
+        """γ_j > 0."""
+        return self.gamma > 0
+
+    def rhs(self, A: Numbers) -> Float[Array, "d r"]:
+        """4 (I − C) A diag(γ)."""
+        AD = A * self.gamma
+        return self.PULL * (AD - (AD @ jnp.asarray(A).T) @ AD)
+
+    def objective(self, A: Numbers) -> Float[Array, ""]:
+        """‖C − I‖_F², C = A diag(γ) Aᵀ."""
+        return self.distance(self.measure(A))
+
+    def contraction(self) -> float:
+        """4."""
+        return self.PULL
+
+    def loss_of(self, eigenvalues: Numbers) -> Any:
+        """Σ_j (1 − λ_j)², in the eigenvalues' own kind of array."""
+        return ((1 - eigenvalues) ** 2).sum(axis=-1)
+
+    def lowest_loss(self, d: Whole) -> Float[Array, ""]:
+        """1 for each dimension without a positive mode."""
+        return jnp.maximum(d - jnp.sum(self.gamma > 0), 0).astype(self.gamma.dtype)
+
+    @staticmethod
+    def distance(C: Numbers) -> Float[Array, ""]:
+        """‖C − I‖_F²."""
+        C = jnp.asarray(C)
+        return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2)
+
+    @staticmethod
+    def embedding_gradient(z: Numbers) -> tuple[Float[Array, "views d"], Float[Array, "d d"]]:
+        """∂L/∂z = (4/2n) P z (C − I) and C = (1/2n) zᵀ P z of embeddings z [2n, d], P swapping the
+        views.
+        """
+        z = jnp.asarray(z)
+        swapped = jnp.roll(z, len(z) // 2, axis=0) / len(z)
+        C = swapped.T @ z
+        return 4 * swapped @ (C - jnp.eye(z.shape[1], dtype=C.dtype)), C
+
+    @staticmethod
+    def transposed_gradient(zT: Numbers) -> tuple[Float[Array, "d views"], Float[Array, "d d"]]:
+        """The same of embeddings as columns [d, 2n], which costs no transposition."""
+        zT = jnp.asarray(zT)
+        views = zT.shape[1]
+        swapped = jnp.roll(zT, views // 2, axis=1) / views
+        C = swapped @ zT.T
+        return 4 * (C - jnp.eye(len(C), dtype=C.dtype)) @ swapped, C
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """λ_j(t) = 1 / (1 + (1/λ_j(0) − 1) e^{−8 γ_j t}), in the order of the modes (not sorted).
@@ -59,35 +131,34 @@ class BarlowTwins:
             times: t [T], learning rate × step.
             lam0: λ(0) [d], d ≤ r.
         """
-        times, lam0, gamma = self._arguments(times, lam0)
+        times, lam0, gamma = self._leading(times, lam0)
         return _logistic(times[:, None] * gamma, self.RATE, lam0)
 
-    def step_times(self, lam0: Numbers) -> Float[Array, " d"]:
-        """τ_j = ln(1/λ_j(0) − 1) / (8 γ_j): when λ_j crosses 1/2; infinite for a mode that never
-        does.
+    def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
+        """τ_j = [ln(1/λ_j(0) − 1) − ln(1/level − 1)] / (8 γ_j): when λ_j crosses `level`; infinite
+        for a mode that never does.
 
-        A mode that starts above 1/2, at or below 0, or has γ_j ≤ 0 crosses at no t ≥ 0.
+        A mode that starts above the level, at or below 0, or has γ_j ≤ 0 crosses at no t ≥ 0.
         """
-        _, lam0, gamma = self._arguments(jnp.zeros(1, self.gamma.dtype), lam0)
-        crosses = (gamma > 0) & (lam0 > 0) & (lam0 <= 0.5)
-        safe_lam0, safe_gamma = jnp.where(crosses, lam0, 0.25), jnp.where(crosses, gamma, 1)
-        tau = (jnp.log1p(-safe_lam0) - jnp.log(safe_lam0)) / (self.RATE * safe_gamma)
-        return jnp.where(crosses, tau, jnp.inf)
+        _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
+        _, lam0, gamma = self._leading(jnp.zeros(1, self.gamma.dtype), lam0)
+        crosses = (gamma > 0) & (lam0 > 0) & (lam0 <= level)
+        safe_lam0, safe_gamma = jnp.where(crosses, lam0, level / 2), jnp.where(crosses, gamma, 1)
+        odds = jnp.log1p(-safe_lam0) - jnp.log(safe_lam0) + jnp.log(level / (1 - level))
+        return jnp.where(crosses, odds / (self.RATE * safe_gamma), jnp.inf)
 
-    def loss(self, times: Numbers, lam0: Numbers) -> Float[Array, " T"]:
-        """L(t) = Σ_j (1 − λ_j(t))² [T], over the d modes of lam0."""
-        return jnp.sum((1 - self.eigenvalues(times, lam0)) ** 2, axis=1)
-
-    def growth(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
+    def amplitude(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """s_j(t)/s_j(0) = e^{4γ_j t} / sqrt(1 + (e^{8γ_j t} − 1) λ_j(0)) (slides, eq. 10; does not
         overflow).
 
         Assumes signs that the model can have: λ_j(0) and γ_j of one sign. Where λ_j(0) = 0 with γ_j
         > 0 (a row that holds none of its mode) nothing grows, and 1 stands.
         """
-        times, lam0, _ = self._arguments(times, lam0)
-        ratio = self.eigenvalues(times, lam0) / jnp.where(lam0 == 0, 1, lam0)
-        return jnp.sqrt(jnp.where(lam0 == 0, 1, jnp.maximum(ratio, 0)))
+        return super().amplitude(times, lam0)
+
+    def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
+        """0: a learned mode is never replaced."""
+        return jnp.zeros((), self.gamma.dtype)
 
     def max_stable_lr(self) -> Float[Array, ""]:
         """min(1/(4 γ_1), 1/(2 |γ_min|)): gradient descent below it is stable at the solution C = I.
@@ -95,7 +166,10 @@ class BarlowTwins:
         A positive mode near λ = 1 is multiplied by 1 − 8 lr γ a step, a negative one near 0 by
         1 − 4 lr |γ|. Infinite where every γ is 0.
         """
-        top, bottom = jnp.max(self.gamma, initial=0), jnp.max(-self.gamma, initial=0)
+        gamma = self.gamma
+        if self.lowest is not None:
+            gamma = jnp.append(gamma, jnp.asarray(self.lowest, gamma.dtype))
+        top, bottom = jnp.max(gamma, initial=0), jnp.max(-gamma, initial=0)
         return 1 / jnp.maximum(4 * top, 2 * bottom)
 
     def descent_delay(self, lr: Numbers, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
@@ -110,7 +184,7 @@ class BarlowTwins:
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
-        _, lam0, gamma = self._arguments(jnp.zeros(1, self.gamma.dtype), lam0)
+        _, lam0, gamma = self._leading(jnp.zeros(1, self.gamma.dtype), lam0)
         crosses = (gamma > 0) & (lam0 > 0) & (lam0 < level)
         safe = jnp.where(crosses, lam0, level / 2)
         odds = jnp.log1p(-safe) - jnp.log(safe) + jnp.log(level / (1 - level))
@@ -118,13 +192,9 @@ class BarlowTwins:
             crosses, 2 * lr * gamma * (1 - 3 * (jnp.log1p(-safe) - jnp.log(1 - level)) / odds), 0
         )
 
-    def _arguments(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
-        times = jnp.asarray(_check.real_array("times", times, ndim=1))
-        lam0 = jnp.asarray(_check.real_array("lam0", lam0, ndim=1))
-        r = self.gamma.shape[0]
-        _check.require(
-            lam0.shape[0] <= r, "lam0", f"at most {r} entries, one a mode of gamma", lam0
-        )
+    def _leading(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
+        """Times, λ(0) and the leading γ, one for each entry of λ(0)."""
+        times, lam0, _ = self._arguments(times, lam0)
         return times, lam0, self.gamma[: lam0.shape[0]]
 
 

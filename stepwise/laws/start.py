@@ -3,13 +3,14 @@ spreads."""
 
 import jax.numpy as jnp
 from jax.scipy.special import digamma, polygamma
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from stepwise import _check
+from stepwise.laws.base import Law
 from stepwise.types import Numbers, Whole
 
 
-def effective_start(A: Numbers) -> Float[Array, " d"]:
+def effective_start(A: Numbers, law: Law | None = None) -> Float[Array, " d"]:
     """s_j(0) = |R_jj|, with A_{≤d} = Q R the QR factorisation of the leading d × d block.
 
     A small start in general position moves, after its plateau, as if it had begun aligned with
@@ -19,19 +20,37 @@ def effective_start(A: Numbers) -> Float[Array, " d"]:
 
     Args:
         A: mode coordinates [d, r] with r ≥ d, the modes from the largest down; any start.
+        law: whose modes do not grow in that order: its first d take the leading columns' place.
 
     Returns:
-        s0 [d] in the order of the modes.
+        s0 [d] in the order of growth: of the leading modes, or of law.order[:d].
 
     Raises:
-        ValueError: A is not a matrix of finite numbers with at least as many columns as rows.
+        ValueError: A is not a matrix of finite numbers with at least as many columns as rows; the
+            law's loss is not blind to rotations of the embedding, on which this rests.
     """
     A = jnp.asarray(_check.real_array("A", A, ndim=2))
     d = A.shape[0]
     _check.require(
         A.shape[1] >= d, "A", "at least as many columns (modes) as rows (embedding dimensions)", A
     )
-    return jnp.abs(jnp.diagonal(jnp.linalg.qr(A[:, :d], mode="r")))
+    leading = A[:, :d] if law is None else A[:, leading_modes(law, d)]
+    return jnp.abs(jnp.diagonal(jnp.linalg.qr(leading, mode="r")))
+
+
+def leading_modes(law: Law, d: Whole) -> Int[Array, " k"]:
+    """The first d modes that grow, for a law under which a start acts as an aligned one.
+
+    Raises:
+        ValueError: the law's loss is not blind to rotations of the embedding.
+    """
+    _check.require(
+        law.rotates,
+        "law",
+        "a loss that is blind to rotations of the embedding (a start then acts as an aligned one)",
+        type(law).__name__,
+    )
+    return law.order[:d]
 
 
 def expected_start(d: Whole) -> tuple[Float[Array, " d"], Float[Array, " d"]]:

@@ -2,23 +2,25 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from stepwise import _check
-from stepwise.types import Numbers
+from stepwise.laws.base import Law, NotKnownError
+from stepwise.types import Numbers, Real, Whole
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(Law):
     """Growth of the singular values of a linear model trained on targets with the squared loss.
 
     s_j' = γ_j (s*_j − s_j), so s_j(t) = s*_j + (s_j(0) − s*_j) e^{−γ_j t}: one fixed point, of one
     sign, no plateau. The self-supervised mode, s' = γ s (1 − s²) in units where s* = 1, is a
     pitchfork instead: s = 0 is unstable and s = ±1 are both stable (slides, "symmetry breaking").
+
+    As a `Law`, L = ½ tr (A − A*) diag(γ) (A − A*)ᵀ with row i of A* holding s* of mode order[i],
+    and λ_j = s_j². Rates near a small start, takeover and deflation do not exist: they are refused
+    by name, and so are `dynamics.closed_form` and `validity.report`, which rest on them.
 
     Args:
         gamma: modes [r], eigenvalues of the inputs' second moment, non-negative.
@@ -31,17 +33,18 @@ class Supervised:
     gamma: Numbers
     target: Numbers
 
+    domain = "squared loss on the targets of a linear teacher, modes of the inputs' second moment"
+    observable = "W Wᵀ"
+    formula = "½ E‖W x − W* x‖²"
+    rotates = False
+
     def __post_init__(self) -> None:
-        if isinstance(
-            self.gamma, jax.Array | np.ndarray | list | tuple
-        ):  # not a placeholder of a tree transformation
-            gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
-            target = jnp.asarray(_check.real_array("target", self.target, ndim=1))
-            _check.require(
-                gamma.shape == target.shape, "target", f"shape {list(gamma.shape)} as gamma", target
-            )
-            object.__setattr__(self, "gamma", gamma)
-            object.__setattr__(self, "target", target)
+        gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
+        target = jnp.asarray(_check.real_array("target", self.target, ndim=1))
+        shape = f"shape {list(gamma.shape)} as gamma"
+        _check.require(gamma.shape == target.shape, "target", shape, target)
+        object.__setattr__(self, "gamma", gamma)
+        object.__setattr__(self, "target", target)
 
     def singular_values(self, times: Numbers, s0: Numbers) -> Float[Array, "T r"]:
         """s_j(t) = s*_j + (s_j(0) − s*_j) e^{−γ_j t} at times [T] from s(0) [r]."""
@@ -51,3 +54,84 @@ class Supervised:
             s0.shape == self.gamma.shape, "s0", f"shape {list(self.gamma.shape)} as gamma", s0
         )
         return self.target + (s0 - self.target) * jnp.exp(-self.gamma * times[:, None])
+
+    @property
+    def order(self) -> Int[Array, " r"]:
+        """Modes from the fastest to the slowest."""
+        return jnp.argsort(-self.gamma)
+
+    def unit(self) -> Float[Array, " r"]:
+        """1: the observable is W Wᵀ."""
+        return jnp.ones_like(self.gamma)
+
+    def rest(self) -> Float[Array, " r"]:
+        """s*_j², which every mode with γ_j > 0 reaches."""
+        return jnp.where(self.gamma > 0, self.target**2, 0)
+
+    def learned(self, d: Whole) -> Int[Array, " k"]:
+        """The fastest d: the rows are told which modes to hold."""
+        return self.order[:d]
+
+    def rhs(self, A: Numbers) -> Float[Array, "d r"]:
+        """(A* − A) diag(γ)."""
+        return (self._solution(len(A)) - A) * self.gamma
+
+    def objective(self, A: Numbers) -> Float[Array, ""]:
+        """½ tr (A − A*) diag(γ) (A − A*)ᵀ."""
+        return jnp.sum((A - self._solution(len(A))) ** 2 * self.gamma) / 2
+
+    def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
+        """s_j(t)² from s_j(0) = +sqrt(λ_j(0))."""
+        times, lam0, at = self._arguments(times, lam0)
+        goal, start = self.target[at], jnp.sqrt(jnp.maximum(lam0, 0))
+        return (goal + (start - goal) * jnp.exp(-self.gamma[at] * times[:, None])) ** 2
+
+    def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
+        """When s_j rises through sqrt(level) s*_j: ln[(s* − s(0))/(s* − sqrt(level) s*)]/γ_j."""
+        _, lam0, at = self._arguments(jnp.zeros(1), lam0)
+        _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
+        rate, goal, start = self.gamma[at], self.target[at], jnp.sqrt(jnp.maximum(lam0, 0))
+        mark = jnp.sqrt(level) * goal
+        crosses = (rate > 0) & (goal > 0) & (start <= mark)
+        ratio = jnp.where(crosses, (goal - start) / jnp.where(crosses, goal - mark, 1), 1)
+        return jnp.where(crosses, jnp.log(ratio) / jnp.where(crosses, rate, 1), jnp.inf)
+
+    def converged(self, loss: Numbers, d: Whole) -> Bool[Array, ""]:
+        """Whether the loss is below 1% of what zero weights have."""
+        start = self.objective(jnp.zeros((int(d), self.gamma.shape[0]), self.gamma.dtype))
+        return loss < 1e-2 * jnp.where(start > 0, start, 1)
+
+    def max_stable_lr(self) -> Float[Array, ""]:
+        """2/γ_1."""
+        return 2 / jnp.max(self.gamma, initial=0)
+
+    def growth(self) -> Float[Array, " r"]:
+        """Does not exist: there is no plateau."""
+        raise NotKnownError(self._refused("growth"))
+
+    def grows(self) -> Bool[Array, " r"]:
+        """Does not exist: no mode waits for its own size."""
+        raise NotKnownError(self._refused("grows"))
+
+    def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
+        """Does not exist: each row has its own target."""
+        raise NotKnownError(self._refused("takeover"))
+
+    def next_growth(self, learned: Numbers) -> Float[Array, ""]:
+        """Does not exist: there is no plateau."""
+        raise NotKnownError(self._refused("next_growth"))
+
+    def descent_delay(self, lr: Numbers, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
+        """Does not exist: there is no plateau."""
+        raise NotKnownError(self._refused("descent_delay"))
+
+    def _refused(self, name: str) -> str:
+        return (
+            f"{name}: expected a law with a plateau, received Supervised, whose modes relax to "
+            f"their targets from any start at once"
+        )
+
+    def _solution(self, d: int) -> Array:
+        at = self.order[:d]
+        rows = jnp.zeros((d, self.gamma.shape[0]), self.target.dtype)
+        return rows.at[jnp.arange(at.shape[0]), at].set(self.target[at])

@@ -7,15 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
 
 from stepwise import _check, eigen, kernels
 from stepwise.kernels import Kernel
-from stepwise.moments import CENTERS, Center
+from stepwise.moments import CENTERS, Center, centre
 from stepwise.problem.problem import TILE, Problem, assemble, first, require_modes
+from stepwise.problem.spectrum import EPS, dual_modes
 from stepwise.types import Numbers, Real, Whole
 
-EPS = float(np.finfo(np.float64).eps)
 SLAB = 1024
 """Rows of K that are read at once."""
 DENSE = 10_000
@@ -127,11 +126,11 @@ def from_gram(
             return assemble(gamma, features, basis, offset, lowest, dtype, center, linear=False)
     k64 = host.astype(np.float64)
     k64 = (k64 + k64.T) / 2
-    centred = _centred(_centred(k64, center).T, center)
+    centred = centre(centre(k64, center).T, center)
     gamma, dual = dual_modes(
         centred, least, refused=10 * relative, scale=float(np.linalg.norm(k64))
     )
-    features, basis = centred @ dual, _centred(dual, center)
+    features, basis = centred @ dual, centre(dual, center)
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
     whole = assemble(gamma, features, basis, offset, gamma[-1], dtype, center, linear=False)
     return whole if modes is None else first(whole, modes)
@@ -208,7 +207,7 @@ def _matrix_free(
     n = side // 2
 
     def centred(block: np.ndarray) -> np.ndarray:
-        return _centred(block, center)
+        return centre(block, center)
 
     def swapped(block: np.ndarray) -> np.ndarray:
         return np.concatenate([block[n:], block[:n]]) / side
@@ -241,64 +240,3 @@ def _matrix_free(
     images = product(basis)
     offset = images.mean(axis=0) if center != "none" else np.zeros(len(found.values))
     return found.values, centred(images), basis, offset, found.lowest
-
-
-def dual_modes(
-    K: Float[np.ndarray, "views views"],
-    cutoff: float,
-    *,
-    refused: float | None = None,
-    scale: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """γ and K-orthonormal dual coefficients U from the 2n × 2n side: K_Γ on the range of K.
-
-    `scale` is what K was before it was centred, to which its rounding is relative.
-    """
-    n = len(K) // 2
-    spread, span = eigen.descending(K)
-    kept = above(spread, cutoff, refused=refused, scale=scale)
-    root = span[:, kept] * np.sqrt(spread[kept])
-    cross = root[:n].T @ root[n:] / n
-    gamma, rotation = eigen.descending((cross + cross.T) / 2)
-    return gamma, (span[:, kept] / np.sqrt(spread[kept])) @ rotation
-
-
-def above(
-    spread: Float[np.ndarray, " k"],
-    cutoff: float,
-    *,
-    refused: float | None = None,
-    scale: float = 0.0,
-) -> Bool[np.ndarray, " k"]:
-    """Which directions hold more than rounding; refuses a matrix that is not positive
-    semi-definite, or is zero.
-    """
-    size = max(float(spread[0]), scale)
-    bound = (10 * cutoff if refused is None else refused) * size
-    found = f"eigenvalues from {spread[-1]:.3e} to {spread[0]:.3e}"
-    nothing = spread[0] <= cutoff * scale and spread[-1] >= -bound
-    _check.require(
-        spread[0] > 0 and not nothing,
-        "views",
-        "centred views, or a kernel of them, that differ from one another",
-        found,
-    )
-    _check.require(
-        spread[-1] >= -bound,
-        "K",
-        f"a positive semi-definite kernel (to {bound:.1e}; one computed in float32 wants "
-        f"cutoff=1e-6)",
-        found,
-    )
-    return spread > max(cutoff * size, -2 * float(spread[-1]))
-
-
-def _centred(block: np.ndarray, center: Center) -> np.ndarray:
-    """Columns less their mean over all views, over each view's, or as they are."""
-    if center == "pooled":
-        return block - block.mean(axis=0)
-    if center == "per_view":
-        return block - np.repeat(
-            block.reshape(2, len(block) // 2, -1).mean(axis=1), len(block) // 2, axis=0
-        )
-    return block

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check, eigen, moments
-from stepwise.moments import CENTERS, Center
-from stepwise.problem.gram import EPS, above, dual_modes
+from stepwise.moments import CENTERS, Center, centre
 from stepwise.problem.problem import Problem, assemble, first, require_modes
+from stepwise.problem.spectrum import EPS, above, dual_modes
 from stepwise.types import Numbers, Whole
 
 
@@ -47,9 +47,7 @@ def from_views(
             found = _matrix_free(x, x2, shifts, center, modes)
             if found is not None:
                 return found
-    both = np.concatenate(
-        [np.asarray(view, np.float64) - shift for view, shift in zip((x, x2), shifts, strict=True)]
-    )
+    both = centre(np.concatenate([np.asarray(view, np.float64) for view in (x, x2)]), center)
     if m <= 2 * n:
         gamma, basis = _primal(both)
     else:
@@ -63,10 +61,10 @@ def from_views(
 def _primal(both: Float[np.ndarray, "views m"]) -> tuple[np.ndarray, np.ndarray]:
     """γ and V from the m × m side, on the span of the views."""
     two_n, n = len(both), len(both) // 2
-    spread, span = eigen.descending(both.T @ both / two_n)
+    spread, span = eigen.eigh_descending(both.T @ both / two_n)
     span = span[:, above(spread, max(both.shape) * EPS)]
     cross = (both[:n] @ span).T @ (both[n:] @ span) / n
-    gamma, rotation = eigen.descending((cross + cross.T) / 2)
+    gamma, rotation = eigen.eigh_descending((cross + cross.T) / 2)
     return gamma, span @ rotation
 
 

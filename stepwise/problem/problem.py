@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from stepwise import _check, _npz, laws
 from stepwise.kernels import Kernel
+from stepwise.laws import LawOf
 from stepwise.moments import Center
 from stepwise.types import Numbers, Real, Whole
 
@@ -75,35 +76,56 @@ class Problem:
         """How many modes have γ > 0: the most dimensions that can be learned."""
         return int(np.sum(np.asarray(self.gamma) > 0))
 
-    def max_stable_lr(self) -> Float[Array, ""]:
-        """min(1/(4 γ_1), 1/(2 |γ_min|)) over all modes, also those that `modes=k` left out."""
-        return laws.BarlowTwins(
-            jnp.append(self.gamma, jnp.asarray(self.lowest, self.gamma.dtype))
-        ).max_stable_lr()
+    @property
+    def sigma(self) -> Float[Array, "r r"]:
+        """Second moment of single views in mode coordinates, (1/2n) Σ_i φ φᵀ + φ' φ'ᵀ [r, r].
 
-    def optimum(self, d: Whole) -> Float[Array, "d r"]:
-        """A* = diag(γ_j^{-1/2}) on the leading d modes: the smallest-norm minimiser, up to a
-        rotation of its rows.
+        Γ is diag(γ) there; Σ is diagonal too where both have one eigenbasis. For a linear model it
+        is Vᵀ Σ V (`moments.Moments`).
+        """
+        return self.features.T @ self.features / self.features.shape[0]
+
+    def max_stable_lr(self, *, law: LawOf = None, d: Whole = 1) -> Float[Array, ""]:
+        """Below which rate gradient descent is stable: for Barlow Twins, the default law,
+        min(1/(4 γ_1), 1/(2 |γ_min|)) over all modes, also those that `modes=k` left out.
+
+        Args:
+            law: a function (problem, d) -> Law.
+            d: dimension of the embedding, for a law that asks for it.
 
         Raises:
-            ValueError: d is more than the number of positive modes; so many dimensions cannot be
+            laws.NotKnownError: none is known for this law.
+        """
+        return laws.law_of(law, self, d).max_stable_lr()
+
+    def optimum(self, d: Whole, *, law: LawOf = None) -> Float[Array, "d r"]:
+        """A* [d, r] at the end of training from a small start, up to a rotation of its rows.
+
+        For Barlow Twins, the default law, diag(γ_j^{-1/2}) on the leading d modes: the
+        smallest-norm minimiser. In general the modes of `Law.learned`, each at its rest.
+
+        Raises:
+            ValueError: d is more than the number of modes that grow; so many dimensions cannot be
                 learned.
         """
-        _check.whole("d", d, 1, self.n_positive, ", the positive modes of the problem")
-        return jnp.eye(d, self.gamma.size, dtype=self.gamma.dtype) / jnp.sqrt(self.gamma[:d, None])
+        found = laws.law_of(law, self, d)
+        limit = int(np.sum(np.asarray(found.grows())))
+        _check.whole("d", d, 1, limit, ", the modes of the problem that grow")
+        modes = found.learned(d)
+        return found.aligned(found.rest()[modes], modes)
 
-    def predict(self, d: Whole) -> Float[Array, "views d"]:
+    def predict(self, d: Whole, *, law: LawOf = None) -> Float[Array, "views d"]:
         """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a
         rotation.
 
         Small start, gradient flow to convergence; C of these embeddings is the identity (source,
         Prop. 4.2, 5.3). They are `embed(optimum(d), views)`, but with per-view centring, where each
-        view here meets its own mean.
+        view here meets its own mean. Under another law the columns have the sizes that it ends at.
 
         Raises:
-            ValueError: d is more than the number of positive modes.
+            ValueError: d is more than the number of modes that grow.
         """
-        return self.features @ self.optimum(d).T
+        return self.features @ self.optimum(d, law=law).T
 
     def embed(self, A: Numbers, inputs: Numbers) -> Float[Array, "k d"]:
         """f(x) = A φ(x) of any inputs, seen or not.
@@ -188,9 +210,20 @@ class Problem:
         _check.require(d >= 1, "d", "a positive number of dimensions", d)
         return scale * jax.random.normal(key, (int(d), self.gamma.size), self.gamma.dtype)
 
-    def truncated(self, k: Whole) -> "Problem":
-        """The same problem with its k largest modes only."""
+    def truncated(self, k: Whole, *, law: LawOf = None) -> "Problem":
+        """The same problem with its k largest modes only.
+
+        Raises:
+            ValueError: k is not in 1 ... r; or modes do not grow in the order of γ under this law,
+                so that one that is cut off could matter.
+        """
         require_modes(k, self.gamma.size)
+        _check.require(
+            k == self.gamma.size or laws.law_of(law, self, 1).follows_gamma,
+            "law",
+            "one whose modes grow in the order of γ, so that the smallest can be cut off",
+            "another",
+        )
         cut = {
             name: getattr(self, name)[..., :k] for name in ("gamma", "features", "basis", "offset")
         }

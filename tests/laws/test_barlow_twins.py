@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
-from scipy.stats import ortho_group
 
-from stepwise import laws
-from stepwise.laws import BarlowTwins, Supervised
+from stepwise.laws import BarlowTwins
 
 GAMMA = np.array([2.0, 1.0, 0.3, 0.0, -0.7])
 LAM0 = np.array([1e-6, 0.2, 1.4, 0.5, -0.3])
@@ -39,11 +37,11 @@ def test_the_law_is_the_formula_of_the_slides(x64):
     s = np.exp(4 * gamma * t) / np.sqrt(s0**-2 + (np.exp(8 * gamma * t) - 1) * gamma)
     law, lam0 = BarlowTwins(gamma), gamma * s0**2
     np.testing.assert_allclose(law.eigenvalues(t[:, 0], lam0), gamma * s**2, rtol=1e-12)
-    np.testing.assert_allclose(law.growth(t[:, 0], lam0) * s0, s, rtol=1e-12)
+    np.testing.assert_allclose(law.amplitude(t[:, 0], lam0) * s0, s, rtol=1e-12)
 
 
 def test_growth_where_nothing_grows_or_nothing_moves(x64):
-    growth = BarlowTwins([1.0, 0.0, -1.0]).growth([0.0, 1.0, 1e6], [0.0, 0.0, -0.5])
+    growth = BarlowTwins([1.0, 0.0, -1.0]).amplitude([0.0, 1.0, 1e6], [0.0, 0.0, -0.5])
     np.testing.assert_array_equal(growth[:, :2], 1)
     np.testing.assert_allclose(
         growth[:, 2], [1, np.exp(-4) / np.sqrt(1 + 0.5 * (1 - np.exp(-8))), 0], rtol=1e-12
@@ -266,67 +264,3 @@ def test_the_delay_of_the_plateau_alone_is_twice_lr_gamma(x64):
     np.testing.assert_array_equal(never, 0)
     with pytest.raises(ValueError, match="level: expected a number between 0 and 1, received 2"):
         BarlowTwins([0.7]).descent_delay(0.01, [1e-6], 2.0)
-
-
-def test_an_aligned_start_is_its_own_effective_start(dtype):
-    s = np.array([0.3, 2.0, 0.1], dtype)
-    A = np.pad(np.diag(s), ((0, 0), (0, 4)))
-    np.testing.assert_allclose(laws.effective_start(A), s, rtol=1e-6)
-
-
-@given(seed=st.integers(0, 2**16), d=st.integers(2, 5), r=st.integers(5, 7))
-@settings(max_examples=15)
-def test_the_effective_start_does_not_turn_with_the_embedding(seed, d, r):
-    rng = np.random.default_rng(seed)
-    A, U = rng.normal(size=(d, r)), ortho_group.rvs(d, random_state=rng)
-    with jax.enable_x64(True):
-        s = np.asarray(laws.effective_start(A))
-        np.testing.assert_allclose(laws.effective_start(U @ A), s, rtol=1e-9)
-    # |R_jj| is what column j adds to the span of those before it
-    np.testing.assert_allclose(np.cumprod(s**2)[-1], np.linalg.det(A[:, :d]) ** 2, rtol=1e-9)
-    np.testing.assert_allclose(s[0], np.linalg.norm(A[:, 0]), rtol=1e-12)
-
-
-def test_gaussian_starts_spread_as_the_chi_squared_law_says(x64):
-    d, draws = 4, 20_000
-    A = np.random.default_rng(0).normal(size=(draws, d, 6))
-    logs = 2 * np.log(np.asarray(jax.vmap(laws.effective_start)(A)))
-    mean, deviation = (np.asarray(part) for part in laws.expected_start(d))
-    assert (np.abs(logs.mean(0) - mean) < 4 * deviation / np.sqrt(draws)).all()
-    np.testing.assert_allclose(logs.std(0), deviation, rtol=0.04)
-    np.testing.assert_allclose(np.exp(logs).mean(0), [4, 3, 2, 1], rtol=0.05)
-
-
-def test_an_effective_start_with_too_few_modes_is_refused():
-    with pytest.raises(
-        ValueError, match=r"A: expected at least as many columns.*received float.*\[3, 2\]"
-    ):
-        laws.effective_start(np.ones((3, 2)))
-    with pytest.raises(ValueError, match="d: expected a positive number of dimensions, received 0"):
-        laws.expected_start(0)
-
-
-@given(t=st.floats(0, 10))
-@settings(max_examples=10)
-def test_the_supervised_law_relaxes_exponentially_to_its_one_fixed_point(t):
-    with jax.enable_x64(True):
-        law = Supervised([1.0, 0.5, 0.0], [1.0, -2.0, 3.0])
-        s = law.singular_values([t], [0.1, 0.1, 0.1])[0]
-    np.testing.assert_allclose(
-        s, [1 - 0.9 * np.exp(-t), -2 + 2.1 * np.exp(-t / 2), 0.1], rtol=1e-12, atol=1e-14
-    )
-
-
-def test_the_supervised_law_refuses_a_target_of_another_size():
-    with pytest.raises(
-        ValueError, match=r"target: expected shape \[2\] as gamma, received float32 \[3\]"
-    ):
-        Supervised(np.ones(2, np.float32), np.ones(3, np.float32))
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_self_supervised_modes_break_a_symmetry_and_supervised_ones_do_not(sign, x64):
-    gamma, s0 = np.array([1.0]), np.array([sign * 1e-3])
-    told = Supervised(gamma, np.ones(1)).singular_values([50.0], s0)[0, 0]
-    found = s0 * BarlowTwins(gamma).growth([50.0], gamma * s0**2)[0]
-    np.testing.assert_allclose([told, found[0]], [1, sign], rtol=1e-12)
