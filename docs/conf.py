@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 import stepwise
+from stepwise.methods import METHODS
 
 project = "stepwise"
 author = "The stepwise authors"
@@ -92,7 +93,52 @@ def write_pages(app: Sphinx) -> None:
         ["```{toctree}", ":maxdepth: 1", "", *(f"api/{room}" for room in listed), "```"]
     )
     _write(HERE / "api.md", f"# API\n\n{intro}\n{tree}\n")
+    _write(HERE / "methods.md", methods_page())
     _write(HERE / "tutorial.md", tutorial((HERE / "tutorial.py").read_text(encoding="utf-8")))
+
+
+def methods_page() -> str:
+    """Tables of `stepwise.methods.METHODS`: what each method descends, and how it is trained."""
+    rows, trained = [], []
+    for row in METHODS.values():
+        objective = row.objective
+        parts = [f"`losses.{objective.loss.__name__}`"]
+        parts += ["a predictor"] if objective.predictor else []
+        parts += [f"a target network ({objective.decay})"] if objective.decay is not None else []
+        law = "yes" if row.law is not None else "not yet"
+        rows.append(f"| {row.title} | `{row.name}` | {', '.join(parts)} | {law} | {row.paper} |")
+        for occasion, plan in row.schedules.items():
+            if "tiny" not in occasion:
+                start = f"scale {row.start.scale:g}, offset {row.start.offset:g}"
+                start = start if occasion == "small" else "as published"
+                cosine = "cosine" if plan.cosine else "constant"
+                trained.append(
+                    f"| {row.title} | {occasion} | {start} | {plan.lr:g} | {plan.steps:,} | "
+                    f"{plan.warmup:,} | {cosine} |"
+                )
+    return "\n".join(
+        [
+            "# Methods",
+            "",
+            "Every method is one row of `stepwise.methods.METHODS`; this page is made from it. "
+            "[Extending](extending.md) shows how to add one.",
+            "",
+            "| method | name | what it descends | law | paper |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "## How they are trained here",
+            "",
+            "SGD with momentum 0.9 on batches of 64 pairs, a ResNet of four blocks and width 16. A "
+            "small start multiplies the head's last weights by `scale`; `offset` is the norm of "
+            "its bias, for a loss that is blind to scale.",
+            "",
+            "| method | start | scale and offset | rate | steps | warm-up | then |",
+            "|---|---|---|---:|---:|---:|---|",
+            *trained,
+            "",
+        ]
+    )
 
 
 def tutorial(script: str) -> str:
