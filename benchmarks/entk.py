@@ -3,7 +3,6 @@ and estimates.
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ from experiments.contract import silent
 from experiments.shared import inspected
 from stepwise import entk, models, plotting, spectra
 from stepwise.entk.kernel import Kernel
-from stepwise.entk.score import predicted
 from stepwise.methods import DEFAULT
 
 FOLDER = Path("results/bench")
@@ -129,9 +127,9 @@ def _estimates(quick: bool) -> Iterator[Row]:
     """On fig3's Barlow Twins run, which is trained if it is not there."""
     preset = inspected.Config.smoke() if quick else inspected.Config.laptop()
     of = inspected.subject(preset, DEFAULT, silent)
-    network = _evaluated(of.trained.encoder)
+    network = models.evaluation(of.trained.encoder)
     K, whole = _timed(lambda: entk.gram(*network, of.x))
-    wanted = predicted(K, of.d, "pooled")
+    wanted = entk.predict(K, of.d)
     ways: list[dict[str, int]] = [{"probes": r} for r in ([] if quick else [4, 6, 8])]
     ways += [{"sketch": s} for s in ([4] if quick else [8, 16, 32, 64])]
     found: dict[str, list[tuple[float, ...]]] = {"probes": [], "sketch": []}
@@ -139,7 +137,7 @@ def _estimates(quick: bool) -> Iterator[Row]:
         ((name, value),) = way.items()
         made, spent = _timed(lambda way=way: entk.estimate(*network, of.x, **way))
         off, said = (
-            1 - spectra.subspace_alignment(predicted(made.K, of.d, "pooled"), wanted),
+            1 - spectra.subspace_alignment(entk.predict(made.K, of.d), wanted),
             made.subspace_error(of.d),
         )
         found[name].append((value, spent, off, said))
@@ -259,11 +257,7 @@ def once(n: int, width: int, side: int, outputs: int, probes: int | None) -> Out
     """The same in one call that compiles too, of all outputs or of probes."""
     apply, params, x = _network(n, width, side, outputs)
     outcome = measured(
-        lambda: {
-            "K": entk.gram(
-                apply, params, x, budget=LARGE, probes=probes, progress=sys.stderr.isatty()
-            )
-        },
+        lambda: {"K": entk.gram(apply, params, x, budget=LARGE, probes=probes)},
         repeats=1,
     )
     flops = Kernel(apply, params, x, budget=LARGE).work(np.eye(outputs)[:probes]).plan.flops
@@ -311,11 +305,6 @@ def _network(n: int, width: int, side: int, outputs: int) -> tuple[Any, Any, np.
 def _resnet18(width: int, outputs: int) -> tuple[Any, Any]:
     """At its start; one function, so that sides that share a process share what is compiled."""
     backbone = models.ResNet.standard("resnet18", width=width, stem="small", rngs=nnx.Rngs(0))
-    return _evaluated(
+    return models.evaluation(
         models.Encoder(backbone, models.Head(backbone.features, [outputs], rngs=nnx.Rngs(1)))
     )
-
-
-def _evaluated(encoder: nnx.Module) -> tuple[Any, Any]:
-    forward, params, stats = models.stateful(encoder)
-    return lambda params, x: forward(params, stats, x, False)[0], params

@@ -48,7 +48,7 @@ def rows(quick: bool) -> Iterator[Row]:
             ours.megabytes,
             peer.seconds,
             peer.megabytes,
-            20 if case.d == 10 else 100 if case.d == 50 else 0,
+            {10: 20, 50: 100}.get(case.d, 0),
             peer.late,
             note,
         )

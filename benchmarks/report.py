@@ -48,11 +48,9 @@ def line(row: Row) -> str:
         "open" if row.bound else "missed"
     )  # a peer that was stopped gives a lower bound, which decides nothing
     ratio, peer_s = row.ratio, row.peer_s
-    aim = (
-        f"{row.aim:g}x {'met' if ratio >= row.aim else short}"
-        if row.aim and ratio is not None
-        else ""
-    )
+    aim = ""
+    if row.aim and ratio is not None:
+        aim = f"{row.aim:g}x {'met' if ratio >= row.aim else short}"
     cells = [
         f"{row.name}: {row.case}",
         seconds(row.ours_s),

@@ -107,7 +107,7 @@ config = runs.Config(
     steps=60 if SMOKE else 1200,
     snapshots=4,
 )
-trained = runs.train(config, progress=sys.stderr.isatty())
+trained = runs.train(config)
 found = staircase.numbers(trained.trajectory)
 print(
     f"{found['crossed']} of {d} modes learned, {found['alone']} of them alone, at steps",

@@ -3,6 +3,7 @@ scikit-learn.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import _check
+from stepwise import _check, models
 from stepwise.models import Encoder
 from stepwise.types import Numbers, Real, Whole
 
@@ -34,13 +35,23 @@ def features(encoder: Encoder, pixels: Numbers, *, batch_size: Whole = 256) -> n
         module: Any = nnx.merge(graph, state)
         return list(module.everything(batch.astype(jnp.float32) / 255)[1].values())[-1]
 
-    out = []
-    for i in range(0, len(pixels), batch_size):
-        batch = np.asarray(pixels[i : i + batch_size])
-        filled = np.pad(
-            batch, ((0, min(batch_size, len(pixels)) - len(batch)), (0, 0), (0, 0), (0, 0))
-        )
-        out.append(np.asarray(forward(state, filled))[: len(batch)])
+    return _in_batches(lambda batch: forward(state, batch), pixels, batch_size)
+
+
+def embeddings(encoder: nnx.Module, pixels: Numbers, *, batch_size: Whole = 256) -> np.ndarray:
+    """Embeddings [n, d] of whole images uint8 [n, h, w, c], in evaluation mode."""
+    apply, params = models.evaluation(encoder)
+    embed = jax.jit(lambda batch: apply(params, batch.astype(jnp.float32) / 255))
+    return _in_batches(embed, pixels, batch_size)
+
+
+def _in_batches(function: Callable[[Any], Any], pixels: Numbers, batch_size: Whole) -> np.ndarray:
+    """The function of every image, in batches of one size, so that it is compiled once."""
+    size, out = min(int(batch_size), len(pixels)), []
+    for i in range(0, len(pixels), size):
+        batch = np.asarray(pixels[i : i + size])
+        filled = np.pad(batch, ((0, size - len(batch)), *[(0, 0)] * (batch.ndim - 1)))
+        out.append(np.asarray(function(filled))[: len(batch)])
     return np.concatenate(out)
 
 

@@ -95,7 +95,7 @@ class Subject:
             return snapshots.load(start, self.folder, step)
         return runs.settled(start, self.images.pixels) if settled else start
 
-    def kernel(self, step: Whole, *, progress: bool = False) -> np.ndarray:
+    def kernel(self, step: Whole, *, progress: bool | None = None) -> np.ndarray:
         """eNTK of the views after so many steps [2n, 2n], in evaluation mode; worked out once.
 
         Raises:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = sorted((ROOT / "stepwise").rglob("*.py"))
 FLOW = """
 _moved
-_check _files _user
+_bars _check _files _user
 _npz types
 laws eigen moments
 augment data
@@ -111,7 +111,7 @@ def test_every_place_in_the_flow_is_a_module():
 
 
 def test_heavy_dependencies_live_in_one_room():
-    for path in PACKAGE:
+    for path in [*PACKAGE, *(ROOT / "experiments").rglob("*.py")]:
         for name in imported(path):
             keeper = ALONE.get(name.split(".")[0])
             assert keeper in (None, module(path)), f"{module(path)} imports {name}"
@@ -201,6 +201,15 @@ def test_the_figures_of_the_command_line_choose_as_the_library_does():
     from stepwise.moments import CENTERS
 
     assert set(get_args(get_type_hints(Predict)["center"])) == set(CENTERS)
+
+
+def test_no_conditional_expression_stands_within_another():
+    folders = ("stepwise", "experiments", "benchmarks", "docs", "tests")
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            inner = [each for each in ast.walk(node) if isinstance(each, ast.IfExp)]
+            if isinstance(node, ast.IfExp):
+                assert inner == [node], f"{path}:{node.lineno}"
 
 
 NAMED = ("stepwise.methods", "stepwise.losses", "stepwise.laws", "stepwise.views")

@@ -13,12 +13,11 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from matplotlib.figure import Figure
-
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, linear_model, resnets
 from stepwise import plotting, staircase
 from stepwise.methods import DEFAULT
+from stepwise.plotting import Figure
 
 SECONDS = {"smoke": 40, "laptop": 700}
 """About what it takes on two cores, for the time left of `make figures`."""

@@ -21,12 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared.images import crops
 from stepwise import dynamics, eigen, laws, plotting, problem
 from stepwise.moments import Center
+from stepwise.plotting import Figure
 from stepwise.problem import Problem
 
 SECONDS = {"smoke": 4, "laptop": 7}

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, resnets
 from experiments.shared.resnets import digest
 from stepwise import plotting, staircase
 from stepwise.methods import find
+from stepwise.plotting import Figure
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import mlps
 from stepwise import dynamics, entk, plotting, spectra
 from stepwise.compare import compare
+from stepwise.plotting import Figure
 
 SECONDS = {"smoke": 15, "laptop": 80}
 """About what it takes on two cores, for the time left of `make figures`."""

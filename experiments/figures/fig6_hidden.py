@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, finished, silent
 from experiments.figures import fig3_small_start
@@ -27,6 +26,7 @@ from experiments.shared import images, resnets
 from experiments.shared.resnets import digest
 from stepwise import plotting, spectra
 from stepwise.methods import find
+from stepwise.plotting import Figure
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 

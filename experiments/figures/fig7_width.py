@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.contract import Check, Progress, Result, silent
@@ -32,6 +31,7 @@ from experiments.shared import mlps
 from stepwise import kernels, laws, plotting, problem
 from stepwise.compare import compare
 from stepwise.neural_tangents import nt
+from stepwise.plotting import Figure
 
 SECONDS = {"smoke": 20, "laptop": 280}
 """About what it takes on two cores, for the time left of `make figures`."""

@@ -16,12 +16,10 @@ Expected       for each method: the trained kernel's alignment above that at the
 The embedding is the final one throughout, on as many principal directions as the run learned modes.
 """
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, inspected, resnets
@@ -29,6 +27,7 @@ from experiments.shared.inspected import Config
 from experiments.shared.resnets import ABOVE, digest
 from stepwise import entk, plotting, spectra
 from stepwise.methods import find
+from stepwise.plotting import Figure
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -52,7 +51,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
         steps = _some(of.steps, config.kernels)
         for step in steps:
             progress(f"{find(method).title}, eNTK of {len(of.x)} views after {step} steps")
-            K = of.kernel(step, progress=sys.stderr.isatty())
+            K = of.kernel(step)
             along.append(entk.score(K, of.embedding, draws=99, seed=config.seed))
             moved.append(entk.drift(start, K))
             turned.append(entk.drift(start, K, scaled=True))

@@ -16,12 +16,10 @@ did not learn has no place to agree in, so that the embedding is taken on its le
 directions.
 """
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, inspected, resnets
@@ -29,6 +27,7 @@ from experiments.shared.inspected import Config
 from experiments.shared.resnets import ABOVE, digest
 from stepwise import entk, plotting
 from stepwise.methods import find
+from stepwise.plotting import Figure
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
@@ -45,10 +44,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
     for method in config.methods:
         of = inspected.subject(config, method, progress)
         progress(f"{find(method).title}, eNTK of {len(of.x)} views after training and before")
-        bar = sys.stderr.isatty()
         kernels = {
-            "trained": of.kernel(of.steps[-1], progress=bar),
-            "start": of.kernel(0, progress=bar),
+            "trained": of.kernel(of.steps[-1]),
+            "start": of.kernel(0),
             "pixels": of.pixel_kernel,
         }
         scores = {

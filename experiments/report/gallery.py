@@ -5,13 +5,12 @@ them.
 import io
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from PIL import Image
 
 from experiments.report.entries import embedded
 from experiments.report.replay import learned_directions
-from stepwise import attributes, models
+from stepwise import attributes, probes
 from stepwise.methods import find
 from stepwise.subject import Subject
 
@@ -64,7 +63,7 @@ def gallery(of: Subject, method: str) -> Gallery:
     directions = learned_directions(
         z - z.mean(axis=1, keepdims=True), np.asarray(of.steps), step_times
     )
-    scores = _embedded(of) @ directions
+    scores = probes.embeddings(of.trained.encoder, of.images.pixels, batch_size=BATCH) @ directions
     pixels, labels = of.images.pixels, of.images.labels
     learned = np.sort(step_times[np.isfinite(step_times)])
     modes = []
@@ -74,20 +73,6 @@ def gallery(of: Subject, method: str) -> Gallery:
         ends = _strip(pixels[order[:ENDS]]), _strip(pixels[order[::-1][:ENDS]])
         modes.append(Mode(j + 1, float(step), *ends, found))
     return Gallery(f"{find(method).title}: {of.images.source}", len(pixels), modes)
-
-
-def _embedded(of: Subject) -> np.ndarray:
-    """Embeddings of the whole images in evaluation mode [n, d]."""
-    forward, params, stats = models.stateful(of.trained.encoder)
-    embed = jax.jit(lambda batch: forward(params, stats, batch.astype(np.float32) / 255, False)[0])
-    pixels = of.images.pixels
-    size = min(BATCH, len(pixels))
-    out = []
-    for i in range(0, len(pixels), size):
-        batch = np.zeros((size, *pixels.shape[1:]), np.uint8)
-        batch[: len(pixels[i : i + size])] = pixels[i : i + size]
-        out.append(np.asarray(embed(batch))[: len(pixels[i : i + size])])
-    return np.concatenate(out)
 
 
 def _strip(images: np.ndarray) -> str:

@@ -21,7 +21,6 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, sweeps
@@ -29,6 +28,7 @@ from stepwise import dynamics, laws, plotting, problem, validity
 from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
 from stepwise.moments import Center
+from stepwise.plotting import Figure
 from stepwise.problem import Problem
 
 

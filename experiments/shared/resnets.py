@@ -2,7 +2,6 @@
 off them.
 """
 
-import sys
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
@@ -138,7 +137,7 @@ def trained(config: Config, method: str, progress: Progress) -> Trained:
     training = config.training(method)
     progress(f"{find(method).title}, {training.steps} steps of {training.batch_size} pairs")
     with jax.enable_x64(False):
-        found = runs.train(training, root=config.runs_dir, progress=sys.stderr.isatty())
+        found = runs.train(training, root=config.runs_dir)
     if not found.finished:
         raise KeyboardInterrupt
     return found

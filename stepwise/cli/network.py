@@ -95,9 +95,8 @@ def _of_run(options: NetworkOptions, folder: Path) -> Network:
         config, runs.train(config, root=folder.parent), options.n_pairs, root=folder.parent
     )
     say_if_fewer(len(of.images), options.n_pairs)
-    bar = sys.stderr.isatty()
     others = {
-        "eNTK, at the start": lambda: of.kernel(0, progress=bar),
+        "eNTK, at the start": lambda: of.kernel(0),
         "pixel kernel": lambda: of.pixel_kernel,
     }
     z = np.asarray(jax.jit(of.apply)(subject.leaves(of.network(step)), of.x), np.float64)
@@ -107,7 +106,7 @@ def _of_run(options: NetworkOptions, folder: Path) -> Network:
         f"{methods.find(config.method).title}, step {step}",
         of.x,
         _leading(z, d),
-        lambda: of.kernel(step, progress=bar),
+        lambda: of.kernel(step),
         others,
     )
 
@@ -159,12 +158,11 @@ def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
 
     def kernel() -> np.ndarray:
         out.mkdir(parents=True, exist_ok=True)
-        bar = sys.stderr.isatty()
         # anew: another network's, or one of other views, is worth no more than its time
         K = run_user_code(
             network,
             "a pure JAX function apply(params, x) of one view or more",
-            lambda: entk.gram(apply, params, x, path=out / "kernel.npz", anew=True, progress=bar),
+            lambda: entk.gram(apply, params, x, path=out / "kernel.npz", anew=True),
             passed_on=(ValueError, OSError),
         )
         return np.asarray(K, np.float64)

@@ -24,7 +24,7 @@ def run(options: Train) -> int:
     images = runs.load(config)
     folder = runs.folder(config, images, options.runs_dir)
     print(f"{images.source}: {len(images)} images, {title}, {config.steps} steps; {folder}")
-    trained = runs.train(config, root=options.runs_dir, progress=sys.stderr.isatty())
+    trained = runs.train(config, root=options.runs_dir)
     if not trained.finished:
         raise KeyboardInterrupt
     arrays, numbers = (

@@ -4,6 +4,16 @@ from stepwise.entk.estimate import Estimate, estimate
 from stepwise.entk.full import full_kernel
 from stepwise.entk.gram import gram
 from stepwise.entk.products import products
-from stepwise.entk.score import Score, drift, score
+from stepwise.entk.score import Score, drift, predict, score
 
-__all__ = ["Estimate", "Score", "drift", "estimate", "full_kernel", "gram", "products", "score"]
+__all__ = [
+    "Estimate",
+    "Score",
+    "drift",
+    "estimate",
+    "full_kernel",
+    "gram",
+    "predict",
+    "products",
+    "score",
+]

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
-from stepwise import _check, spectra
+from stepwise import _bars, _check, spectra
 from stepwise.entk.gram import directions
 from stepwise.entk.kernel import Apply, Kernel, Only
-from stepwise.entk.score import predicted
+from stepwise.entk.score import predict
 from stepwise.moments import Center
 from stepwise.types import Numbers, Whole
 
@@ -57,7 +56,9 @@ class Estimate:
         total, count = self.batches.sum(axis=0), len(self.batches)
         apart = []
         for batch in self.batches:
-            ours, others = (predicted(K, d, center) for K in (batch, (total - batch) / (count - 1)))
+            ours, others = (
+                predict(K, d, center=center) for K in (batch, (total - batch) / (count - 1))
+            )
             apart.append(1 - spectra.subspace_alignment(ours, others))
         return float(self.left * np.mean(apart) * (count - 1) / count**2)
 
@@ -74,7 +75,7 @@ def estimate(
     seed: Whole = 0,
     budget: Whole = 2**31,
     devices: Sequence[Any] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Estimate:
     """The kernel of `gram` from probes of the outputs, sketches of the layers, or both, in four
     independent batches.
@@ -109,11 +110,11 @@ def estimate(
             for k, v in enumerate(some)
         ]
     found = []
-    with tqdm(
+    with _bars.bar(
         total=sum(len(work.plan.units) for work in works),
         desc="eNTK",
         unit="unit",
-        disable=not progress,
+        progress=progress,
     ) as bar:
         for work in works:
             total: Any = 0.0

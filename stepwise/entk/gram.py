@@ -13,9 +13,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from stepwise import _check, _npz
+from stepwise import _bars, _check, _npz
 from stepwise.entk import reference
 from stepwise.entk.kernel import Apply, Kernel, Only, Work
 from stepwise.types import Numbers, Whole
@@ -36,7 +35,7 @@ def gram(
     path: str | os.PathLike[str] | None = None,
     anew: bool = False,
     devices: Sequence[Any] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     backend: Literal["exact", "neural_tangents"] = "exact",
 ) -> np.ndarray:
     """K_ij = (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x'_j)/∂θ⟩ [n, n'], the mean over all O outputs.
@@ -70,7 +69,7 @@ def gram(
         anew: a file that holds another kernel, or none that can be read, is written over instead of
             refused.
         devices: units of work are shared out over these; by default all of this process.
-        progress: show a bar.
+        progress: show a bar; by default if stderr is a terminal.
         backend: "neural_tangents" for the reference, by Jacobian contraction; it takes none of the
             other options.
 
@@ -122,8 +121,12 @@ def gram(
         except ValueError:
             if not anew:
                 raise
-    with tqdm(
-        total=len(work.plan.units), initial=done, desc="eNTK", unit="unit", disable=not progress
+    with _bars.bar(
+        total=len(work.plan.units),
+        initial=done,
+        desc="eNTK",
+        unit="unit",
+        progress=progress,
     ) as bar:
         for term in kernel.terms(work, done):
             K, done = K + term, done + 1

@@ -143,9 +143,22 @@ def drift(before: Numbers, after: Numbers, *, scaled: bool = False) -> float:
     return float(np.linalg.norm(b - a)) / sizes[0]
 
 
-def predicted(K: Numbers, d: Whole, center: Center, cutoff: Real = CUTOFF) -> np.ndarray:
-    """What K predicts of the embeddings it was taken of: its problem's leading d modes [2n, d],
-    largest γ first.
+def predict(
+    K: Numbers, d: Whole, *, center: Center = "pooled", cutoff: Real = CUTOFF
+) -> Float[np.ndarray, "views d"]:
+    """What a kernel predicts of d learned dimensions: √(1/γ_j) φ_j on the views, largest γ first.
+
+    The embeddings [2n, d] of the kernel's 2n views at the end of a gradient flow from a small start
+    with this kernel held fixed (source, Prop. 5.3), up to a rotation: their C is the identity.
+
+    Args:
+        K: kernel of the views [2n, 2n], X stacked on X', such as `gram` returns.
+        d: dimensions; no more than there are positive modes.
+        center: how the kernel is centred before.
+        cutoff: eigenvalues of K below this fraction of the largest are left out.
+
+    Raises:
+        ValueError: K is not a kernel matrix of pairs, or has fewer than d positive modes.
     """
     found = problem.from_gram(K, center=center, modes=d, cutoff=cutoff).predict(d)
     return np.asarray(found, np.float64)
@@ -159,7 +172,7 @@ def _bases(
     real, sizes, _ = np.linalg.svd(z, full_matrices=False)
     rank = int(np.sum(sizes > 1e-6 * sizes[0]))
     _check.require(rank == z.shape[1], "z", f"embeddings of {z.shape[1]} dimensions", f"of {rank}")
-    basis, triangle = np.linalg.qr(predicted(K, z.shape[1], center, cutoff))
+    basis, triangle = np.linalg.qr(predict(K, z.shape[1], center=center, cutoff=cutoff))
     return basis * np.sign(np.diag(triangle)), real
 
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
-from stepwise import _check
+from stepwise import _bars, _check
 from stepwise.kernels.functions import Kernel
 from stepwise.types import Numbers, Real, Whole
 
@@ -28,7 +27,7 @@ def gram(
     tile: Whole = 1024,
     rounding: Real | None = None,
     path: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> np.ndarray:
     """K [n, n'] of a kernel on inputs x [n, ...] and x2 [n', ...], on the host.
 
@@ -47,7 +46,7 @@ def gram(
             run that was stopped, however, goes on after its last whole tile, to the same bits; a
             file that is whole is opened. A checksum of each tile is kept beside it: one that was
             damaged in a part is evaluated again, a whole file with such a tile is refused.
-        progress: show a bar.
+        progress: show a bar; by default if stderr is a terminal.
 
     Raises:
         ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where
@@ -73,7 +72,12 @@ def gram(
     evaluate = _Evaluation(kernel, x, x2, tile, same, float(rounding or 0))
     if path is None:
         K = np.empty((len(x), len(x2)), evaluate.dtype)
-        for i, j in tqdm(list(evaluate.tiles()), "kernel", unit="tile", disable=not progress):
+        for i, j in _bars.bar(
+            list(evaluate.tiles()),
+            "kernel",
+            unit="tile",
+            progress=progress,
+        ):
             evaluate.into(K, i, j)
         return K
     return _in_file(evaluate, Path(path), progress)
@@ -168,7 +172,7 @@ def _filled(x: np.ndarray, start: int, size: int) -> np.ndarray:
     )
 
 
-def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
+def _in_file(evaluate: _Evaluation, path: Path, progress: bool | None) -> np.ndarray:
     """K in `path`, and what it is in `path.tiles`: a header, then corner and checksum of each tile
     of `path.part`.
     """
@@ -181,7 +185,11 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
         "inputs": _digest(evaluate),
     }
     header, done = _journal(journal)
-    known = path if path.is_file() else part if part.is_file() and header is not None else None
+    known: Path | None = None
+    if path.is_file():
+        known = path
+    elif part.is_file() and header is not None:
+        known = part
     if known is not None:
         done, strange = _intact(known, evaluate, about, header, done)
         lost = (
@@ -216,8 +224,13 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool) -> np.ndarray:
     K = open_memmap(part, mode="r+")
     with journal.open("a") as log:
         left = [corner for corner in tiles if corner not in done]
-        for i, j in tqdm(
-            left, "kernel", unit="tile", initial=len(done), total=len(tiles), disable=not progress
+        for i, j in _bars.bar(
+            left,
+            "kernel",
+            unit="tile",
+            initial=len(done),
+            total=len(tiles),
+            progress=progress,
         ):
             evaluate.into(K, i, j)
             # what was written to the map stays, even if the process is killed, once this line is

@@ -2,9 +2,10 @@
 
 `ResNet` and `Features` are backbones and `Head` what stands on them; an `Encoder` is both. `MLP` is
 in NTK parametrisation. `functional` splits any Flax NNX module into a pure function and its
-parameters, `stateful` one with batch statistics. A small start is `scale_start` (the rich regime:
-steps, but no lazy prediction), or `doubled` (the lazy one: near zero without changing the kernel);
-that of a loss of directions is `offset_start` beside a small head.
+parameters, `stateful` one with batch statistics, `evaluation` one with those held fixed. A small
+start is `scale_start` (the rich regime: steps, but no lazy prediction), or `doubled` (the lazy one:
+near zero without changing the kernel); that of a loss of directions is `offset_start` beside a
+small head.
 """
 
 from stepwise.models.functional import (
@@ -12,6 +13,7 @@ from stepwise.models.functional import (
     Forward,
     doubled,
     doubled_start,
+    evaluation,
     functional,
     restored,
     stateful,
@@ -31,6 +33,7 @@ __all__ = [
     "count_parameters",
     "doubled",
     "doubled_start",
+    "evaluation",
     "functional",
     "offset_start",
     "restored",

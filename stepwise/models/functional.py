@@ -76,6 +76,17 @@ def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
     return forward, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
+def evaluation(model: nnx.Module) -> tuple[Apply, Any]:
+    """(apply, params) of a module in evaluation mode: apply(params, x) with its running batch
+    statistics held fixed, as `entk.gram` takes it.
+
+    Raises:
+        ValueError: the module has state that is neither parameters nor batch statistics.
+    """
+    forward, params, stats = stateful(model)
+    return lambda params, x: forward(params, stats, x, False)[0], params
+
+
 def restored(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
     """The module with these parameters and statistics (as `stateful` gives them), in place, in
     evaluation mode.

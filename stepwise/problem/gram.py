@@ -31,7 +31,7 @@ def from_kernel(
     cutoff: Real | None = None,
     tile: Whole = TILE,
     path: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Problem:
     """The kernelised problem on n positive pairs: K of the 2n views (`kernels.gram`), then
     `from_gram`.

@@ -18,9 +18,8 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from stepwise import models, spectra
+from stepwise import _bars, models, spectra
 from stepwise.methods import Objective
 from stepwise.training import ownership, snapshots
 from stepwise.training.checkpoints import Checkpoints
@@ -70,7 +69,7 @@ def train(
     folder: str | os.PathLike[str] | None = None,
     about: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Trained:
     """Train an encoder by stochastic gradient descent on two random views of every image.
 
@@ -90,7 +89,7 @@ def train(
             `functools.partial`, cannot be seen from here.
         mesh: devices that share each batch; by default all, or one where they cannot share it
             evenly.
-        progress: show a bar with loss, rank and time left.
+        progress: show a bar with loss, rank and time left; by default if stderr is a terminal.
 
     Returns:
         What was measured, with times = Σ lr. A loss or gradient that is not finite, or a loss of
@@ -143,7 +142,7 @@ def _run(
     plan: Plan,
     log: RunLog,
     store: Checkpoints | None,
-    progress: bool,
+    progress: bool | None,
     folder: str | os.PathLike[str] | None,
 ) -> tuple[Any, bool]:
     """The state at the end, and whether it is the run's own end."""
@@ -165,7 +164,12 @@ def _run(
 
     with (
         _stopping() as stopping,
-        tqdm(total=plan.steps, initial=at, unit="step", disable=not progress) as bar,
+        _bars.bar(
+            total=plan.steps,
+            initial=at,
+            unit="step",
+            progress=progress,
+        ) as bar,
     ):
         keep()
         while at < plan.steps and bool(state["ok"]):

@@ -33,7 +33,7 @@ SETTLED = 100
 
 
 def train(
-    config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool = False
+    config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool | None = None
 ) -> Trained:
     """The run of a configuration: read if it is finished, gone on with if it was stopped, begun
     otherwise.

@@ -51,17 +51,20 @@ def test_a_start_has_the_scale_asked_for(dtype):
     assert np.std(A) == pytest.approx(1e-3, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.uint8, jnp.bfloat16, list])
+KINDS = {
+    list: lambda v: v.tolist(),
+    jnp.bfloat16: lambda v: jnp.asarray(v, jnp.bfloat16),
+    **{
+        kind: (lambda v, kind=kind: v.astype(kind))
+        for kind in (np.float32, np.float64, np.int64, np.uint8)
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_inputs_of_any_kind_give_results_in_their_own_precision(kind, dtype):
     whole = np.round(10 * np.abs(X)).astype(int)
-    x, x2 = (
-        v.tolist()
-        if kind is list
-        else jnp.asarray(v, kind)
-        if kind is jnp.bfloat16
-        else v.astype(kind)
-        for v in (whole, whole[::-1] % 7)
-    )
+    x, x2 = KINDS[kind](whole), KINDS[kind](whole[::-1] % 7)
     p = from_views(x, x2)
     wide = dtype == "float64" and kind in (np.float64, np.int64, np.uint8, list)
     for field in (
