@@ -1,7 +1,6 @@
 """What a start in general position is worth."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
