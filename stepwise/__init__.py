@@ -10,9 +10,10 @@ The modules, in the order in which data flow through them:
 - `eigen`: all eigenpairs in float64, or the top k of an operator that is never formed.
 - `neural_tangents`, `kernels`: kernels of images and of infinitely wide networks; their matrices,
   tile by tile.
+- `laws`: how modes grow under one loss, the contract `Law`: closed form, step time, stability
+  limit; what a start is worth.
 - `problem`: `Problem`, a spectrum γ with mode coordinates; from views, a kernel, a Gram matrix or
   its products.
-- `laws`: how one mode grows: closed form, step time, stability limit; what a start is worth.
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their
   parameters.
 - `trajectory`: eigenvalues and loss along training, what every solver and every run returns.

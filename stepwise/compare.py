@@ -99,7 +99,7 @@ def compare(
     Args:
         theory, experiment: trajectories, or plain arrays of logged curves (see `Curves`).
         level: the height that counts as a step (`spectra.step_times`), relative to where the law
-            says each eigenvalue rests. A theory that is a trajectory brings that with it.
+            says the i-th largest eigenvalue rests. A theory that is a trajectory brings that along.
         law: of plain curves, a function (problem, d) -> Law or a law; `laws.DEFAULT` without one,
             whose eigenvalues rest at 1.
         problem: of the law, where it is a function.

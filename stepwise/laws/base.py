@@ -30,9 +30,9 @@ Override `eigenvalues` and `step_times` where a closed form is known, `rhs` wher
 cheaper by hand, and `max_stable_lr` where a limit is known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -122,11 +122,11 @@ class Law:
     @property
     def order(self) -> Int[Array, " r"]:
         """Modes [r] from the first to grow to the last."""
-        return jnp.argsort(-self.growth())
+        return jnp.argsort(-jnp.asarray(self.growth()))
 
     def grows(self) -> Bool[Array, " r"]:
         """Which modes grow from a small start [r]."""
-        return self.growth() > 0
+        return jnp.asarray(self.growth() > 0)
 
     def learned(self, d: Whole) -> Int[Array, " k"]:
         """The modes [min(d, r)] that d dimensions hold at the end, from the largest λ down.
@@ -134,7 +134,7 @@ class Law:
         Those of the largest rest, which need not be those that grew first (`takeover`).
         """
         order = self.order
-        return order[jnp.argsort(-self.rest()[order])][:d]
+        return order[jnp.argsort(-jnp.asarray(self.rest())[order])][:d]
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
         """The exact flow dA/dt = −∂L/∂A [d, r]."""
@@ -162,7 +162,7 @@ class Law:
         """A [d, r] whose row i lies along mode modes[i] (order[i] by default) with eigenvalue
         lam[i].
         """
-        lam, unit = jnp.asarray(lam), self.unit()
+        lam, unit = jnp.asarray(lam), jnp.asarray(self.unit())
         at = jnp.asarray(self.order[: lam.shape[0]] if modes is None else modes)
         square = jnp.where(lam == 0, 0, lam / jnp.where(unit[at] == 0, 1, unit[at]))
         size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
@@ -199,9 +199,9 @@ class Law:
         """
         _, lam0, modes = self._arguments(jnp.zeros(1), lam0)
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
-        goal = level * self.rest()[modes]
+        goal = level * jnp.asarray(self.rest())[modes]
         crosses = self.grows()[modes] & (lam0 > 0) & (lam0 <= goal)
-        return numeric.crossing(self, lam0, goal, self.growth()[modes], crosses)
+        return numeric.crossing(self, lam0, goal, jnp.asarray(self.growth())[modes], crosses)
 
     def loss(self, times: Numbers, lam0: Numbers) -> Float[Array, " T"]:
         """L(t) [T] over the d modes of lam0: the objective along the aligned solution."""
@@ -298,9 +298,9 @@ class Law:
         return f"{name}: expected a law with {what}, received {type(self).__name__}"
 
 
-LawOf = Callable[[Any, Whole], Law] | type[Law] | Law | None
+LawOf: TypeAlias = Any
 """What `law=` takes: a function of (problem, d), a class whose law needs the problem alone, a law,
-or None for `laws.DEFAULT`.
+or None for `laws.DEFAULT`; the door checks it (`laws.law_of`).
 """
 
 

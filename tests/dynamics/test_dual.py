@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepwise import kernels
+from stepwise import kernels, losses
 from stepwise.dynamics import descent, dual_descent, output_descent
 from stepwise.problem import from_gram
 
@@ -104,3 +104,25 @@ def test_both_save_and_load(x64, tmp_path):
 def test_bad_arguments_are_refused_by_name(call, message, x64):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_loss_of_the_outputs_is_differentiated(x64):
+    K = kernel()
+    p = from_gram(K)
+    A0 = 0.05 * RNG.normal(size=(D, p.gamma.size))
+    c0, theta = A0 @ np.asarray(p.basis).T, np.einsum("ij,ab->iajb", K, np.eye(D))
+    z0 = np.asarray(p.features) @ A0.T
+
+    def theory(z1, z2):
+        return losses.barlow_twins_unnormalised(z1, z2, center="none")
+
+    for plain, told in (
+        (dual_descent(K, c0, 0.02, 200), dual_descent(K, c0, 0.02, 200, loss=theory)),
+        (output_descent(theta, z0, 0.02, 200), output_descent(theta, z0, 0.02, 200, loss=theory)),
+    ):
+        np.testing.assert_allclose(told.eigenvalues, plain.eigenvalues, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(told.loss, plain.loss, rtol=1e-9)
+        assert told.result.name == "stopped" and told.rest is None
+    modes = descent(p, A0, 1e-3, 50, loss=losses.vicreg)
+    dual = dual_descent(K, c0, 1e-3, 50, loss=losses.vicreg)
+    np.testing.assert_allclose(dual.loss, modes.loss, rtol=1e-8)

@@ -1,9 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from stepwise import problem, spectra
+from stepwise import laws, losses, problem, spectra
 from stepwise.dynamics import closed_form, descent, flow
 from tests import problems
 
@@ -186,3 +187,135 @@ def test_small_steps_from_a_small_start_follow_the_closed_form(x64):
         - 1
     )
     np.testing.assert_allclose(late, 2 * 0.002 * GAMMA[:2], rtol=0.25)
+
+
+def test_descent_of_the_theorys_loss_as_a_function_of_embeddings_is_plain_descent(x64):
+    x, x2, _ = problems.views(GAMMA, 9, mean=1.0)
+    p = problem.from_views(x, x2)
+    A0 = problems.gaussian((3, 6), 0.1)
+    plain = descent(p, A0, 0.02, 200, snapshots=True)
+    for law in (None, laws.DEFAULT):
+        told = descent(
+            p, A0, 0.02, 200, law=law, loss=losses.barlow_twins_unnormalised, snapshots=True
+        )
+        np.testing.assert_allclose(told.eigenvalues, plain.eigenvalues, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(told.loss, plain.loss, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(told.snapshots, plain.snapshots, atol=1e-11)
+        z = p.features @ told.snapshots[-1].T
+        np.testing.assert_allclose(
+            told.covariance_eigenvalues[-1], spectra.covariance_eigenvalues(z), rtol=1e-9
+        )
+    assert told.result.name == plain.result.name
+    assert (
+        descent(p, A0, 0.02, 2000, loss=losses.barlow_twins_unnormalised).result.name == "stopped"
+    )
+
+
+def test_any_other_loss_descends_the_gradient_of_that_loss(x64):
+    x, x2, _ = problems.views(GAMMA, 9)
+    p = problem.from_views(x, x2)
+    A = jnp.asarray(problems.gaussian((2, 6), 0.3))
+    run = descent(p, A, 0.05, 5, loss=losses.vicreg, record_every=1)
+
+    def value(A):
+        z = p.features @ A.T
+        return losses.vicreg(z[: len(x)], z[len(x) :])
+
+    for k in range(6):
+        assert float(run.loss[k]) == pytest.approx(float(value(A)), rel=1e-10)
+        A = A - 0.05 * jax.grad(value)(A)
+
+
+class Doubled:
+    """A rule that knows its optax transformation."""
+
+    def optax(self):
+        return optax.sgd(0.04)
+
+
+def test_an_update_takes_the_place_of_the_plain_step(x64):
+    p, A0 = problems.modes(GAMMA), problems.gaussian((3, 6), 0.1)
+    plain = descent(p, A0, 0.02, 100, record_every=10)
+    same = descent(p, A0, 0.02, 100, record_every=10, update=optax.sgd(0.02))
+    np.testing.assert_allclose(same.eigenvalues, plain.eigenvalues, rtol=1e-12)
+    twice = descent(p, A0, 0.02, 100, record_every=10, update=Doubled())
+    np.testing.assert_allclose(
+        twice.eigenvalues, descent(p, A0, 0.04, 100, record_every=10).eigenvalues, rtol=1e-12
+    )
+    np.testing.assert_array_equal(twice.times, plain.times)
+    assert "lr_limit" not in twice.stats
+    with pytest.raises(ValueError, match="update: expected an optax transformation"):
+        descent(p, A0, 0.02, 10, update=0.9)
+
+
+def test_momentum_is_a_heavy_ball(x64):
+    x, x2, _ = problems.views(GAMMA, 9)
+    p = problem.from_views(x, x2)
+    A, velocity = problems.gaussian((3, 6), 0.1), np.zeros((3, 6))
+    options = {"update": optax.sgd(0.01, momentum=0.9), "record_every": 1}
+    runs = [
+        descent(p, A, 0.01, 60, **options),
+        descent(p, A, 0.01, 60, loss=losses.barlow_twins_unnormalised, **options),
+    ]
+    for k in range(61):
+        C = (A * GAMMA) @ A.T
+        for run in runs:
+            np.testing.assert_allclose(
+                run.eigenvalues[k], np.linalg.eigvalsh(C)[::-1], rtol=1e-8, atol=1e-12
+            )
+        velocity = 0.9 * velocity + 4 * (C - np.eye(3)) @ A * GAMMA
+        A = A - 0.01 * velocity
+
+
+def byol(tree, x, x2):
+    """BYOL without normalisation, the target being the online network held fixed."""
+    W, P = tree["W"], tree["P"]
+    one, two = x @ W.T, x2 @ W.T
+    target, target2 = jax.lax.stop_gradient(one), jax.lax.stop_gradient(two)
+    first, second = one @ P.T - target2, two @ P.T - target
+    return jnp.mean(jnp.sum(first**2 + second**2, axis=1))
+
+
+def test_a_model_with_a_predictor_descends_byol(x64, tmp_path):
+    x, x2, _ = problems.views([1.0, 0.6, -0.2], 3)
+    p = problem.from_views(x, x2)
+    features, n = np.asarray(p.features), len(x)
+    W, P = problems.gaussian((2, 3), 0.3), problems.gaussian((2, 2), 0.5, seed=1)
+    run = descent(p, {"W": W, "P": P}, 0.02, 50, loss=byol, record_every=10, snapshots=True)
+    for k in range(51):
+        if k % 10 == 0:
+            np.testing.assert_allclose(run.snapshots["W"][k // 10], W, atol=1e-12)
+            np.testing.assert_allclose(run.snapshots["P"][k // 10], P, atol=1e-12)
+            C = (W * np.asarray(p.gamma)) @ W.T
+            np.testing.assert_allclose(run.eigenvalues[k // 10], np.linalg.eigvalsh(C)[::-1])
+        slope_W, slope_P = np.zeros_like(W), np.zeros_like(P)
+        for i in range(n):
+            for a, b in ((features[i], features[n + i]), (features[n + i], features[i])):
+                error = P @ W @ a - W @ b
+                slope_W += 2 * np.outer(P.T @ error, a) / n
+                slope_P += 2 * np.outer(error, W @ a) / n
+        W, P = W - 0.02 * slope_W, P - 0.02 * slope_P
+    assert run.result.name == "stopped" and run.loss[-1] < run.loss[0]
+    run.save(tmp_path / "run.npz")
+    again = type(run).load(tmp_path / "run.npz")
+    np.testing.assert_array_equal(again.snapshots["P"], run.snapshots["P"])
+
+
+def test_a_tree_needs_a_loss_and_embeddings(x64):
+    p = problems.modes(GAMMA)
+    layers = [np.ones((3, 6)), np.ones((2, 3))]
+    with pytest.raises(ValueError, match="loss: expected a function of a start that is a tree"):
+        descent(p, layers, 0.1, 5)
+
+    def embed(layers, x):
+        return x @ layers[0].T @ layers[1].T
+
+    def loss(layers, x, x2):
+        return losses.barlow_twins_unnormalised(embed(layers, x), embed(layers, x2))
+
+    with pytest.raises(ValueError, match=r"embed: expected a function \(tree, x\) -> embeddings"):
+        descent(p, layers, 0.1, 5, loss=loss)
+    run = descent(p, layers, 1e-3, 5, loss=loss, embed=embed)
+    assert run.eigenvalues.shape == (6, 2) and run.snapshots[1].shape == (1, 2, 3)
+    with pytest.raises(ValueError, match=r"embed: .* no entry W among"):
+        descent(p, {"V": np.ones((2, 6))}, 0.1, 5, loss=loss)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stepwise import entk, models
+from stepwise import entk, losses, models
 from stepwise.dynamics import descent, full_batch, output_descent
 from stepwise.neural_tangents import nt
 from stepwise.problem import from_views
@@ -73,3 +73,12 @@ def test_same_function_same_program(x64):
     assert (
         len(calls) <= traced + 1
     )  # the shape of the outputs is asked each time, the loop compiled once
+
+
+def test_another_loss_of_the_outputs_is_descended(x64):
+    p = from_views(X, X2, center="none")
+    W = 0.3 * RNG.normal(size=(3, 6))
+    run, _ = full_batch(linear, {"W": jnp.asarray(W)}, X, X2, 1e-3, 50, loss=losses.vicreg)
+    modes = descent(p, p.coordinates(W), 1e-3, 50, loss=losses.vicreg)
+    np.testing.assert_allclose(run.loss, modes.loss, rtol=1e-9)
+    np.testing.assert_allclose(run.eigenvalues, modes.eigenvalues, rtol=1e-8, atol=1e-12)
