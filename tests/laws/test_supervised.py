@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwise import laws, validity
+from stepwise.dynamics import closed_form, descent, flow
 from stepwise.laws import BarlowTwins, Supervised
-
+from tests import problems
 
 
 @given(t=st.floats(0, 10))

@@ -149,7 +149,7 @@ def test_a_kernel_that_is_not_positive_is_refused_in_either_way(x64):
 def test_more_dimensions_than_positive_modes_are_refused(x64):
     p = from_kernel(kernels.linear(), X, X2)
     with pytest.raises(
-        ValueError, match=r"d: expected a number in 1 \.\.\. 5, the positive modes of the problem"
+        ValueError, match=r"d: expected a whole number in 1 \.\.\. 5, the modes of the problem"
     ):
         p.predict(6)
 

@@ -142,7 +142,7 @@ def test_predicted_embeddings_have_the_identity_for_cross_moment(make, x64):
         z = p.predict(d)
         np.testing.assert_allclose(spectra.eigenvalues(z[:12], z[12:]), 1, atol=1e-9)
     with pytest.raises(
-        ValueError, match=rf"d: expected a number in 1 ... {p.n_positive}, the positive modes"
+        ValueError, match=rf"d: expected a whole number in 1 ... {p.n_positive}, the modes"
     ):
         p.predict(p.n_positive + 1)
     with pytest.raises(ValueError, match=r"d: expected a number in 1 .* received 0"):
