@@ -2,6 +2,7 @@
 constant of a loss.
 """
 
+import jax
 import numpy as np
 import pytest
 
@@ -139,3 +140,22 @@ def test_steps_of_the_law_itself_come_at_twice_the_time(x64):
     one = laws.BarlowTwins(GAMMA).step_times(lam0)
     for law in (Half(GAMMA), HalfKnown(GAMMA)):
         np.testing.assert_allclose(law.step_times(lam0), 2 * one, rtol=1e-6)
+
+
+def test_a_law_of_ones_own_compiles_and_maps_in_both_precisions(dtype):
+    p = problems.modes(GAMMA, dtype)
+    starts = problems.gaussian((3, 2, 6), 1e-2).astype(dtype)
+    times = TIMES.astype(dtype)
+    for solve in (
+        lambda A: closed_form(p, A, times, law=half),
+        lambda A: flow(p, A, times, law=half),
+        lambda A: descent(p, A, 0.05, 40, record_every=10, law=half),
+    ):
+        mapped = jax.jit(jax.vmap(solve))(starts)
+        alone = solve(starts[1])
+        assert mapped.eigenvalues.dtype == mapped.loss.dtype == alone.eigenvalues.dtype == dtype
+        np.testing.assert_allclose(mapped.eigenvalues[1], alone.eigenvalues, atol=2e-4)
+    tau = np.asarray(Half(p.gamma).step_times(np.array([1e-5, 1e-4], dtype)))
+    assert tau.dtype == dtype
+    expected = 2 * laws.BarlowTwins(GAMMA).step_times([1e-5, 1e-4])
+    np.testing.assert_allclose(tau, expected, rtol=1e-4)
