@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepwise import _check, _npz
-from stepwise.laws import Law
+from stepwise.laws import Law, NotKnownError
 from stepwise.types import Numbers
 
 CONVERGED, STOPPED, DIVERGED = 0, 1, 2
@@ -215,13 +215,23 @@ def _judged(
     if law is not None:
         known = law.loss_of(eigenvalues)
         loss = known if known is not None else loss
-        ends = law.rest()[law.learned(d)].astype(eigenvalues.dtype)
-        rest = jnp.pad(ends, (0, d - ends.shape[0]))
+        rest = _ends(law, d, eigenvalues.dtype)
     assert loss is not None
     finite = jnp.isfinite(loss)
-    converged = jnp.asarray(False) if law is None else law.converged(loss[-1], d)
+    converged = jnp.asarray(False)
+    if law is not None and rest is not None:
+        converged = law.converged(loss[-1], d)
     code = jnp.where(finite.all(), jnp.where(converged, CONVERGED, STOPPED), DIVERGED)
     return loss, code, jnp.argmin(finite), rest
+
+
+def _ends(law: Law, d: int, dtype: Any) -> jax.Array | None:
+    """What the law's d largest eigenvalues rest at; None where nobody knows."""
+    try:
+        ends = jnp.asarray(law.rest())[law.learned(d)].astype(dtype)
+    except NotKnownError:
+        return None
+    return jnp.pad(ends, (0, d - ends.shape[0]))
 
 
 def as_inputs(

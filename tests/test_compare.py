@@ -1,12 +1,14 @@
 import json
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from stepwise.compare import compare
 from stepwise.dynamics import closed_form, descent
 from tests import problems
+from tests.laws.examples import Half, HalfKnown
 
 TAUS = np.array([2.0, 5.0, 9.0])
 
@@ -164,3 +166,36 @@ def test_the_text_says_which_modes_were_learned_and_how_far_off_each_is():
     first, second, third = str(found).splitlines()[1:4]
     assert "10.0" in first and second.split()[-1] == third.split()[-1] == "-"
     assert "1 of 3 modes learned" in str(found)
+
+
+def test_a_step_is_half_of_what_the_law_says_the_eigenvalue_rests_at(x64):
+    times = np.geomspace(0.1, 10, 200)
+    rising = 0.3 / (1 + np.exp(-3 * (times[:, None] - 2)))
+    law = HalfKnown(np.ones(1))
+    object.__setattr__(law, "rest", lambda: jnp.full(1, 0.3))
+    gap = compare((times, rising), (times, rising), law=law)
+    np.testing.assert_allclose(gap.theory_steps, [2], rtol=1e-4)
+    assert compare((times, rising), (times, rising)).theory_steps[0] == np.inf
+
+
+def test_the_loss_of_plain_curves_is_the_laws_or_none(x64):
+    p = problems.modes([1.0, 0.5])
+    values = curves(T)[:, :2]
+    half, none = (
+        compare((T, values), (T, 0.9 * values), law=law, problem=p)
+        for law in (lambda p, d: HalfKnown(p.gamma), lambda p, d: Half(p.gamma))
+    )
+    plain = compare((T, values), (T, 0.9 * values))
+    assert half.loss_rms == pytest.approx(plain.loss_rms / 2)
+    assert none.loss_rms is None and "loss rms" not in str(none)
+    with pytest.raises(ValueError, match="problem: expected the problem of the law, received None"):
+        compare((T, values), (T, values), law=lambda p, d: Half(p.gamma))
+
+
+def test_eigenvalues_of_different_matrices_are_not_compared(x64):
+    p, A0 = problems.modes([1.0, 0.5]), problems.gaussian((1, 2), 0.1)
+    run = closed_form(p, A0, [1.0, 2.0, 3.0])
+    with pytest.raises(
+        ValueError, match="expected eigenvalues of the C, as the theory's, received"
+    ):
+        compare(run, replace(run, observable="covariance"))

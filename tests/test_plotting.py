@@ -1,9 +1,12 @@
 """What is drawn can be read."""
 
 import numpy as np
+import pytest
 from matplotlib import cbook
 
 from stepwise import plotting
+from stepwise.trajectory import Result, Trajectory
+from tests.laws.examples import Half
 
 
 def test_text_of_a_user_is_no_formula():
@@ -23,4 +26,21 @@ def test_a_short_runs_ticks_are_few_and_plain():
     ]
     assert shown == ["0.01", "0.02", "0.05"]
     assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+    plotting.plt.close(fig)
+
+
+def test_axes_are_named_by_the_law_and_what_it_observes():
+    times, values = np.linspace(0.1, 1, 5), np.full((5, 1), 0.5)
+    fig = plotting.figure()
+    axes = fig.subplots(1, 3)
+    plotting.loss(axes[0], (times, values))
+    np.testing.assert_allclose(axes[0].get_lines()[0].get_ydata(), 0.25)
+    assert axes[0].get_ylabel() == "loss  ‖C − I‖²"
+    plotting.loss(axes[1], (times, values, times), law=Half(np.ones(1)))
+    assert axes[1].get_ylabel() == "loss"
+    with pytest.raises(ValueError, match="experiment: expected curves with a loss"):
+        plotting.loss(axes[1], (times, values), law=Half(np.ones(1)))
+    run = Trajectory(times, values, times, Result(0, -1), observable="covariance")
+    plotting.eigenvalues(axes[2], run)
+    assert axes[2].get_ylabel() == "eigenvalues of covariance"
     plotting.plt.close(fig)

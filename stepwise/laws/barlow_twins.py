@@ -179,8 +179,8 @@ class BarlowTwins(Law):
         I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent
         is Euler's method, so it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 −
         3λ): a step multiplies the plateau by 1 + 4 lr γ where the flow has e^{4 lr γ}, late by 2 lr
-        γ; near the solution it overshoots and catches up. At level 1/2, 1 − 3 ln(2 − 2λ_j(0)) / ln(1/λ_j(0) − 1):
-        a tenth less than the plateau's 2 lr γ_j at λ(0) = 1e-9. Zero where it never crosses.
+        γ; near the solution it overshoots and catches up. At level 1/2 the factor is 1 − 3 ln(2 −
+        2λ_j(0))/ln(1/λ_j(0) − 1): a tenth less than 1 at λ(0) = 1e-9. Zero where it never crosses.
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)

@@ -33,28 +33,41 @@ def integrated(law: Any, times: Array, lam0: Array) -> Array:
 
 @jax.jit
 def crossing(law: Any, lam0: Array, goal: Array, rate: Array, crosses: Array) -> Array:
-    """When each λ rises through its goal, in 48 points a round between the last two that bracket
-    it.
+    """When each λ rises through its goal: a grid of 48 times that is first stretched until it holds
+    all crossings, and then put between the two times around each, round after round.
     """
     safe = jnp.where(crosses, lam0 / jnp.where(crosses, goal, 1), 0.5)
     plateau = (1 - jnp.log(safe)) / jnp.where(crosses, rate, 1)
     d, points = lam0.shape[0], 48
-    column = jnp.arange(d)
-    held = jax.lax.stop_gradient(law)
+    held, column = jax.lax.stop_gradient(law), jnp.arange(d)
+
+    def above(grid: Array) -> Array:
+        values = held.eigenvalues(grid.ravel(), lam0).reshape(points, d, d)
+        return jnp.diagonal(values, axis1=1, axis2=2) >= goal
+
+    def stretched(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        grid, reached, tries = carry
+        grid = jnp.where(reached.any(axis=0), grid, grid * 8)
+        return grid, above(grid), tries + 1
+
+    def missing(carry: tuple[Array, Array, Array]) -> Array:
+        # integrating far beyond the steps is dear: only where one is missing, up to 2,048 plateaus
+        return (crosses & ~carry[1].any(axis=0)).any() & (carry[2] < 3)
 
     def refined(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        grid, _, crosses = carry
-        values = held.eigenvalues(grid.ravel(), lam0).reshape(points, d, d)
-        above = jnp.diagonal(values, axis1=1, axis2=2) >= goal
-        at = jnp.maximum(jnp.argmax(above, axis=0), 1)
+        grid, reached, _ = carry
+        at = jnp.maximum(jnp.argmax(reached, axis=0), 1)
         low, high = grid[at - 1, column], grid[at, column]
         grid = low + (high - low) * jnp.linspace(0, 1, points, dtype=grid.dtype)[:, None]
-        return grid, high, crosses & above.any(axis=0)
+        return grid, above(grid), high
 
-    first = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1 / 64, 4096, points - 1)])
+    first = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1 / 16, 4, points - 1)])
     grid = jax.lax.stop_gradient(plateau * first.astype(plateau.dtype)[:, None])
-    rounds = 9 if plateau.dtype == jnp.float64 else 5
-    _, tau, crosses = jax.lax.fori_loop(0, rounds, refined, (grid, grid[0], crosses))
+    begin = (grid, above(grid), jnp.zeros((), int))
+    grid, reached, _ = jax.lax.while_loop(missing, stretched, begin)
+    crosses = crosses & reached.any(axis=0)
+    rounds = 6 if plateau.dtype == jnp.float64 else 3
+    tau = jax.lax.fori_loop(0, rounds, refined, (grid, reached, grid[-1]))[2]
     tau = jax.lax.stop_gradient(tau)
 
     def along(t: Array) -> Array:
