@@ -145,7 +145,7 @@ def test_predicted_embeddings_have_the_identity_for_cross_moment(make, x64):
         ValueError, match=rf"d: expected a whole number in 1 ... {p.n_positive}, the modes"
     ):
         p.predict(p.n_positive + 1)
-    with pytest.raises(ValueError, match=r"d: expected a number in 1 .* received 0"):
+    with pytest.raises(ValueError, match=r"d: expected a whole number in 1 .* received 0"):
         p.predict(0)
 
 
