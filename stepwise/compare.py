@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from stepwise import _check, laws, spectra
+from stepwise import _check, _files, laws, spectra
 from stepwise.dynamics import Trajectory
 from stepwise.laws import Law, LawOf, Modes
 from stepwise.types import Numbers, Real
@@ -68,17 +68,12 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """All of it as numbers and lists that JSON can hold; an infinite time is None."""
+        names = ("learned", "eigenvalue_rms", "loss_rms", "alignment")
         lists = ("theory_steps", "experiment_steps", "step_time_error")
-        scalars = {
-            "learned": self.learned,
-            "eigenvalue_rms": self.eigenvalue_rms,
-            "loss_rms": self.loss_rms,
-            "alignment": self.alignment,
-        }
-        return {
-            name: [float(v) if np.isfinite(v) else None for v in getattr(self, name)]
-            for name in lists
-        } | {name: None if value is None else float(value) for name, value in scalars.items()}
+        found: dict[str, Any] = _files.jsonable(
+            {name: getattr(self, name) for name in lists + names}
+        )
+        return found
 
 
 def compare(

@@ -185,6 +185,22 @@ def collapse_std(z: Numbers) -> float:
     return float(np.mean(np.std(_unit(z), axis=0)))
 
 
+def monitors(z1: Numbers, z2: Numbers) -> dict[str, float]:
+    """Every number by which rank and collapse of embeddings z1, z2 [n, d] of two views are watched.
+
+    `rankme`, `effective_rank`, `participation_ratio`, `alpha_req`, `uniformity` and `collapse_std`
+    of all 2n embeddings, and `alignment` of the pairs; NaN where embeddings are not finite, or for
+    `rankme` all zero.
+    """
+    both = np.concatenate([np.asarray(z1), np.asarray(z2)])
+    finite = bool(np.isfinite(both).all())
+    alone = (effective_rank, participation_ratio, alpha_req, uniformity, collapse_std)
+    found = {measure.__name__: measure(both) if finite else float("nan") for measure in alone}
+    found["rankme"] = rankme(both) if finite and both.any() else float("nan")
+    found["alignment"] = alignment(z1, z2) if finite else float("nan")
+    return found
+
+
 def _matrix(z: Numbers) -> np.ndarray:
     z = np.asarray(_check.real_array("z", z, ndim=2), np.float64)
     _check.require(z.size > 0, "z", "at least one embedding", z)

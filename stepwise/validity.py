@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from stepwise import _check, laws
+from stepwise import _check, _files, laws
 from stepwise.laws import LawOf
 from stepwise.laws.start import leading_modes
 from stepwise.problem import Problem
@@ -110,15 +110,8 @@ class Report:
 
     def summary(self) -> dict[str, Any]:
         """All of it as numbers and lists that JSON can hold; an infinite number is None."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, np.ndarray):
-                return [plain(v) for v in value.tolist()]
-            return None if isinstance(value, float) and not np.isfinite(value) else value
-
-        return {name: plain(value) for name, value in asdict(self).items()} | {
-            "warnings": self.warnings()
-        }
+        summary: dict[str, Any] = _files.jsonable(asdict(self))
+        return summary | {"warnings": self.warnings()}
 
 
 def report(

@@ -104,3 +104,14 @@ def test_monitors_do_not_depend_on_scale_or_frame(seed, scale):
 def test_bad_arguments_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_all_monitors_at_once_are_each_of_them_and_nan_where_they_cannot_be():
+    z1, z2 = RNG.normal(size=(2, 30, 4))
+    both, found = np.concatenate([z1, z2]), spectra.monitors(z1, z2)
+    assert found.pop("alignment") == spectra.alignment(z1, z2)
+    assert found == {name: getattr(spectra, name)(both) for name in found}
+    assert {"rankme", "effective_rank", "alpha_req", "collapse_std", "uniformity"} < found.keys()
+    z2[3, 1] = np.inf
+    assert all(np.isnan(value) for value in spectra.monitors(z1, z2).values())
+    assert np.isnan(spectra.monitors(0 * z1, 0 * z1)["rankme"])

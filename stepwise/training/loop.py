@@ -29,16 +29,6 @@ from stepwise.training.step import Step
 from stepwise.trajectory import DIVERGED, STOPPED, Result, Trajectory
 from stepwise.types import Numbers
 
-MONITORS = (
-    "rankme",
-    "effective_rank",
-    "participation_ratio",
-    "alpha_req",
-    "alignment",
-    "uniformity",
-    "collapse_std",
-)
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -202,32 +192,26 @@ def _run(
 
 
 def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
-    """All that is kept of one sample."""
+    """All that is kept of one sample; NaN where an embedding or a representation is not finite."""
     z1, z2, loss, hidden = step.probed(state)
     d, taken = z1.shape[1], max(int(state["taken"]), 1)
-    losses = {"loss": float(loss), "train_loss": float(state["loss_sum"]) / taken}
-    both = np.concatenate([z1, z2])
-    if not all(np.isfinite(values).all() for values in (both, *hidden.values())):
-        nothing: dict[str, Any] = dict.fromkeys(MONITORS, np.nan) | dict.fromkeys(
-            ("eigenvalues", "covariance_eigenvalues"), np.full(d, np.nan)
-        )
-        sizes = {name: min(values.shape[1], plan.covariance) for name, values in hidden.items()}
-        stages = {f"stages/{name}": np.full(size, np.nan) for name, size in sizes.items()}
-        return losses | {"loss": np.nan} | nothing | stages
-    measured = {
-        **losses,
-        "eigenvalues": np.asarray(spectra.eigenvalues(z1, z2, center=True)),
-        "covariance_eigenvalues": spectra.covariance_eigenvalues(both),
-        "rankme": spectra.rankme(both) if both.any() else np.nan,
-        "effective_rank": spectra.effective_rank(both),
-        "participation_ratio": spectra.participation_ratio(both),
-        "alpha_req": spectra.alpha_req(both),
-        "alignment": spectra.alignment(z1, z2),
-        "uniformity": spectra.uniformity(both),
-        "collapse_std": spectra.collapse_std(both),
+    finite = all(bool(np.isfinite(values).all()) for values in (z1, z2, *hidden.values()))
+    measured: dict[str, Any] = {
+        "loss": float(loss) if finite else np.nan,
+        "train_loss": float(state["loss_sum"]) / taken,
+        "eigenvalues": np.full(d, np.nan),
+        "covariance_eigenvalues": np.full(d, np.nan),
+        **spectra.monitors(z1, z2 if finite else np.full_like(z2, np.nan)),
     }
+    if finite:
+        measured["eigenvalues"] = np.asarray(spectra.eigenvalues(z1, z2, center=True))
+        measured["covariance_eigenvalues"] = spectra.covariance_eigenvalues(
+            np.concatenate([z1, z2])
+        )
     for name, values in hidden.items():
-        measured[f"stages/{name}"] = spectra.covariance_eigenvalues(values)[: plan.covariance]
+        size = min(values.shape[1], plan.covariance)
+        stage = spectra.covariance_eigenvalues(values)[:size] if finite else np.full(size, np.nan)
+        measured[f"stages/{name}"] = stage
     return measured
 
 
