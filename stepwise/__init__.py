@@ -16,6 +16,7 @@ The modules, in the order in which data flow through them:
   its products.
 - `losses`, `models`: what real networks descend, and the networks, as pure functions of their
   parameters.
+- `methods`: one row a method: its loss, law, views, small start and schedule.
 - `trajectory`: eigenvalues and loss along training, what every solver and every run returns.
 - `dynamics`: closed form, adaptive flow and gradient descent of the theory.
 - `probes`: kNN and linear read-out; `staircase`: modes learned, alone, and when; `attributes`: what

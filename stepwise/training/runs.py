@@ -5,6 +5,7 @@ training shares it.
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,6 +31,16 @@ ELSEWHERE = ("data", "data_dir", "split")
 SETTLED = 100
 """Batches after which running statistics, a tenth of a batch each, have forgotten where they began.
 """
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OBJECTIVES":
+        message = (
+            "runs.OBJECTIVES is now methods.METHODS[name].objective; it works until version 0.3"
+        )
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return {row.name: row.objective for row in methods.METHODS.values()}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def train(
