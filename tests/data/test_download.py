@@ -184,6 +184,7 @@ def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
             "the files .*data_batch_1.*, found an archive without them",
         ),
     ],
+    ids=["cut", "no archive", "without files"],  # the bytes of an archive hold the time
 )
 def test_an_archive_that_is_cut_or_lacks_files_is_refused_and_leaves_nothing(
     tmp_path, monkeypatch, body, found
