@@ -30,7 +30,7 @@ def flow(
     reduce: bool = True,
     max_steps: Whole = 1_000_000,
 ) -> Trajectory:
-    """Gradient flow of the full matrix from any start A0: dA/dt = `Law.rhs`(A).
+    """Gradient flow of the full matrix from any start A0: dA/dt = `Law.rhs` at A.
 
     For Barlow Twins, the default, −4 (C − I) A diag(γ) with C = A diag(γ) Aᵀ (source, eq. 5).
 

@@ -1,30 +1,9 @@
 """What a law is: how the modes of a linear model grow under one loss, in one form for all solvers.
 
 A law of a new loss is a frozen dataclass that derives from `Law` and says four things: `growth`,
-`rest`, `objective`, and `unit` if its observable is not C. The rest follows numerically:
-
-    @dataclass(frozen=True)
-    class Spectral(Law):
-        gamma: Numbers
-        sigma: Numbers                                        # both [r], as the problem has them
-
-        domain = "one common eigenbasis"
-        observable = "covariance"
-
-        def unit(self):
-            return self.sigma                                 # q_j = σ_j s_j²
-
-        def growth(self):
-            return 8 * self.gamma                             # d ln q/dt while q is small
-
-        def rest(self):
-            return jnp.maximum(self.gamma / self.sigma, 0)    # q at the end
-
-        def objective(self, A):                               # the loss of the linear model
-            S = self.measure(A)
-            return jnp.sum(S**2) - 2 * jnp.sum((A * self.gamma) * A)
-
-    dynamics.flow(problem, A0, times, law=lambda p, d: Spectral(p.gamma, jnp.diagonal(p.sigma)))
+`rest`, `objective`, and `unit` if its observable is not C. The rest follows numerically, and every
+solver takes it, as in `dynamics.flow(problem, A0, times, law=lambda p, d: MyLaw(p.gamma))`.
+docs/extending.md shows such a law and a method with one, each in one file.
 
 Override `eigenvalues` and `step_times` where a closed form is known, `rhs` where the gradient is
 cheaper by hand, and `max_stable_lr` where a limit is known.
