@@ -80,7 +80,8 @@ def reads_images(name: str) -> bool:
 def _left(preset: str, names: list[str], taken: dict[str, float]) -> str:
     """About how long these will take, at the pace of what was computed so far."""
     expected = {
-        name: run_one.module(name).SECONDS.get(preset, math.nan) for name in {*names, *taken}
+        name: getattr(run_one.module(name), "SECONDS", {}).get(preset, math.nan)
+        for name in {*names, *taken}
     }
     if any(math.isnan(seconds) for seconds in expected.values()):
         return ""

@@ -51,8 +51,7 @@ def run(args: Arguments) -> bool:
         "versions": record.versions(),
     }
     # the same path may hold other images by now; --redraw does not ask
-    digest = getattr(figure, "digest", images.digest)
-    wanted |= {} if args.redraw else {"images": digest(config)}
+    wanted |= {} if args.redraw else {"images": _digest(figure, config)}
     stored = _stored(folder, wanted, as_it_is=args.redraw)
     if args.redraw and stored is None:
         raise ValueError(
@@ -88,6 +87,13 @@ def run(args: Arguments) -> bool:
 def module(name: str) -> Any:
     """The module of a figure."""
     return importlib.import_module(FIGURES[name])
+
+
+def _digest(figure: Any, config: Any) -> str:
+    """A hash of the images that a figure reads: by its own function, or of its Config's images."""
+    if hasattr(figure, "digest"):
+        return str(figure.digest(config))
+    return images.digest(config) if hasattr(config, "data") else "none"
 
 
 def _draw(

@@ -104,6 +104,8 @@ def compare(
             curve is not finite; the two are trajectories of different matrices (C, a covariance).
     """
     _require_one_observable(theory, experiment)
+    if isinstance(theory, Trajectory) and theory.rest is not None and problem is None:
+        law = law if isinstance(law, Law) else None  # a trajectory brings along what counts here
     options = {"law": law, "problem": problem}
     t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory, **options)
     t_run, run_curves, run_loss, run_end = curves("experiment", experiment, **options)
@@ -151,7 +153,8 @@ def law_of_curves(d: int, *, law: LawOf = None, problem: Any = None) -> Law:
         ValueError: the law is a function, and no problem is given.
     """
     alone = law is None or isinstance(law, Law)
-    _check.require(alone or problem is not None, "problem", "the problem of the law", "None")
+    expected = "the problem that law= is a function of, or law=law_of(problem, d)"
+    _check.require(alone or problem is not None, "problem", expected, "None")
     if isinstance(law, Law):
         return law
     return laws.law_of(law, Modes(np.ones(d)) if problem is None else problem, d)

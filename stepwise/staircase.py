@@ -44,7 +44,8 @@ def numbers(run: Trajectory) -> dict[str, Any]:
 
     A mode's step is where it crosses half of its final value (the mean of the last three samples),
     in steps of the optimiser; infinite where it was not learned. It is alone where the next one is
-    then below a tenth (`spectra.steps_alone`).
+    then below a tenth (`spectra.steps_alone`). `growing` says whether an eigenvalue that counts
+    rose by more than a fifth over the last two samples: the run then ended on the way up.
     """
     kept, good = _finite(run), not str(run.result).startswith("diverged")
     values, steps = (
@@ -62,10 +63,16 @@ def numbers(run: Trajectory) -> dict[str, Any]:
         "alone": alone if good else 0,
         "step_times": (times if good else np.full_like(final, np.inf)).tolist(),
         "final": final.tolist(),
+        "growing": bool(good and len(values) > 2 and _growing(values, least)),
         "start": values[0].tolist(),
         "rankme": float(np.asarray(run.stats["rankme"])[kept][-1]),
         "result": str(run.result),
     }
+
+
+def _growing(values: np.ndarray, least: float) -> bool:
+    """Whether an eigenvalue that counts rose by more than a fifth over the last two samples."""
+    return bool(((values[-1] > least) & (values[-1] > 1.2 * values[-3])).any())
 
 
 def _finite(run: Trajectory) -> np.ndarray:

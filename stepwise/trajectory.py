@@ -176,6 +176,7 @@ def assemble(
     source: str,
     cause: str,
     loss: jax.Array | None = None,
+    reached: jax.Array | None = None,
     steps: jax.Array | None = None,
     stats: dict[str, Any] | None = None,
     **more: Any,
@@ -185,11 +186,13 @@ def assemble(
     Args:
         law: says what the curves rest at and what the loss can reach; without one a run is never
             said to have converged.
-        loss: [T], where the law does not have it from the eigenvalues.
+        loss: [T]; by default the law's, from the eigenvalues.
+        reached: the law's objective at the end, if `loss` is another one, which may differ from it
+            by a constant; by default the last of `loss`.
         more: further fields.
     """
     _check.require(loss is not None or law is not None, "loss", "a loss, or a law", "neither")
-    loss, code, first, rest = _judged(law, eigenvalues, loss)
+    loss, code, first, rest = _judged(law, eigenvalues, loss, reached)
     step = jnp.where(code == DIVERGED, first if steps is None else steps[first], -1)
     if law is not None:
         more |= {"rest": rest, "observable": law.observable}
@@ -208,19 +211,18 @@ def assemble(
 
 @jax.jit
 def _judged(
-    law: Law | None, eigenvalues: jax.Array, loss: jax.Array | None
+    law: Law | None, eigenvalues: jax.Array, loss: jax.Array | None, reached: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """The loss [T], how the run ended, its first sample that is not finite, and where it rests."""
     d, rest = eigenvalues.shape[-1], None
     if law is not None:
-        known = law.loss_of(eigenvalues)
-        loss = known if known is not None else loss
+        loss = law.loss_of(eigenvalues) if loss is None else loss
         rest = _ends(law, d, eigenvalues.dtype)
     assert loss is not None
     finite = jnp.isfinite(loss)
     converged = jnp.asarray(False)
     if law is not None and rest is not None:
-        converged = law.converged(loss[-1], d)
+        converged = law.converged(loss[-1] if reached is None else reached, d)
     code = jnp.where(finite.all(), jnp.where(converged, CONVERGED, STOPPED), DIVERGED)
     return loss, code, jnp.argmin(finite), rest
 

@@ -188,7 +188,9 @@ def test_the_loss_of_plain_curves_is_the_laws_or_none(x64):
     plain = compare((T, values), (T, 0.9 * values))
     assert half.loss_rms == pytest.approx(plain.loss_rms / 2)
     assert none.loss_rms is None and "loss rms" not in str(none)
-    with pytest.raises(ValueError, match="problem: expected the problem of the law, received None"):
+    with pytest.raises(
+        ValueError, match="problem: expected the problem that law= is a function of"
+    ):
         compare((T, values), (T, values), law=lambda p, d: Half(p.gamma))
 
 

@@ -42,11 +42,6 @@ class Config:
         return cls()
 
 
-def digest(config):
-    """It reads no images."""
-    return "none"
-
-
 def run(config, progress=silent):
     """The delays that are measured and predicted, a row a learning rate."""
     rng = np.random.default_rng(0)

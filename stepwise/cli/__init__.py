@@ -44,12 +44,16 @@ def main(argv: list[str] | None = None) -> int:
     from stepwise.cli import figure
     from stepwise.cli.commands import Align, Data, Entk, Predict, Train
 
+    figures = figure.command()
+    if given[:1] == ["figure"] and figures is figure.Elsewhere and "--help" not in given:
+        print(f"stepwise figure: {figure.ELSEWHERE}", file=sys.stderr)  # whatever its flags
+        return 2
     commands: dict[str, Callable[..., Any]] = {
         "predict": Predict,
         "train": Train,
         "entk": Entk,
         "align": Align,
-        "figure": figure.command(),
+        "figure": figures,
         "data": Data,
     }
     command: Any = None

@@ -66,7 +66,7 @@ class Predict(ImageOptions):
 
 @dataclass(frozen=True)
 class _Given(Config):
-    """The flags as typed. `train` builds a Config from them, which refuses bad ones in one line."""
+    """Settings of the training run."""
 
     lr: float | None = None  # type: ignore[assignment]
     """Learning rate; by default the method's own, as are steps, warm-up, cosine and the start."""

@@ -52,7 +52,7 @@ def run(options: Predict) -> int:
         x, x2 = (np.asarray(view, np.float64) for view in pair)
         p = _problem(options, x, x2)
         law = laws.law_of(law_of, p, options.d)
-        lr = options.lr if options.lr is not None else _learning_rate(law, method)
+        lr = options.lr if options.lr is not None else _learning_rate(law)
         report = validity.report(p, options.d, law=law, start_scale=options.start_scale, lr=lr)
         arrays, numbers = _curves(options, p, law, report, lr)
     print(
@@ -65,7 +65,9 @@ def run(options: Predict) -> int:
         f"{_row(arrays['gamma'][:SHOWN])}, ..."
     )
     print(report)
-    if report.stable is not False:
+    if lr is None:
+        print(f"no learning rate is known to be stable for {method.title}: give --lr for steps")
+    elif report.stable is not False:
         times = [time for time in report.step_times[:SHOWN] if np.isfinite(time)]
         steps = "; ".join(f"{math.ceil(time / lr):,}" for time in times)
         print(f"in steps of gradient descent with lr = {lr:.4g}: {steps}, ...")
@@ -87,17 +89,12 @@ def run(options: Predict) -> int:
     return 0
 
 
-def _learning_rate(law: laws.Law, method: methods.Method) -> float:
-    """A hundredth of the largest stable learning rate.
-
-    Raises:
-        ValueError: none is known for this law.
-    """
+def _learning_rate(law: laws.Law) -> float | None:
+    """A hundredth of the largest stable learning rate; None if none is known."""
     try:
         return 0.01 * float(law.max_stable_lr())
-    except laws.NotKnownError as error:
-        why = f"a learning rate, since none is known to be stable for {method.title}"
-        raise ValueError(f"--lr: expected {why}, received none") from error
+    except laws.NotKnownError:
+        return None
 
 
 def _problem(options: Predict, x: np.ndarray, x2: np.ndarray) -> Problem:
@@ -113,7 +110,7 @@ def _problem(options: Predict, x: np.ndarray, x2: np.ndarray) -> Problem:
 
 
 def _curves(
-    options: Predict, p: Problem, law: laws.Law, report: validity.Report, lr: float
+    options: Predict, p: Problem, law: laws.Law, report: validity.Report, lr: float | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The closed form of a typical start up to half as long again as the last step, and all
     numbers.
@@ -135,7 +132,7 @@ def _curves(
         "gamma": np.asarray(p.gamma),
         "growth": np.asarray(law.growth()),
         "times": times,
-        "steps": times / lr,
+        "steps": np.full_like(times, np.nan) if lr is None else times / lr,
         "eigenvalues": np.asarray(curve.eigenvalues),
         "loss": np.asarray(curve.loss),
         "step_times": report.step_times,

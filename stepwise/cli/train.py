@@ -24,7 +24,9 @@ def run(options: Train) -> int:
     images = runs.load(config)
     folder = runs.folder(config, images, options.runs_dir)
     print(f"{images.source}: {len(images)} images, {title}, {config.steps} steps; {folder}")
-    trained = runs.train(config, root=options.runs_dir)
+    if (folder / "checkpoints").is_dir():
+        print("found this run: it is resumed, or loaded if it is finished")
+    trained = methods.run_with(config.method, lambda: runs.train(config, root=options.runs_dir))
     if not trained.finished:
         raise KeyboardInterrupt
     arrays, numbers = (
@@ -33,6 +35,8 @@ def run(options: Train) -> int:
     )
     steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
     print(f"{staircase.counted(numbers)}, at steps {steps or '-'}")
+    if numbers["growing"]:
+        print("the run ended while a mode was still growing: with more --steps it learns more")
     out = options.out / folder.name
     with plotting.style():
         end = f": {numbers['result']}" if numbers["result"].startswith("diverged") else ""

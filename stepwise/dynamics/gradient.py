@@ -109,7 +109,9 @@ def descent(
         gradients, operands = _gradients(loss, embed), (problem.features.astype(dtype), found)
     records, last, states = loop.descend(gradients, start, operands, lr, at, snapshots, rule)
     measured, value, covariance = records
-    more = {}
+    more: dict[str, Any] = {}
+    if loss is not None and found is not None and embed is None:
+        more["reached"] = found.objective(last)
     if covariance is not None:
         more["covariance_eigenvalues"] = trajectory.eigvalsh_descending(covariance)
     return trajectory.assemble(

@@ -71,8 +71,8 @@ class Law:
         name = cls.__name__
         raise ValueError(
             f"law: expected a function of (problem, d), such as lambda problem, d: "
-            f"laws.{name}(problem.gamma, ...), since {name} needs more than the problem, received "
-            f"the class"
+            f"{name}(problem.gamma, ...), or a class with a classmethod of(cls, problem, d), "
+            f"received the class {name} without one"
         )
 
     # What a law has to say.

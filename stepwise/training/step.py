@@ -89,9 +89,17 @@ class Step:
         if objective.learned is not None:
             self.params["loss"] = jax.tree.map(jnp.asarray, objective.learned(d))
         self.loss_state = {} if objective.state is None else objective.state(d)
+        self._require_scalar()
         self._advance = jax.jit(self._steps, donate_argnums=0, out_shardings=self.everywhere)
         self._once = jax.jit(self._step, donate_argnums=0, out_shardings=self.everywhere)
         self._probe = jax.jit(self._measure, out_shardings=self.everywhere)
+
+    def _require_scalar(self) -> None:
+        """Refuse a loss that is no scalar, before anything is compiled."""
+        state = {"stats": self.stats, "target": self.params["encoder"], "loss": self.loss_state}
+        loss = jax.eval_shape(lambda *seen: self._loss(self.params, state, seen)[0], *self.probe)
+        fits = loss.shape == () and jnp.issubdtype(loss.dtype, jnp.floating)
+        _check.require(fits, "objective", "a loss that is one real number", loss)
 
     def start(self) -> Any:
         """The state before the first step."""

@@ -8,7 +8,7 @@ import pytest
 from experiments.figures import fig1_steps
 from experiments.shared import resnets
 from stepwise import plotting
-from stepwise.methods import DEFAULT
+from stepwise.methods import DEFAULT, METHODS
 from tests.experiments.figures import failed
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
@@ -26,7 +26,9 @@ def test_the_network_adds_its_checks_to_the_linear_ones(fig1):
     assert len(fig1_steps.check(whole)) == len(fig1_steps.check(linear)) + 4
     together = whole.numbers | {"network": whole.numbers["network"] | {"alone": 0}}
     wrong = dataclasses.replace(whole, numbers=together)
-    assert failed(fig1_steps, wrong) == {"Barlow Twins: of these alone, the next below a tenth"}
+    assert failed(fig1_steps, wrong) == {
+        f"{METHODS[DEFAULT].title}: of these alone, the next below a tenth"
+    }
 
 
 def test_the_figure_has_panels_a_to_d(fig1):

@@ -114,5 +114,5 @@ def test_a_small_start_is_that_of_each_methods_row():
 def test_bad_settings_are_refused_by_name():
     with pytest.raises(ValueError, match=r"methods: expected some of .* received \('dino',\)"):
         fig3_small_start.Config(methods=("dino",))
-    with pytest.raises(ValueError, match=r"rates: expected 3 numbers, one for each of"):
-        fig3_small_start.Config(rates=(0.1,))
+    with pytest.raises(ValueError, match=r"which have a schedule 'standard'"):
+        resnets.Config(start="standard", methods=("barlow_twins_unnormalised",))

@@ -96,9 +96,10 @@ def test_a_small_network_trains_and_its_kernel_is_scored(stepwise, tmp_path):
 
 
 def test_a_figure_says_that_it_needs_a_clone(stepwise, tmp_path):
-    done = run(stepwise, "figure", "fig1", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "expected a clone of the repository" in done.stderr
+    for flags in ([], ["--preset", "smoke"]):
+        done = run(stepwise, "figure", "fig1", *flags, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "a clone of the repository" in done.stderr
 
 
 def test_infinite_width_says_what_to_install_and_runs_once_that_is_done(stepwise, tmp_path):
