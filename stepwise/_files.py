@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,16 +67,18 @@ def digest(*parts: Any, length: int = 16) -> str:
     return total.hexdigest()[:length]
 
 
-def code_digest(path: Path, root: Path) -> str:
+def code_digest(path: Path, root: Path, packages: Sequence[str] | None = PROJECT) -> str:
     """A hash of a source file and of all that it imports; see `imported_files`."""
-    files = sorted(imported_files(path, root))
+    files = sorted(imported_files(path, root, packages))
     parts = [part for file in files for part in (str(file.relative_to(root)), file.read_bytes())]
     return digest(*parts)
 
 
-def imported_files(path: Path, root: Path) -> set[Path]:
-    """The source file, and every file of this project under `root` that it imports, directly or
-    not."""
+def imported_files(path: Path, root: Path, packages: Sequence[str] | None = PROJECT) -> set[Path]:
+    """The source file, and every file under `root` that it imports, directly or not: of these
+    packages, or of any if None.
+    """
+    root = root.resolve()
     seen: set[Path] = set()
     waiting = [path.resolve()]
     while waiting:
@@ -84,7 +86,9 @@ def imported_files(path: Path, root: Path) -> set[Path]:
         if file not in seen:
             seen.add(file)
             waiting += [
-                each for name in _imported_names(file) for each in _module_files(name, root)
+                each
+                for name in _imported_names(file)
+                for each in _module_files(name, root, packages)
             ]
     return seen
 
@@ -98,10 +102,10 @@ def _imported_names(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _module_files(name: str, root: Path) -> Iterator[Path]:
+def _module_files(name: str, root: Path, packages: Sequence[str] | None) -> Iterator[Path]:
     """The module that a dotted name is or lies in, and the packages around it."""
     base = root
-    if name.partition(".")[0] not in PROJECT:
+    if packages is not None and name.partition(".")[0] not in packages:
         return
     for part in name.split("."):
         base = base / part

@@ -8,6 +8,7 @@ is one more row, in a file of your own (`find`).
 """
 
 import runpy
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -48,6 +49,18 @@ class Objective:
     views: int = 2
     state: Callable[[int], Any] | None = None
     learned: Callable[[int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no training could use."""
+        for name in ("loss", "state", "learned"):
+            value = getattr(self, name)
+            fits = callable(value) or (value is None and name != "loss")
+            _check.require(fits, f"Objective.{name}", "a function", repr(value))
+        _check.whole("Objective.views", self.views, 2)
+
+
+OCCASIONS = ("small", "standard", "small, tiny", "standard, tiny")
+"""Which start, and whether on the smoke preset's tiny network."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +127,24 @@ class Method:
     colour: str = "#222222"
     marker: str = "o"
 
+    def __post_init__(self) -> None:
+        """Refuse a row whose parts are of another kind."""
+        fits = isinstance(self.objective, Objective)
+        _check.require(fits, "Method.objective", "a methods.Objective", repr(self.objective))
+        _check.require(self.law is None or callable(self.law), "Method.law", "a function", self.law)
+        for occasion, schedule in self.schedules.items():
+            _check.require(
+                occasion in OCCASIONS, "Method.schedules", f"keys of {OCCASIONS}", occasion
+            )
+            fits = isinstance(schedule, Schedule)
+            _check.require(fits, f"schedules[{occasion!r}]", "a methods.Schedule", repr(schedule))
+
     def settings(self, occasion: str = "small") -> dict[str, Any]:
         """The fields of a `training.Config` that the row decides: start and schedule.
 
         Without a schedule for this occasion, only the start.
         """
+        _check.require(occasion in OCCASIONS, "occasion", f"one of {OCCASIONS}", repr(occasion))
         small = occasion.startswith("small")
         start = {"start_scale": self.start.scale, "offset": self.start.offset}
         found = start if small else {"start_scale": 1.0, "offset": 0.0}
@@ -273,7 +299,7 @@ def find(name: str) -> Method:
     _check.require(bool(file and colon and variable), "method", expected, repr(name))
     path = Path(file)
     _check.require(path.is_file(), "method", "FILE.py:NAME with a file that exists", repr(name))
-    return _from_file(name, str(path.resolve()), _files.digest(path.read_bytes()))
+    return _from_file(name, str(path.resolve()), _own_code(path))
 
 
 def run_with(name: str, call: Callable[[], Any]) -> Any:
@@ -288,18 +314,33 @@ def run_with(name: str, call: Callable[[], Any]) -> Any:
 
 def identity(name: str) -> str:
     """What tells a method from others in the identity of a run: its name, and for a file's method
-    also the file's content.
+    also the content of the file and of what it imports from its own folder. Data that it reads is
+    not seen.
     """
     row = find(name)
     if row is METHODS.get(row.name):
         return row.name
     file, _, variable = name.rpartition(":")
-    return f"{variable} of {_files.digest(Path(file).read_bytes())}"
+    return f"{variable} of {_own_code(Path(file))}"
+
+
+def _own_code(path: Path) -> str:
+    """A hash of the contents of a file and of all that it imports from its own folder."""
+    try:
+        files = sorted(_files.imported_files(path, path.resolve().parent, None))
+    except (SyntaxError, ValueError):  # running it says what is wrong with it
+        files = [path]
+    return _files.digest(*(file.read_bytes() for file in files))
 
 
 @lru_cache(maxsize=32)
 def _from_file(name: str, path: str, _digest: str) -> Method:
-    variables = run_user_code(name, "a file that runs", lambda: runpy.run_path(path))
+    # as `python FILE.py` does: it may import what lies beside it
+    sys.path.insert(0, str(Path(path).parent))
+    try:
+        variables = run_user_code(name, "a file that runs", lambda: runpy.run_path(path))
+    finally:
+        sys.path.remove(str(Path(path).parent))
     row = variables.get(name.rpartition(":")[2])
     received = "nothing of that name" if row is None else f"a {type(row).__name__}"
     _check.require(isinstance(row, Method), name, "a stepwise.methods.Method", received)

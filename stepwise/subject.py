@@ -185,6 +185,9 @@ def configuration(folder: str | os.PathLike[str]) -> runs.Config:
         _check.require(
             not missing, str(path), "this version's fields", f"a difference in {', '.join(missing)}"
         )
+        file, colon, variable = str(given["method"]).rpartition(":")
+        if colon and not Path(file).is_file():  # moved or deleted: the run has a copy
+            given["method"] = f"{path.with_name('method.py')}:{variable}"
         return runs.Config(**given)  # type: ignore[arg-type]
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 
 from stepwise import losses, methods, training, views
 from stepwise.methods import METHODS, Method, Objective
-from stepwise.training import Plan
+from stepwise.training import Plan, ownership, runs
 from stepwise.training.step import Step
 from tests.training import small
 
@@ -208,3 +208,61 @@ def test_a_row_is_frozen_and_can_be_varied():
     with pytest.raises(AttributeError):
         row.title = "other"
     assert isinstance(replace(row, title="other"), Method)
+
+
+@pytest.mark.parametrize(
+    ("first", "after"),
+    [
+        (jnp.zeros((), jnp.int32), lambda c: c + 1.5),
+        (jnp.zeros(()), lambda c: jnp.zeros(3)),
+        (jnp.zeros(()), lambda c: {"c": c}),
+    ],
+)
+def test_a_state_that_changes_its_form_is_refused_before_training(first, after):
+    def loss(z1, z2, *, state):
+        return losses.barlow_twins_unnormalised(z1, z2), after(state)
+
+    with pytest.raises(ValueError, match="the next state of the loss in the form of the first"):
+        step(Objective(loss, state=lambda d: first))
+
+
+def test_a_loss_that_is_no_number_is_refused_before_training():
+    with pytest.raises(ValueError, match="objective: expected a loss that is one real number"):
+        step(Objective(lambda z1, z2: (z1 - z2).sum(axis=1)))
+
+
+def test_parts_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match=r"Objective\.views: expected a whole number from 2"):
+        Objective(losses.vicreg, views=1)
+    with pytest.raises(ValueError, match=r"occasion: expected one of .* received 'standrad'"):
+        training.Config.for_method("vicreg", "standrad")
+
+
+def test_what_a_files_row_imports_from_its_folder_belongs_to_it(tmp_path):
+    text = (
+        "from stepwise import losses\nfrom stepwise.methods import Method, Objective\n"
+        "import beside_the_row\n"
+        "row = Method('mine', 'Mine', 'me', Objective(losses.vicreg))\n"
+    )
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "beside_the_row.py").write_text("K = 0")
+    name = f"{tmp_path / 'mine.py'}:row"
+    assert methods.find(name).title == "Mine"
+    before = methods.identity(name)
+    (tmp_path / "beside_the_row.py").write_text("K = 5")
+    assert methods.identity(name) != before
+
+
+def test_an_error_in_a_users_loss_is_one_line_with_its_place(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def loss(z1, z2):\n    return nothing\n")
+    name = f"{file}:row"
+    with pytest.raises(ValueError, match=r"received NameError: .*nothing.* \(line 2\)") as error:
+        methods.run_with(name, lambda: methods.runpy.run_path(str(file))["loss"](0, 0))
+    assert "\n" not in str(error.value)
+
+
+def test_an_optimiser_is_recognised_in_runs_of_the_former_module():
+    """Folders that were made before a module moved are still theirs."""
+    said = ownership._said(runs.plan(training.Config()).optimiser)
+    assert said.startswith("stepwise.runs.plan.")

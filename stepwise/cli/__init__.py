@@ -81,11 +81,19 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"stepwise {given[0]}: {_in_flags(str(error), command)}", file=sys.stderr)
         return 2
+    except OverflowError as error:
+        print(f"stepwise {given[0]}: a number is too large or too small: {error}", file=sys.stderr)
+        return 2
     except MemoryError as error:
         print(
             f"stepwise {given[0]}: out of memory, with fewer or smaller images it may fit: {error}",
             file=sys.stderr,
         )
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"stepwise {given[0]}: out of memory: {str(error)[:200]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

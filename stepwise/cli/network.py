@@ -89,7 +89,8 @@ def _of_run(options: NetworkOptions, folder: Path) -> Network:
         where.name == folder.name,
         str(folder),
         f"a folder named {where.name}, after its configuration and the images of {config.data}",
-        "another name: it was renamed, its config.json edited, or the images are others",
+        "another name: it was renamed, its config.json or its method's file was edited, or the "
+        "images are others",
     )
     of = subject.of(
         config, runs.train(config, root=folder.parent), options.n_pairs, root=folder.parent

@@ -39,7 +39,8 @@ def run(options: Predict) -> int:
     if options.model == "infinite_width":
         importlib.import_module("stepwise.neural_tangents")  # refuses now if it is not installed
     _check.whole("n_pairs", options.n_pairs, 2)
-    _check.whole("d", options.d)
+    _check.whole("d", options.d, 1, 2 * options.n_pairs, ", the views")
+    _check.whole("seed", options.seed, 0, 2**31 - 1)
     _check.require(
         options.recipe in views.RECIPES,
         "recipe",
@@ -51,10 +52,15 @@ def run(options: Predict) -> int:
     with jax.enable_x64(True):
         x, x2 = (np.asarray(view, np.float64) for view in pair)
         p = _problem(options, x, x2)
-        law = laws.law_of(law_of, p, options.d)
+        law = methods.run_with(options.method, lambda: laws.law_of(law_of, p, options.d))
         lr = options.lr if options.lr is not None else _learning_rate(law)
-        report = validity.report(p, options.d, law=law, start_scale=options.start_scale, lr=lr)
-        arrays, numbers = _curves(options, p, law, report, lr)
+        start = {"start_scale": options.start_scale, "lr": lr}
+        report = methods.run_with(
+            options.method, lambda: validity.report(p, options.d, law=law, **start)
+        )
+        arrays, numbers = methods.run_with(
+            options.method, lambda: _curves(options, p, law, report, lr)
+        )
     print(
         f"{images.source}: {len(x)} pairs ({options.recipe}), {x[0].size} numbers a view; "
         f"{options.model} model, {method.title}"
@@ -69,7 +75,7 @@ def run(options: Predict) -> int:
         print(f"no learning rate is known to be stable for {method.title}: give --lr for steps")
     elif report.stable is not False:
         times = [time for time in report.step_times[:SHOWN] if np.isfinite(time)]
-        steps = "; ".join(f"{math.ceil(time / lr):,}" for time in times)
+        steps = "; ".join(f"{math.ceil(time / lr):,}" for time in times if time < 1e300 * lr)
         print(f"in steps of gradient descent with lr = {lr:.4g}: {steps}, ...")
     title = f"{images.source}: {len(x)} pairs, {options.model.replace('_', ' ')} model, "
     with plotting.style():
@@ -116,6 +122,10 @@ def _curves(
     numbers.
     """
     learned = report.step_times[np.isfinite(report.step_times)]
+    scale = "a start that floating point can hold, such as 1e-6"
+    _check.require(
+        report.n_positive == 0 or learned.size > 0, "start_scale", scale, options.start_scale
+    )
     _check.require(
         learned.size > 0,
         options.data,

@@ -103,6 +103,8 @@ def descent(
     stats = {"lr": lr, "steps": jnp.asarray(steps)}
     stats |= {} if limit is None else {"lr_limit": limit}
 
+    if loss is not None:
+        _require_scalar(loss, start, problem.features.astype(dtype), embed)
     gradients: loop.Gradients = _law_gradients
     operands: Any = found
     if loss is not None:
@@ -126,6 +128,18 @@ def descent(
         stats=stats,
         **more,
     )
+
+
+def _require_scalar(loss: Any, start: Any, features: jax.Array, embed: Any) -> None:
+    """Refuse a loss that is no function, or not of one real number."""
+    _check.require(callable(loss), "loss", "a function of two embeddings", repr(loss))
+
+    def value(state: Any, x: jax.Array, x2: jax.Array) -> jax.Array:
+        return jnp.asarray(loss(x @ state.T, x2 @ state.T) if embed is None else loss(state, x, x2))
+
+    found = jax.eval_shape(value, start, *jnp.split(features, 2))
+    fits = found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)
+    _check.require(fits, "loss", "one real number", found)
 
 
 def _law_gradients(A: jax.Array, law: Law) -> tuple[jax.Array, tuple[jax.Array, Any, None]]:

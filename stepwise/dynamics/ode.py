@@ -70,7 +70,9 @@ def flow(
         _check.require(
             rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}"
         )
+    _check.whole("max_steps", max_steps)
     found = laws.cast(laws.law_of(law, problem, len(A0)), gamma.dtype)
+    gamma = gamma if found.contraction() is None else jnp.asarray(found.unit(), gamma.dtype)
     begin, bound, back, long = jnp.zeros((), times.dtype), 0.0, None, False
     small, A, pull = gamma, A0, found.contraction()
     cause = f"the solver gave up (max_steps = {max_steps})"

@@ -22,6 +22,9 @@ from stepwise import _check
 from stepwise.laws import numeric, tree
 from stepwise.types import Numbers, Real, Whole
 
+FLOW = {"rhs", "objective", "unit", "measure"}
+"""What the flow of a law follows from."""
+
 
 class NotKnownError(ValueError):
     """A law was asked for something that its loss does not have, or that nobody has derived."""
@@ -55,8 +58,13 @@ class Law:
     rotates: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Make the subclass a tree of JAX."""
+        """Make the subclass a tree of JAX.
+
+        A flow that a subclass changes no longer has the inherited `contraction`, unless it says so.
+        """
         super().__init_subclass__(**options)
+        if "contraction" not in vars(cls) and FLOW & vars(cls).keys():
+            cls.contraction = Law.contraction  # type: ignore[method-assign]
         jax.tree_util.register_pytree_with_keys(
             cls, tree.with_keys, partial(tree.unflatten, cls), tree.flatten
         )
@@ -210,7 +218,8 @@ class Law:
         floor = self.lowest_loss(d)
         count = jnp.minimum(d, jnp.sum(self.grows()))
         gain = self.objective(jnp.zeros((int(d), self.unit().shape[0]), floor.dtype)) - floor
-        return loss - floor < 1e-2 * jnp.where(count > 0, gain / jnp.maximum(count, 1), 1)
+        near = loss - floor < 1e-2 * jnp.where(count > 0, gain / jnp.maximum(count, 1), 1)
+        return near & ((count == 0) | (gain > 0))  # no gain: the law's rest is not where it ends
 
     def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
         """Rate at which mode k grows in the row that holds mode j at rest, d ln(variance)/dt.

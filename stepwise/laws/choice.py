@@ -6,7 +6,7 @@ import numpy as np
 
 from stepwise import _check
 from stepwise.laws.barlow_twins import BarlowTwins
-from stepwise.laws.base import Law, LawOf
+from stepwise.laws.base import Law, LawOf, NotKnownError
 from stepwise.types import Whole
 
 DEFAULT = BarlowTwins.of
@@ -46,9 +46,35 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
         f"one of {np.size(modes)} modes as the problem",
         own,
     )
-    if not found.follows_gamma:
+    if not type(found).__module__.startswith("stepwise."):
+        _require_modes(found, np.shape(modes))
+    if found.follows_gamma:
+        _require_sorted(own)
+    else:
         _require_whole(problem, type(found).__name__)
     return found
+
+
+def _require_modes(law: Law, shape: tuple[int, ...]) -> None:
+    """Refuse a law of the user's own whose rates or ends are no numbers, one a mode."""
+    for name in ("unit", "growth", "rest"):
+        try:
+            values = getattr(law, name)()
+        except NotKnownError:
+            continue
+        what = f"{type(law).__name__}.{name}()"
+        _check.require(np.shape(values) == shape, what, f"{shape[0]} numbers, one a mode", values)
+        if not _check.is_traced(values):
+            bad = int(np.size(values) - np.isfinite(np.asarray(values)).sum())
+            _check.require(bad == 0, what, "finite numbers", f"{bad} that are not")
+
+
+def _require_sorted(own: Any) -> None:
+    """Refuse modes that do not descend, for a law that takes their order for granted."""
+    if not _check.is_traced(own):
+        sizes = np.asarray(own)
+        ordered = bool((np.diff(sizes) <= 1e-6 * np.abs(sizes).max(initial=0)).all())
+        _check.require(ordered, "gamma", "modes from the largest down", "another order")
 
 
 def _named(value: Any) -> str:
@@ -61,8 +87,8 @@ def _require_whole(problem: Any, name: str) -> None:
     """
     if problem.lowest is None or _check.is_traced(problem.gamma, problem.lowest):
         return
-    lowest, last = float(problem.lowest), float(np.min(problem.gamma))
-    kept = lowest >= last - 1e-6 * float(np.max(np.abs(problem.gamma)))
+    gamma, lowest = np.asarray(problem.gamma), float(np.asarray(problem.lowest))
+    kept = lowest >= float(gamma.min()) - 1e-6 * float(np.abs(gamma).max())
     _check.require(
         kept,
         "problem",

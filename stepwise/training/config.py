@@ -109,6 +109,8 @@ class Config:
         expected = "None for a loss without a temperature"
         fits = self.temperature is None or has_one
         _check.require(fits, "temperature", expected, self.temperature)
+        fits = self.temperature is None or 0 < self.temperature < math.inf
+        _check.require(fits, "temperature", "a positive number", self.temperature)
 
     @classmethod
     def for_method(cls, method: str = "", occasion: str = "small", **changes: Any) -> "Config":

@@ -13,10 +13,13 @@ import jax
 import numpy as np
 
 from stepwise import _check, _files
+from stepwise._moved import MOVED
 from stepwise.methods import Objective
 from stepwise.training.log import RunLog
 from stepwise.training.plan import Plan
 from stepwise.types import Numbers
+
+FORMERLY = {new: old for old, new in MOVED.items()}
 
 
 def identity(
@@ -53,7 +56,9 @@ def _said(function: Any) -> str:
     if isinstance(function, functools.partial):
         return f"{_said(function.func)}{function.args}{sorted(function.keywords.items())}"
     name = getattr(function, "__qualname__", type(function).__name__)
-    return f"{getattr(function, '__module__', '')}.{name}"
+    module = getattr(function, "__module__", "")
+    # runs that were made before a module moved are still recognised
+    return f"{FORMERLY.get(module, module)}.{name}"
 
 
 def require_start(folder: Path, log: dict[str, Any], first: dict[str, Any]) -> None:

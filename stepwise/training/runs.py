@@ -77,10 +77,20 @@ def train(
     )
     made = where / "config.json"
     if not made.is_file():
-        _files.write_json(made, asdict(config) | {"code": _code()})
+        _files.write_json(made, asdict(_with_its_file(config, where)) | {"code": _code()})
     elif json.loads(made.read_text()).get("code") != _code():
         LOG.warning("%s: trained by another version of the code; delete it to train anew", where)
     return trained
+
+
+def _with_its_file(config: Config, where: Path) -> Config:
+    """The configuration with the full path of its method's file, of which the run keeps a copy."""
+    if config.method in methods.METHODS:
+        return config
+    file, _, variable = config.method.rpartition(":")
+    with _files.replacing(where / "method.py") as temporary:
+        temporary.write_bytes(Path(file).read_bytes())
+    return replace(config, method=f"{Path(file).resolve()}:{variable}")
 
 
 def _code() -> str:

@@ -88,18 +88,33 @@ class Step:
         d = jax.eval_shape(self._embedded, params, stats, self.probe[0]).shape[1]
         if objective.learned is not None:
             self.params["loss"] = jax.tree.map(jnp.asarray, objective.learned(d))
-        self.loss_state = {} if objective.state is None else objective.state(d)
+        first = {} if objective.state is None else objective.state(d)
+        self.loss_state = jax.tree.map(jnp.asarray, first)
         self._require_scalar()
         self._advance = jax.jit(self._steps, donate_argnums=0, out_shardings=self.everywhere)
         self._once = jax.jit(self._step, donate_argnums=0, out_shardings=self.everywhere)
         self._probe = jax.jit(self._measure, out_shardings=self.everywhere)
 
     def _require_scalar(self) -> None:
-        """Refuse a loss that is no scalar, before anything is compiled."""
+        """Refuse, before anything is compiled, a loss that is no scalar or changes the form of its
+        state.
+        """
         state = {"stats": self.stats, "target": self.params["encoder"], "loss": self.loss_state}
-        loss = jax.eval_shape(lambda *seen: self._loss(self.params, state, seen)[0], *self.probe)
+
+        def loss_and_state(*seen: Array) -> tuple[Array, Any]:
+            loss, _, _, _, after = self._loss(self.params, state, seen)
+            return jnp.asarray(loss), after
+
+        loss, after = jax.eval_shape(loss_and_state, *self.probe)
         fits = loss.shape == () and jnp.issubdtype(loss.dtype, jnp.floating)
         _check.require(fits, "objective", "a loss that is one real number", loss)
+        before = jax.eval_shape(lambda: self.loss_state)
+        forms = [
+            (str(jax.tree.structure(tree)), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)])
+            for tree in (before, after)
+        ]
+        form = f"the next state of the loss in the form of the first, {before}"
+        _check.require(forms[0] == forms[1], "objective", form, f"{after}")
 
     def start(self) -> Any:
         """The state before the first step."""
