@@ -7,6 +7,7 @@ colours, the command line and the tables of the documentation read `METHODS`; a 
 is one more row, in a file of your own (`find`).
 """
 
+import math
 import runpy
 import sys
 from collections.abc import Callable, Mapping
@@ -160,11 +161,9 @@ class Method:
         return self.law
 
 
-def _minus_log(n: int, d: int) -> float:
+def _collapsed_nt_xent(n: int, d: int) -> float:
     """2 ln(2n − 1): NT-Xent of embeddings that are all the same."""
-    from math import log
-
-    return 2 * log(2 * n - 1)
+    return 2 * math.log(2 * n - 1)
 
 
 BARLOW_TWINS = "Zbontar et al., Barlow Twins, ICML 2021 (arXiv 2103.03230)"
@@ -214,7 +213,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 title="SimCLR",
                 paper="Chen et al., SimCLR, ICML 2020 (arXiv 2002.05709)",
                 objective=Objective(losses.simclr),
-                collapse=_minus_log,
+                collapse=_collapsed_nt_xent,
                 recipe="simclr",
                 # Blind to scale, it starts near one vector. Around one of norm 1 the head alone
                 # learns, since small differences suffice, and the backbone hardly moves. Its

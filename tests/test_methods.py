@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from stepwise import losses, methods, training, views
+from stepwise import dynamics, laws, losses, methods, training, views
 from stepwise.methods import METHODS, Method, Objective
 from stepwise.training import Plan, ownership, runs
 from stepwise.training.step import Step
+from tests import problems
 from tests.training import small
 
 ROWS = METHODS.values()
@@ -34,6 +35,17 @@ def test_its_value_at_full_collapse_is_the_losses(row, x64):
     z = np.tile(np.random.default_rng(0).normal(size=d), (n, 1))
     z /= np.linalg.norm(z[0])
     np.testing.assert_allclose(row.objective.loss(z, z), row.collapse(n, d), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.law], ids=lambda row: row.name)
+def test_its_law_descends_its_loss(row, x64):
+    p, A0 = problems.modes([1.0, 0.6, 0.3, -0.2]), problems.gaussian((3, 4), 0.05)
+    law = laws.law_of(row.law, p, 3)
+    lr = 0.1 * float(law.max_stable_lr())
+    loss = row.law_loss or row.objective.loss
+    by_loss, by_law = (dynamics.descent(p, A0, lr, 300, law=law, **o) for o in ({"loss": loss}, {}))
+    np.testing.assert_allclose(by_loss.eigenvalues, by_law.eigenvalues, atol=1e-12)
+    np.testing.assert_allclose(by_loss.loss, by_law.loss, rtol=1e-9)
 
 
 def test_its_recipe_and_its_schedules_can_be_used(row):
