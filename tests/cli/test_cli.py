@@ -394,7 +394,7 @@ def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "figure fig2: expected a clone of the repository" in done.stderr
+    assert "within a clone of the repository" in done.stderr
 
 
 def test_a_path_that_would_be_a_wrong_formula_is_drawn_and_too_few_images_are_counted(
