@@ -48,6 +48,8 @@ def optimised():
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+        # what was compiled here rounds otherwise than the same program in another process
+        jax.clear_caches()
 
 
 @pytest.fixture(params=["float32", "float64"])
