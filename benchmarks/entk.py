@@ -127,7 +127,7 @@ def _estimates(quick: bool) -> Iterator[Row]:
     """On fig3's Barlow Twins run, which is trained if it is not there."""
     preset = inspected.Config.smoke() if quick else inspected.Config.laptop()
     of = inspected.subject(preset, DEFAULT, silent)
-    network = models.evaluation(of.trained.encoder)
+    network = models.evaluation(of.run.encoder)
     K, whole = _timed(lambda: entk.gram(*network, of.x))
     wanted = entk.predict(K, of.d)
     ways: list[dict[str, int]] = [{"probes": r} for r in ([] if quick else [4, 6, 8])]

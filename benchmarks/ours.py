@@ -66,7 +66,7 @@ def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) ->
     other.
     """
     case = Case(d, n, 1e-3)
-    problem = problem_of(case).truncated(r)
+    problem = problem_of(case).truncate(r)
     starts = jnp.asarray(
         np.random.default_rng(0).normal(size=(seeds, d, r)) * case.alpha, jnp.float32
     )

@@ -129,7 +129,7 @@ with plotting.style():
 # say what training added: the kernel at the start, and the pixels alone.
 
 # %%
-of = subject.of(config, trained, n_pairs=16 if SMOKE else 96)
+of = subject.from_run(config, trained, n_pairs=16 if SMOKE else 96)
 for name, K in {
     "eNTK, trained": of.kernel(config.steps),
     "eNTK, at the start": of.kernel(0),

@@ -1,11 +1,13 @@
-"""Former names of modules: they can still be imported, with a warning, for one more version."""
+"""Former names of modules, functions and attributes, which work with a warning for one version."""
 
+import functools
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 MOVED = {
     "stepwise.checkpoints": "stepwise.training.checkpoints",
@@ -19,6 +21,8 @@ MOVED = {
     "stepwise.runs": "stepwise.training.runs",
 }
 """Former name → present name. Both name the same module object."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 UNTIL = "0.3"
 """The version that no longer has the former names."""
@@ -39,11 +43,61 @@ class _Finder:
     def exec_module(self, module: ModuleType) -> None:
         """Warn, and let the former name stand for the present module."""
         old, new = module.__name__, MOVED[module.__name__]
-        message = f"{old} is now {new}; the former name works until version {UNTIL}"
-        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        _warn(old, new)
         sys.modules[old] = importlib.import_module(new)
 
 
 def install() -> None:
     """Let `import` find the former names, after all others."""
     sys.meta_path.append(_Finder())
+
+
+class Renamed:
+    """A class attribute under its former name: reading it warns and returns the present one."""
+
+    def __init__(self, new: str) -> None:
+        """Stand for the attribute `new` of the same class."""
+        self.new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Note the former name."""
+        self.old = f"{owner.__name__}.{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        """The present attribute."""
+        _warn(self.old, self.new)
+        return getattr(owner if instance is None else instance, self.new)
+
+
+def former_names(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__`, which resolves former names of its functions with a warning."""
+
+    def resolve(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        _warn(f"{module}.{name}", names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return resolve
+
+
+def former_arguments(**names: str) -> Callable[[F], F]:
+    """A decorator: the function takes an argument by its former name too, with a warning."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old, new in names.items():
+                if old in kwargs:
+                    _warn(f"{function.__name__}({old}=)", f"{function.__name__}({new}=)")
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast(F, call)
+
+    return decorate
+
+
+def _warn(old: str, new: str) -> None:
+    message = f"{old} is now {new}; the former name works until version {UNTIL}"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)

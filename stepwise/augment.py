@@ -49,8 +49,8 @@ def crop_box(
     placed uniformly. If none fits: the largest central box with ρ in `ratio`. All ten are tried,
     since a traced loop over a batch could not stop early for one image.
     """
-    area = height * width * between(noise[:10], scale)
-    aspect = jnp.exp(between(noise[10:20], (math.log(ratio[0]), math.log(ratio[1]))))
+    area = height * width * to_interval(noise[:10], scale)
+    aspect = jnp.exp(to_interval(noise[10:20], (math.log(ratio[0]), math.log(ratio[1]))))
     heights, widths = (
         jnp.round(jnp.sqrt(a)).astype(jnp.int32) for a in (area / aspect, area * aspect)
     )
@@ -66,10 +66,10 @@ def crop_box(
         jnp.array([central_height, central_width], jnp.int32),
     )
     room = jnp.array([height, width], jnp.int32) - sides
-    return jnp.concatenate([jnp.where(found, below(noise[20:], room + 1), room // 2), sides])
+    return jnp.concatenate([jnp.where(found, to_integers(noise[20:], room + 1), room // 2), sides])
 
 
-def between(
+def to_interval(
     noise: Float32[Array, "*s"], bounds: tuple[float | int, float | int]
 ) -> Float32[Array, "*s"]:
     """Map U[0, 1) to U[low, high): low + (high - low) u."""
@@ -77,7 +77,7 @@ def between(
     return low + (high - low) * noise
 
 
-def below(noise: Float32[Array, "*s"], count: Int32[Array, "*s"] | int) -> Int32[Array, "*s"]:
+def to_integers(noise: Float32[Array, "*s"], count: Int32[Array, "*s"] | int) -> Int32[Array, "*s"]:
     """Map U[0, 1) to the integers 0 ... count - 1, each as likely to one part in 2²³ / count:
     ⌊count u⌋.
     """

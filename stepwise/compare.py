@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import _check, _files, laws, spectra
+from stepwise._moved import Renamed
 from stepwise.dynamics import Trajectory
 from stepwise.laws import Law, LawOf, Modes
 from stepwise.types import Numbers, Real
@@ -41,8 +42,11 @@ class Comparison:
     loss_rms: float | None
     alignment: float | None
 
+    learned = Renamed("n_learned")
+    within = Renamed("count_within")
+
     @property
-    def learned(self) -> int:
+    def n_learned(self) -> int:
         """How many modes take their step in both."""
         return int(np.sum(np.isfinite(self.theory_steps) & np.isfinite(self.experiment_steps)))
 
@@ -57,10 +61,13 @@ class Comparison:
         gaps += [] if self.loss_rms is None else [f"loss rms {self.loss_rms:.2g}"]
         gaps += [] if self.alignment is None else [f"final subspace alignment {self.alignment:.6f}"]
         return "\n".join(
-            [*lines, f"{self.learned} of {len(self.theory_steps)} modes learned; {', '.join(gaps)}"]
+            [
+                *lines,
+                f"{self.n_learned} of {len(self.theory_steps)} modes learned; {', '.join(gaps)}",
+            ]
         )
 
-    def within(self, tolerance: Real) -> int:
+    def count_within(self, tolerance: Real) -> int:
         """How many modes have a step time within this relative tolerance, of those that the theory
         says are learned.
         """
@@ -68,12 +75,11 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """All of it as numbers and lists that JSON can hold; an infinite time is None."""
-        names = ("learned", "eigenvalue_rms", "loss_rms", "alignment")
+        names = ("eigenvalue_rms", "loss_rms", "alignment")
         lists = ("theory_steps", "experiment_steps", "step_time_error")
-        found: dict[str, Any] = _files.jsonable(
-            {name: getattr(self, name) for name in lists + names}
-        )
-        return found
+        numbers = {name: getattr(self, name) for name in lists + names}
+        summary: dict[str, Any] = _files.jsonable({"learned": self.n_learned, **numbers})
+        return summary
 
 
 def compare(
@@ -223,7 +229,7 @@ def _rests(theory: Curves, law: Law, d: int) -> np.ndarray:
     if isinstance(theory, Trajectory) and theory.rest is not None:
         rest = np.asarray(theory.rest, np.float64)[:d]
     else:
-        ends = np.asarray(law.rest()[law.learned(d)], np.float64)
+        ends = np.asarray(law.rest()[law.final_modes(d)], np.float64)
         rest = np.pad(ends, (0, d - len(ends)))
     return np.where(rest > 0, rest, rest.max(initial=0) or 1.0)
 

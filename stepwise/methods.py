@@ -40,8 +40,8 @@ class Objective:
         views: how many views each image has; the loss decides what each is for.
         state: a function of d that gives the loss's first state, a tree of arrays that no gradient
             reaches (a running centre). The loss is then called with `state=` and returns the next.
-        learned: a function of d that gives the loss's own parameters, a tree of arrays that the
-            optimiser trains (a temperature). The loss is then called with `learned=`.
+        parameters: a function of d that gives the loss's own parameters, a tree of arrays that the
+            optimiser trains (a temperature). The loss is then called with `parameters=`.
     """
 
     loss: Callable[..., Any]
@@ -49,11 +49,11 @@ class Objective:
     decay: float | None = None
     views: int = 2
     state: Callable[[int], Any] | None = None
-    learned: Callable[[int], Any] | None = None
+    parameters: Callable[[int], Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training could use."""
-        for name in ("loss", "state", "learned"):
+        for name in ("loss", "state", "parameters"):
             value = getattr(self, name)
             fits = callable(value) or (value is None and name != "loss")
             _check.require(fits, f"Objective.{name}", "a function", repr(value))

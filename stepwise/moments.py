@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
 from stepwise import _check
+from stepwise._moved import Renamed
 from stepwise.types import Array, Numbers
 
 Center = Literal["pooled", "per_view", "none"]
@@ -35,7 +36,10 @@ class Moments:
     gamma: Float[np.ndarray, "m m"]
     sigma: Float[np.ndarray, "m m"]
 
-    def centred(
+    centred = Renamed("centre")
+    merged = Renamed("merge")
+
+    def centre(
         self, center: Center = "pooled"
     ) -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, "m m"]]:
         """Γ and Σ about the pooled mean of the 2n views, about each view's own mean, or about the
@@ -57,7 +61,7 @@ class Moments:
         single = self.sigma - (_sym(mu, a) + _sym(mu2, b)) + (np.outer(a, a) + np.outer(b, b)) / 2
         return cross, single
 
-    def merged(self, other: "Moments") -> "Moments":
+    def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets of pairs together."""
         other = other._about(self.shift)
         n = self.n_pairs + other.n_pairs
@@ -127,7 +131,7 @@ def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
                 f"inputs of size {m} as in the first batch",
                 part.shift,
             )
-        total = part if total is None else total.merged(part)
+        total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("batches: expected at least one batch of pairs, received none")
     return total

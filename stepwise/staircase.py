@@ -80,7 +80,7 @@ def _finite(run: Trajectory) -> np.ndarray:
     return np.isfinite(np.asarray(run.loss)) & np.isfinite(np.asarray(run.eigenvalues)).all(axis=1)
 
 
-def counted(found: dict[str, Any]) -> str:
+def describe(found: dict[str, Any]) -> str:
     """How many modes were learned, of a run's `numbers`, in words."""
     return (
         f"{found['crossed']} mode{'' if found['crossed'] == 1 else 's'} learned, {found['alone']} "

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from stepwise import _check, _files, entk, models, staircase, views
+from stepwise._moved import former_names
 from stepwise.data import Images
 from stepwise.entk.kernel import Apply
 from stepwise.training import runs, snapshots
@@ -28,24 +29,24 @@ class Subject:
 
     Attributes:
         config: of the run.
-        trained: its end.
+        run: the finished run.
         images: all that it was trained on.
-        chosen: which of them the views are of [n].
+        indices: which of them the views are of [n].
         x: two views of each of these, X stacked on X' [2n, h, w, c], float32 in [0, 1].
         folder: of the run; kernels are kept in its `entk/`.
     """
 
     config: runs.Config
-    trained: Trained
+    run: Trained
     images: Images
-    chosen: np.ndarray
+    indices: np.ndarray
     x: np.ndarray
     folder: Path
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """Of its training (`staircase.numbers`)."""
-        return staircase.numbers(self.trained.trajectory)
+        return staircase.numbers(self.run.trajectory)
 
     @property
     def d(self) -> int:
@@ -57,13 +58,13 @@ class Subject:
         """The network in evaluation mode, a function of {"params", "stats"} and views: one for all
         steps.
         """
-        forward = models.stateful(self.trained.encoder)[0]
+        forward = models.stateful(self.run.encoder)[0]
         return lambda tree, x: forward(tree["params"], tree["stats"], x, False)[0]
 
     @cached_property
     def embedding(self) -> np.ndarray:
         """Of the views, centred, on its d leading principal directions [2n, d]."""
-        z = np.asarray(jax.jit(self.apply)(leaves(self.trained.encoder), self.x), np.float64)
+        z = np.asarray(jax.jit(self.apply)(leaves(self.run.encoder), self.x), np.float64)
         z = z - z.mean(axis=0)
         return z @ np.linalg.svd(z, full_matrices=False)[2][: self.d].T
 
@@ -89,11 +90,11 @@ class Subject:
         """
         channels = self.x.shape[-1]
         if step == self.config.steps:
-            return self.trained.encoder
+            return self.run.encoder
         start = runs.encoder(self.config, channels)
         if step > 0:
             return snapshots.load(start, self.folder, step)
-        return runs.settled(start, self.images.pixels) if settled else start
+        return runs.settle_statistics(start, self.images.pixels) if settled else start
 
     def kernel(self, step: Whole, *, progress: bool | None = None) -> np.ndarray:
         """eNTK of the views after so many steps [2n, 2n], in evaluation mode; worked out once.
@@ -126,7 +127,7 @@ class Subject:
         That is how the run's curves are measured (`dynamics.training`): running statistics lag
         behind at a step.
         """
-        forward = models.stateful(self.trained.encoder)[0]
+        forward = models.stateful(self.run.encoder)[0]
         halves = self.x.reshape(2, -1, *self.x.shape[1:])
         embed = jax.jit(lambda tree, x: forward(tree["params"], tree["stats"], x, True)[0])
         trees = [leaves(self.network(step, settled=False)) for step in self.steps]
@@ -135,7 +136,7 @@ class Subject:
         )
 
 
-def of(
+def from_run(
     config: runs.Config,
     trained: Trained,
     n_pairs: Whole,
@@ -199,3 +200,6 @@ def leaves(encoder: nnx.Module) -> dict[str, Any]:
     """{"params", "stats"} of a module, as `Subject.apply` takes them."""
     _, params, stats = models.stateful(encoder)
     return {"params": params, "stats": stats}
+
+
+__getattr__ = former_names(__name__, {"of": "from_run"})

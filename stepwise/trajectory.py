@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepwise import _check, _npz
+from stepwise._moved import Renamed
 from stepwise.laws import Law, NotKnownError
 from stepwise.types import Numbers
 
@@ -73,7 +74,7 @@ class Trajectory:
         source: which solver or run this is.
         stats: numbers about the run, such as steps taken and the error bound kept.
 
-    Under vmap every array gains the batch's leading axes; `unbatched` takes such a batch apart.
+    Under vmap every array gains the batch's leading axes; `unbatch` takes such a batch apart.
     """
 
     times: Numbers
@@ -93,7 +94,9 @@ class Trajectory:
         end = "traced" if _check.is_traced(self) else self.result
         return f"Trajectory({self.source}: eigenvalues {list(np.shape(self.eigenvalues))}, {end})"
 
-    def unbatched(self) -> "list[Trajectory]":
+    unbatched = Renamed("unbatch")
+
+    def unbatch(self) -> "list[Trajectory]":
         """The trajectories of a vmapped run, one by one.
 
         Raises:
@@ -222,7 +225,7 @@ def _judged(
     finite = jnp.isfinite(loss)
     converged = jnp.asarray(False)
     if law is not None and rest is not None:
-        converged = law.converged(loss[-1] if reached is None else reached, d)
+        converged = law.has_converged(loss[-1] if reached is None else reached, d)
     code = jnp.where(finite.all(), jnp.where(converged, CONVERGED, STOPPED), DIVERGED)
     return loss, code, jnp.argmin(finite), rest
 
@@ -230,7 +233,7 @@ def _judged(
 def _ends(law: Law, d: int, dtype: Any) -> jax.Array | None:
     """What the law's d largest eigenvalues rest at; None where nobody knows."""
     try:
-        ends = jnp.asarray(law.rest())[law.learned(d)].astype(dtype)
+        ends = jnp.asarray(law.rest())[law.final_modes(d)].astype(dtype)
     except NotKnownError:
         return None
     return jnp.pad(ends, (0, d - ends.shape[0]))

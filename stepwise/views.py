@@ -323,7 +323,7 @@ def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float3
     height, width, _ = pixels.shape
     if isinstance(view.crop, Crop):
         room = jnp.array([height, width], jnp.int32) - view.crop.side
-        corner = augment.below(place[20:], room + 1)
+        corner = augment.to_integers(place[20:], room + 1)
         for axis in (0, 1):
             pixels = jax.lax.dynamic_slice_in_dim(pixels, corner[axis], view.crop.side, axis)
     image = augment.unit(jnp.moveaxis(pixels, 2, 0))
@@ -338,7 +338,7 @@ def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float3
     if view.grayscale > 0:
         image = jnp.where(grey[0] < view.grayscale, augment.grayscale(image), image)
     if view.blur is not None and view.blur.probability > 0:
-        sigma = augment.between(blur[1], view.blur.sigma)
+        sigma = augment.to_interval(blur[1], view.blur.sigma)
         blurred = augment.gaussian_blur(image, sigma, view.blur.width(*image.shape[1:]))
         image = jnp.where(blur[0] < view.blur.probability, blurred, image)
     if view.solarize is not None and view.solarize.probability > 0:
@@ -352,9 +352,9 @@ def _jittered(
 ) -> Float32[Array, "c h w"]:
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     bounds = [(max(0.0, 1 - s), 1 + s) for s in strengths]
-    factors = [augment.between(u, b) for u, b in zip(noise[:3], bounds, strict=True)]
-    shift = augment.between(noise[3], (-jitter.hue, jitter.hue))
-    order = jnp.asarray(_ORDERS)[augment.below(noise[4], len(_ORDERS))]
+    factors = [augment.to_interval(u, b) for u, b in zip(noise[:3], bounds, strict=True)]
+    shift = augment.to_interval(noise[3], (-jitter.hue, jitter.hue))
+    order = jnp.asarray(_ORDERS)[augment.to_integers(noise[4], len(_ORDERS))]
     return augment.jitter(image, jnp.stack(factors), shift, order)
 
 

@@ -270,8 +270,8 @@ def test_crop_area_and_log_aspect_and_place_are_uniform():
 def test_below_reaches_every_integer_but_its_bound():
     counts = jnp.arange(1, 5000, dtype=jnp.int32)
     largest = jnp.full(counts.shape, 1 - 2.0**-23, jnp.float32)  # of those jax.random.uniform draws
-    np.testing.assert_array_equal(augment.below(largest, counts), counts - 1)
-    np.testing.assert_array_equal(augment.below(jnp.zeros_like(largest), counts), 0)
+    np.testing.assert_array_equal(augment.to_integers(largest, counts), counts - 1)
+    np.testing.assert_array_equal(augment.to_integers(jnp.zeros_like(largest), counts), 0)
 
 
 def test_float32_stays_float32_in_both_modes(dtype, pixels):

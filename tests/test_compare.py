@@ -28,7 +28,7 @@ def test_a_run_that_is_the_theory_has_no_gap(x64):
     np.testing.assert_array_equal(gap.step_time_error, 0)
     assert (gap.eigenvalue_rms, gap.loss_rms) == (0, 0)
     assert gap.alignment == pytest.approx(1)
-    assert gap.within(0.0) == 2
+    assert gap.count_within(0.0) == 2
     assert json.loads(json.dumps(gap.summary(), allow_nan=False))["step_time_error"] == [0, 0]
 
 
@@ -36,7 +36,7 @@ def test_a_known_delay_is_the_step_time_error():
     gap = compare((T, curves(T)), (T, curves(T, TAUS * [1.01, 1.1, 0.9])))
     np.testing.assert_allclose(gap.step_time_error, [0.01, 0.1, 0.1], atol=1e-6)
     np.testing.assert_allclose(gap.theory_steps, TAUS, rtol=1e-9)
-    assert (gap.within(0.02), gap.within(0.11)) == (1, 3)
+    assert (gap.count_within(0.02), gap.count_within(0.11)) == (1, 3)
     assert gap.eigenvalue_rms > 0.01
 
 
@@ -86,7 +86,7 @@ def test_plain_arrays_tuples_dicts_and_trajectories_are_all_read(x64):
 def test_truncated_problems_align_on_the_modes_that_they_share(x64):
     p, A0 = problems.modes([1.0, 0.5, 0.2]), problems.gaussian((2, 3), 1e-5)
     times = np.geomspace(0.1, 30, 100)
-    gap = compare(closed_form(p, A0, times), closed_form(p.truncated(2), A0[:, :2], times))
+    gap = compare(closed_form(p, A0, times), closed_form(p.truncate(2), A0[:, :2], times))
     assert gap.alignment == pytest.approx(1)
     none = replace(closed_form(p, A0, times), snapshots=None)
     assert compare(none, none).alignment is None
@@ -98,7 +98,7 @@ def test_modes_that_only_one_learns_are_infinitely_far():
     assert gap.summary()["step_time_error"][1] is None
     neither = compare((T, curves(T, np.array([2.0, 500]))), (T, curves(T, np.array([2.0, 900]))))
     np.testing.assert_array_equal(neither.step_time_error, 0)
-    assert neither.within(0.1) == 1
+    assert neither.count_within(0.1) == 1
 
 
 def test_with_unlike_dimensions_the_larger_eigenvalues_are_compared():
@@ -162,7 +162,7 @@ def test_the_text_says_which_modes_were_learned_and_how_far_off_each_is():
         (times, np.stack([step(1), step(3), flat], 1)),
         (times, np.stack([step(1.1), flat, flat], 1)),
     )
-    assert found.learned == 1 and found.summary()["learned"] == 1
+    assert found.n_learned == 1 and found.summary()["learned"] == 1
     first, second, third = str(found).splitlines()[1:4]
     assert "10.0" in first and second.split()[-1] == third.split()[-1] == "-"
     assert "1 of 3 modes learned" in str(found)

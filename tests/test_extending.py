@@ -71,8 +71,8 @@ def test_the_methods_law_is_that_of_its_loss(linear):
     np.testing.assert_allclose(run.eigenvalues, same.eigenvalues, atol=1e-10)
     theory = dynamics.closed_form(p, A0, run.times, law=law)
     flow = dynamics.flow(p, A0, run.times, law=law)
-    assert compare.compare(theory, flow, law=law).within(0.02) == 3
-    assert compare.compare(theory, run, law=law).within(0.05) == 3
+    assert compare.compare(theory, flow, law=law).count_within(0.02) == 3
+    assert compare.compare(theory, run, law=law).count_within(0.05) == 3
 
 
 def test_its_stable_rate_is_the_largest(linear):

@@ -179,7 +179,7 @@ def tempered(z1, z2, *, learned):
 
 
 def test_a_learned_temperature_is_trained_with_the_network():
-    objective = Objective(tempered, learned=lambda d: {"log_temperature": jnp.log(0.5)})
+    objective = Objective(tempered, parameters=lambda d: {"log_temperature": jnp.log(0.5)})
     program = step(objective)
     state = program.start()
     _, _, slopes = program.gradient(state)

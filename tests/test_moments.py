@@ -18,7 +18,7 @@ X, X2 = RNG.normal(size=(24, 4)) + 3, RNG.normal(size=(24, 4)) - 1
 
 @pytest.mark.parametrize("center", moments.CENTERS)
 def test_moments_are_the_formulas(center, x64):
-    cross, single = moments.of_pairs(X, X2).centred(center)
+    cross, single = moments.of_pairs(X, X2).centre(center)
     np.testing.assert_allclose(cross, problems.cross_moment(X, X2, center), atol=1e-13)
     shifts = {
         "none": (0, 0),
@@ -32,16 +32,16 @@ def test_moments_are_the_formulas(center, x64):
 def test_centring_takes_the_means_out_of_the_cross_moment(x64):
     whole = moments.of_pairs(X, X2)
     mu, mu2 = X.mean(0), X2.mean(0)
-    gamma = whole.centred("none")[0]
+    gamma = whole.centre("none")[0]
     per_view = gamma - (np.outer(mu, mu2) + np.outer(mu2, mu)) / 2
-    np.testing.assert_allclose(whole.centred("per_view")[0], per_view, atol=1e-13)
+    np.testing.assert_allclose(whole.centre("per_view")[0], per_view, atol=1e-13)
     pooled = gamma - np.outer(mu + mu2, mu + mu2) / 4
-    np.testing.assert_allclose(whole.centred("pooled")[0], pooled, atol=1e-13)
+    np.testing.assert_allclose(whole.centre("pooled")[0], pooled, atol=1e-13)
 
 
 @pytest.mark.parametrize("center", moments.CENTERS)
 def test_the_moment_has_the_spectrum_of_the_problem(center, x64):
-    values = np.linalg.eigvalsh(moments.of_pairs(X, X2).centred(center)[0])[::-1]
+    values = np.linalg.eigvalsh(moments.of_pairs(X, X2).centre(center)[0])[::-1]
     np.testing.assert_allclose(values, problem.from_views(X, X2, center=center).gamma, atol=1e-13)
 
 
@@ -53,28 +53,28 @@ def test_batches_of_any_sizes_give_what_one_does(cuts):
     streamed, whole = moments.of_batches(batches), moments.of_pairs(X, X2)
     assert streamed.n_pairs == 24
     for center in moments.CENTERS:
-        for part, expected in zip(streamed.centred(center), whole.centred(center), strict=True):
+        for part, expected in zip(streamed.centre(center), whole.centre(center), strict=True):
             np.testing.assert_allclose(part, expected, atol=1e-12)
 
 
 def test_merging_does_not_depend_on_the_order(x64):
     a, b = moments.of_pairs(X[:5], X2[:5]), moments.of_pairs(X[5:] + 100, X2[5:])
     for center in moments.CENTERS:
-        for one, two in zip(a.merged(b).centred(center), b.merged(a).centred(center), strict=True):
+        for one, two in zip(a.merge(b).centre(center), b.merge(a).centre(center), strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-11, atol=1e-10)
 
 
 def test_a_large_mean_costs_no_digits(dtype):
     mean = 2.0**12 if dtype == "float32" else 2.0**30
     x, x2 = (np.round(v * 64) / 64 for v in (X, X2))  # so that adding the mean is exact in float32
-    far = moments.of_pairs((x + mean).astype(dtype), (x2 + mean).astype(dtype)).centred("pooled")
-    near = moments.of_pairs(x, x2).centred("pooled")
+    far = moments.of_pairs((x + mean).astype(dtype), (x2 + mean).astype(dtype)).centre("pooled")
+    near = moments.of_pairs(x, x2).centre("pooled")
     np.testing.assert_allclose(far[0], near[0], rtol=1e-4 if dtype == "float32" else 1e-6)
     half = [
         ((x + mean)[:12].astype(dtype), (x2 + mean)[:12].astype(dtype)),
         ((x + mean)[12:], (x2 + mean)[12:]),
     ]
-    streamed = moments.of_batches(half).centred("pooled")
+    streamed = moments.of_batches(half).centre("pooled")
     np.testing.assert_allclose(streamed[0], near[0], rtol=1e-4 if dtype == "float32" else 1e-6)
 
 
@@ -83,7 +83,7 @@ def test_images_integers_and_device_arrays_are_read(dtype):
     expected = problems.cross_moment(pixels, pixels[::-1], "pooled")
     for x in (pixels, jnp.asarray(pixels), pixels.tolist()):
         np.testing.assert_allclose(
-            moments.of_pairs(x, x[::-1]).centred()[0],
+            moments.of_pairs(x, x[::-1]).centre()[0],
             expected,
             rtol=1e-5,
             atol=1e-3 * np.abs(expected).max(),
@@ -106,7 +106,7 @@ def test_bad_pairs_and_streams_are_refused_by_name():
     with pytest.raises(ValueError, match="x2: expected finite entries"):
         moments.of_pairs(X, X2 * np.inf)
     with pytest.raises(Exception, match="center"):
-        moments.of_pairs(X, X2).centred("mean")
+        moments.of_pairs(X, X2).centre("mean")
 
 
 EIGHT = """
@@ -117,7 +117,7 @@ rng = np.random.default_rng(0)
 for n in (24, 23):
     x, x2 = (rng.normal(size=(n, 4)).astype(np.float32) + 3 for _ in range(2))
     spread, host = moments.of_pairs(x, x2), moments.of_pairs(x.astype(float), x2.astype(float))
-    for a, b in zip(spread.centred("none"), host.centred("none"), strict=True):
+    for a, b in zip(spread.centre("none"), host.centre("none"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 """
 

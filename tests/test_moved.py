@@ -4,9 +4,14 @@ import importlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from stepwise import _moved
+from stepwise import _moved, entk, models, subject, training
+from stepwise.compare import Comparison
+from stepwise.moments import Moments
+from stepwise.problem.problem import Problem
+from stepwise.trajectory import Trajectory
 
 
 @pytest.mark.parametrize(("old", "new"), _moved.MOVED.items())
@@ -29,3 +34,47 @@ def test_names_can_be_imported_from_a_former_path_in_a_fresh_process():
 def test_an_unknown_module_is_still_unknown():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("stepwise.nowhere")
+
+
+@pytest.mark.parametrize(
+    ("owner", "old", "new"),
+    [
+        (Comparison, "learned", "n_learned"),
+        (Comparison, "within", "count_within"),
+        (Moments, "centred", "centre"),
+        (Moments, "merged", "merge"),
+        (Problem, "truncated", "truncate"),
+        (Trajectory, "unbatched", "unbatch"),
+        (models, "doubled", "antisymmetric"),
+        (models, "doubled_start", "antisymmetric_start"),
+        (models, "restored", "restore"),
+        (subject, "of", "from_run"),
+    ],
+)
+def test_a_former_name_gives_the_present_function_and_a_warning(owner, old, new):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+        assert getattr(owner, old) is getattr(owner, new)
+
+
+def test_former_attributes_of_a_score_and_an_estimate_have_the_present_values():
+    K = np.diag([3.0, 2, 1, 3, 2, 1])
+    score = entk.score(K, np.eye(6)[:, :2], resamples=0)
+    with pytest.warns(DeprecationWarning, match="captured is now captured_share"):
+        assert score.captured is score.captured_share
+    estimate = entk.estimate.Estimate(K, np.stack([K, K]), 0.25)
+    with pytest.warns(DeprecationWarning, match="left is now unsampled_share"):
+        assert estimate.left == 0.25
+
+
+def test_a_former_argument_is_taken_with_a_warning():
+    pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    with (
+        pytest.warns(DeprecationWarning, match=r"train\(about=\) is now train\(metadata=\)"),
+        pytest.raises(ValueError, match="pixels"),
+    ):
+        training.train(None, pixels[0], None, None, about={})
+
+
+def test_an_unknown_name_is_still_unknown():
+    with pytest.raises(AttributeError, match=r"'stepwise\.models' has no attribute 'nothing'"):
+        _ = models.nothing

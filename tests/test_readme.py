@@ -23,13 +23,13 @@ def test_the_code_of_the_readme_runs_in_the_order_in_which_it_stands(capsys, tmp
         exec(compile(code, "README.md", "exec"), names)
         assert capsys.readouterr().out
         if i == 0:  # the ten lines predict every step
-            assert names["compare"](names["theory"], names["run"]).within(0.05) == 4
+            assert names["compare"](names["theory"], names["run"]).count_within(0.05) == 4
     compare = names["compare"]
-    assert compare(names["theory"], names["run"]).within(0.05) == 3
+    assert compare(names["theory"], names["run"]).count_within(0.05) == 3
     network = compare(
         names["dynamics"].flow(names["p"], names["A0"], names["real"].times), names["real"]
     )
-    assert network.within(0.15) == 3 and network.eigenvalue_rms < 0.05
+    assert network.count_within(0.15) == 3 and network.eigenvalue_rms < 0.05
 
 
 def test_every_make_target_of_the_readme_exists():

@@ -33,7 +33,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of(root):
-    return subject.of(CONFIG, runs.train(CONFIG, root=root), 12, root=root)
+    return subject.from_run(CONFIG, runs.train(CONFIG, root=root), 12, root=root)
 
 
 def test_a_folder_gives_the_configuration_back(of):
@@ -41,12 +41,12 @@ def test_a_folder_gives_the_configuration_back(of):
 
 
 def test_views_are_pairs_of_the_chosen_images_and_the_same_again(of, root):
-    again = subject.of(CONFIG, of.trained, 12, root=root)
+    again = subject.from_run(CONFIG, of.run, 12, root=root)
     assert of.x.shape == (24, 8, 8, 3)
     np.testing.assert_array_equal(again.x, of.x)
-    assert len(of.chosen) == 12
-    everything = subject.of(CONFIG, of.trained, 10_000, root=root)
-    assert len(everything.chosen) == 48
+    assert len(of.indices) == 12
+    everything = subject.from_run(CONFIG, of.run, 10_000, root=root)
+    assert len(everything.indices) == 48
 
 
 def test_the_embedding_along_training_ends_where_the_curves_end(of):
@@ -55,7 +55,7 @@ def test_the_embedding_along_training_ends_where_the_curves_end(of):
     assert z.shape == (len(of.steps), 24, 2)
     assert of.steps[0] == 0 and of.steps[-1] == 40
     ends = [np.asarray(spectra.eigenvalues(each[:12], each[12:]))[0] for each in (z[0], z[-1])]
-    measured = np.asarray(of.trained.trajectory.eigenvalues)[[0, -1], 0]
+    measured = np.asarray(of.run.trajectory.eigenvalues)[[0, -1], 0]
     # other views of other images: the same size, not the same number
     np.testing.assert_allclose(np.log(ends), np.log(measured), atol=1.0)
 
@@ -78,7 +78,7 @@ def test_a_step_that_was_not_kept_is_refused(of):
 
 
 def test_d_is_what_was_learned(of):
-    assert of.d == max(1, staircase.numbers(of.trained.trajectory)["crossed"])
+    assert of.d == max(1, staircase.numbers(of.run.trajectory)["crossed"])
     assert of.embedding.shape == (24, of.d)
 
 
@@ -110,4 +110,4 @@ def test_a_foreign_or_damaged_configuration_is_refused_by_name(of, change, messa
 
 def test_no_pairs_are_refused(of, root):
     with pytest.raises(ValueError, match="n_pairs: expected a positive number"):
-        subject.of(dataclasses.replace(CONFIG), of.trained, 0, root=root)
+        subject.from_run(dataclasses.replace(CONFIG), of.run, 0, root=root)

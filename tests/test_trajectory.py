@@ -92,7 +92,7 @@ def test_a_batch_is_taken_apart_and_told_apart(x64):
     p = problems.modes([1.0, 0.5, -0.1])
     starts = jnp.stack([p.start(jax.random.key(i), 2, 1e-3) for i in range(3)])
     batch = jax.vmap(lambda A: descent(p, A, 0.05, 400))(starts)
-    parts = batch.unbatched()
+    parts = batch.unbatch()
     assert str(batch.result) == "3 converged" and "3 converged" in repr(batch)
     for A, part in zip(starts, parts, strict=True):
         alone = descent(p, A, 0.05, 400)
@@ -101,7 +101,7 @@ def test_a_batch_is_taken_apart_and_told_apart(x64):
     with pytest.raises(
         ValueError, match=r"trajectory: expected a batch, .* received float64 \[401\]"
     ):
-        parts[0].unbatched()
+        parts[0].unbatch()
     said = []
     jax.jit(lambda A: said.append(repr(closed_form(p, A, jnp.arange(1.0, 3)))) or A)(starts[0])
     assert said == ["Trajectory(closed form: eigenvalues [2, 2], traced)"]

@@ -37,7 +37,7 @@ class Quartic(laws.Law):
     follows_gamma = True
 
     @classmethod
-    def of(cls, problem, d):
+    def from_problem(cls, problem, d):
         """The law of a problem."""
         return cls(problem.gamma)
 

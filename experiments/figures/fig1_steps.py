@@ -97,7 +97,7 @@ def plot(result: Result) -> Figure:
     plotting.loss(left, curves, label="loss on the probe  ‖C − I‖²")
     left.set_title("C  So it does for a ResNet")
     plotting.eigenvalues(right, curves)
-    right.set_title(f"D  {staircase.counted(found)}")
+    right.set_title(f"D  {staircase.describe(found)}")
     rows[1].suptitle(
         "ResNet, Barlow Twins in the theory's form, head's start weights times 0.001", fontsize=12
     )

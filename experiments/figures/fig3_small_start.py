@@ -75,7 +75,7 @@ def plot(result: Result) -> Figure:
         plotting.loss(top, run, label="loss on the probe")
         top.set_title(find(method).title)
         plotting.eigenvalues(middle, run)
-        middle.set_title(staircase.counted(found))
+        middle.set_title(staircase.describe(found))
         plotting.eigenvalues(bottom, (times, a[f"{method}_covariance"], a[f"{method}_loss"]))
         bottom.set_ylabel("eigenvalues of the covariance")
         for ax in (top, middle):

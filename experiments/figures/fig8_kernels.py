@@ -60,7 +60,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
             f"{method}_steps": np.asarray(steps),
             f"{method}_alignment": np.asarray([each.alignment for each in along]),
             f"{method}_leading": along[-1].leading,
-            f"{method}_captured": along[-1].captured,
+            f"{method}_captured": along[-1].captured_share,
             f"{method}_drift": np.asarray(moved),
             f"{method}_turned": np.asarray(turned),
         }
@@ -68,7 +68,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
             "d": of.d,
             "views": len(of.x),
             "step_times": of.numbers["step_times"],
-            "half": float(along[-1].captured[max(1, of.d // 2) - 1]),
+            "half": float(along[-1].captured_share[max(1, of.d // 2) - 1]),
         }
     embeddings = {method: of.embedding for method, of in subjects.items()}
     kernels = last | {"pixels": subjects[config.methods[0]].pixel_kernel}

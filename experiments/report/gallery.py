@@ -63,7 +63,7 @@ def gallery(of: Subject, method: str) -> Gallery:
     directions = learned_directions(
         z - z.mean(axis=1, keepdims=True), np.asarray(of.steps), step_times
     )
-    scores = probes.embeddings(of.trained.encoder, of.images.pixels, batch_size=BATCH) @ directions
+    scores = probes.embeddings(of.run.encoder, of.images.pixels, batch_size=BATCH) @ directions
     pixels, labels = of.images.pixels, of.images.labels
     learned = np.sort(step_times[np.isfinite(step_times)])
     modes = []

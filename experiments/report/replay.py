@@ -155,7 +155,7 @@ def network(of: Subject, method: str) -> Replay:
     """A network's training; its cloud is of one view of each image, at the networks that its run
     kept.
     """
-    curves, numbers = of.trained.trajectory, of.numbers
+    curves, numbers = of.run.trajectory, of.numbers
     z = of.embeddings_along[:, : len(of.x) // 2]
     z = z - z.mean(axis=1, keepdims=True)
     directions = learned_directions(z, np.asarray(of.steps), np.asarray(numbers["step_times"]))[
@@ -172,7 +172,7 @@ def network(of: Subject, method: str) -> Replay:
         eigenvalues=np.asarray(curves.eigenvalues),
         moments=np.asarray(of.steps),
         cloud=z @ np.pad(directions, ((0, 0), (0, 3 - directions.shape[1]))),
-        colours=labels[of.chosen] if few else _brightness(of.images.pixels[of.chosen]),  # type: ignore[index]
+        colours=labels[of.indices] if few else _brightness(of.images.pixels[of.indices]),  # type: ignore[index]
         classes=of.images.class_names if few else (),
         step_times=np.asarray(numbers["step_times"], np.float64),
     )
@@ -214,7 +214,7 @@ def _kept(config: inspected.Config, method: str) -> Subject:
     if not (folder / "snapshots" / f"step_{last}.npz").is_file():
         raise ValueError(f"no finished run of these images under {config.runs_dir}/ (make fig3)")
     trained = resnets.trained(config, method, silent)
-    return subject.of(training, trained, config.n_pairs, root=config.runs_dir)
+    return subject.from_run(training, trained, config.n_pairs, root=config.runs_dir)
 
 
 def _brightness(pixels: np.ndarray) -> np.ndarray:

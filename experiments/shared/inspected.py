@@ -40,6 +40,6 @@ def subject(config: Config, method: str, progress: Progress) -> Subject:
     """
     trained = resnets.trained(config, method, progress)
     same = config.training(config.methods[0]).recipe
-    return subjects.of(
+    return subjects.from_run(
         config.training(method), trained, config.n_pairs, root=config.runs_dir, recipe=same
     )

@@ -130,9 +130,9 @@ def run(config: Config, progress: Progress = silent) -> Result:
         f"gradient descent from {config.starts} starts on the {k} modes that can matter (to "
         f"{bound:.0e})"
     )
-    some = experiment.truncated(k)
+    some = experiment.truncate(k)
     descend = jax.jit(jax.vmap(lambda A: dynamics.descent(some, A, lr, steps, record_at=recorded)))
-    runs = descend(A0[:, :, :k]).unbatched()
+    runs = descend(A0[:, :, :k]).unbatch()
     theories = [predict(model, W, whole.times) for W in W0]
     gaps = [
         compare(theory, each) for theory, each in zip(theories, [whole, *runs[1:]], strict=True)
@@ -162,7 +162,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     )
     numbers = {
         "gaps": [gap.summary() for gap in gaps],
-        "within": [gap.within(config.tolerance) for gap in gaps],
+        "within": [gap.count_within(config.tolerance) for gap in gaps],
         "exceptions": _exceptions(gaps, reports, config.tolerance),
         "validity": before.summary(),
         "validity_by_start": [report.summary() for report in reports],

@@ -61,7 +61,7 @@ def _module(inputs: int, width: int, d: int, seed: int, activation: str) -> mode
 @lru_cache(maxsize=8)
 def _functions(inputs: int, width: int, d: int, activation: str) -> tuple[Any, Any]:
     apply = models.functional(_module(inputs, width, d, 0, activation))[0]
-    return apply, models.doubled(apply)
+    return apply, models.antisymmetric(apply)
 
 
 def mlp_kernel(activation: str, depth: int = 1) -> kernels.Kernel:
@@ -94,7 +94,7 @@ def lazy_run(
     key = jax.random.fold_in(jax.random.key(seed), start)
     f, begin = (
         _functions(x[0].size, width, d, activation)[1],
-        models.doubled_start(params, key, scale),
+        models.antisymmetric_start(params, key, scale),
     )
     both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
     z0, steps = f(begin, both), int(at[-1])

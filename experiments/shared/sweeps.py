@@ -47,7 +47,7 @@ def error_against_scale(experiment: Problem, config: Sweeps) -> dict[str, Any]:
     """
     d = config.d
     top = float(experiment.gamma[0])
-    some = experiment.truncated(min(config.scale_modes, experiment.gamma.size))
+    some = experiment.truncate(min(config.scale_modes, experiment.gamma.size))
     size = (config.scale_starts, d, some.gamma.size)
     shapes = jax.random.normal(jax.random.key(config.seed + 2), size, some.gamma.dtype)
     errors, expected = [], []
@@ -76,7 +76,7 @@ def delay_against_lr(experiment: Problem, A0: jax.Array, config: Sweeps) -> dict
     taus = np.asarray(validity.report(experiment, config.d, A0=A0).step_times)[: modes + 1]
     until = 1.2 * float(taus[np.isfinite(taus)].max())
     k, _ = reduction.leading(gamma, np.asarray(A0), until, 1e-9)
-    some = experiment.truncated(max(k, config.d))
+    some = experiment.truncate(max(k, config.d))
     start = A0[:, : some.gamma.size]
     times = np.geomspace(float(taus.min()) / 3, until, 4000)
     flow = dynamics.flow(some, start, times, rtol=1e-10, atol=1e-15, reduce=False)

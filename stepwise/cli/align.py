@@ -22,7 +22,7 @@ def run(options: Align) -> int:
     other = "--resamples 0, --d or --n-pairs otherwise"
     _check.require(d <= most, "--d", f"at most {most} on {rows} views, or {other}", d)
     scores: dict[str, entk.Score] = {}
-    for name, kernel in {"its eNTK": network.kernel, **network.others}.items():
+    for name, kernel in {"its eNTK": network.kernel, **network.nulls}.items():
         scores[name] = entk.score(kernel(), network.z, resamples=options.resamples)
         found = scores[name]
         low, high = found.interval

@@ -93,7 +93,7 @@ class Train:
     same command resumes it to the same bits.
     """
 
-    given: tyro.conf.OmitArgPrefixes[_Given] = field(default_factory=_Given)
+    settings: tyro.conf.OmitArgPrefixes[_Given] = field(default_factory=_Given)
     runs_dir: Path = Path("runs")
     """Folder of the training runs."""
     out: Path = Path("results/train")

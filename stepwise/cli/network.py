@@ -55,7 +55,7 @@ class Network:
     z: np.ndarray
     kernel: Any
     """A function of nothing: the eNTK asked for."""
-    others: dict[str, Any]
+    nulls: dict[str, Any]
     """The nulls: functions of nothing, to kernels of the same views."""
 
 
@@ -92,7 +92,7 @@ def _of_run(options: NetworkOptions, folder: Path) -> Network:
         "another name: it was renamed, its config.json or its method's file was edited, or the "
         "images are others",
     )
-    of = subject.of(
+    of = subject.from_run(
         config, runs.train(config, root=folder.parent), options.n_pairs, root=folder.parent
     )
     say_if_fewer(len(of.images), options.n_pairs)

@@ -16,7 +16,7 @@ from stepwise.training import runs
 def run(options: Train) -> int:
     """Train, resume or load the run; then write its files."""
     began = time.perf_counter()
-    given = {name: value for name, value in asdict(options.given).items() if value is not None}
+    given = {name: value for name, value in asdict(options.settings).items() if value is not None}
     config = runs.Config.for_method(**given)
     title = methods.find(config.method).title
     record.require_writable("--out", options.out)
@@ -34,7 +34,7 @@ def run(options: Train) -> int:
         staircase.numbers(trained.trajectory),
     )
     steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
-    print(f"{staircase.counted(numbers)}, at steps {steps or '-'}")
+    print(f"{staircase.describe(numbers)}, at steps {steps or '-'}")
     if numbers["growing"]:
         print("the run ended while a mode was still growing: with more --steps it learns more")
     out = options.out / folder.name
@@ -74,7 +74,7 @@ def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> pl
     plotting.loss(axes[0], run, label="loss on the probe")
     axes[0].set_title("A  Loss")
     plotting.eigenvalues(axes[1], run)
-    axes[1].set_title(f"B  {staircase.counted(numbers)}")
+    axes[1].set_title(f"B  {staircase.describe(numbers)}")
     plotting.eigenvalues(axes[2], (a["times"], a["covariance"], a["loss"]))
     axes[2].set_ylabel("eigenvalues of the covariance")
     axes[2].set_title("C  The embedding's covariance")

@@ -63,7 +63,7 @@ def dual_descent(
 
     dtype, at, lr = (
         jnp.result_type(K, c0),
-        loop.recorded(steps, record_every, record_at),
+        loop.recording_steps(steps, record_every, record_at),
         loop.rate(lr),
     )
     lr = jnp.asarray(lr, dtype)
@@ -109,7 +109,7 @@ def output_descent(
 
     dtype, at, lr = (
         jnp.result_type(theta, z0),
-        loop.recorded(steps, record_every, record_at),
+        loop.recording_steps(steps, record_every, record_at),
         loop.rate(lr),
     )
     lr, flat = jnp.asarray(lr, dtype), theta.reshape(z0.size, z0.size).astype(dtype)

@@ -74,7 +74,7 @@ def descent(
     lengths have no reverse derivative in JAX.
     """
     weak = type(lr) in (int, float)  # a Python number widens nothing
-    lr, at = loop.rate(lr), loop.recorded(steps, record_every, record_at)
+    lr, at = loop.rate(lr), loop.recording_steps(steps, record_every, record_at)
     rule = _transformation(update)
     tree = _is_tree(A0)
     _check.require(

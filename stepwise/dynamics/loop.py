@@ -23,7 +23,9 @@ Loss = Callable[[Any, Any], Any]
 TOO_LARGE = "the learning rate, or the start, is too large"
 
 
-def recorded(steps: Whole, record_every: Whole | None, record_at: Numbers | None) -> np.ndarray:
+def recording_steps(
+    steps: Whole, record_every: Whole | None, record_at: Numbers | None
+) -> np.ndarray:
     """The steps that are kept, the last one included; refuses both ways of saying so, and neither's
     nonsense.
     """

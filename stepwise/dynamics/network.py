@@ -54,7 +54,10 @@ def full_batch(
         f"outputs [{len(x)}, d]",
         f"{list(out.shape)}",
     )
-    at, rate = loop.recorded(steps, record_every, record_at), jnp.asarray(loop.rate(lr), out.dtype)
+    at, rate = (
+        loop.recording_steps(steps, record_every, record_at),
+        jnp.asarray(loop.rate(lr), out.dtype),
+    )
     gradients, views = _gradients(apply, loss), jnp.concatenate([x, x2])
     records, last, _ = loop.descend(gradients, params, views, rate, at)
     return loop.run_of(records, rate, at, "full-batch gradient descent of a network"), last

@@ -88,7 +88,8 @@ def flow(
             skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol, pull)
             begin, bound = jnp.asarray(min(skip, until), dtype), reduced.bound + skipped
             small, A, back = (
-                jnp.asarray(array, dtype) for array in (reduced.gamma, reduced.A0, reduced.back)
+                jnp.asarray(array, dtype)
+                for array in (reduced.gamma, reduced.A0, reduced.expansion)
             )
         long = _is_long(np.asarray(small, np.float64), until, float(rtol), pull)
     if pull is None:

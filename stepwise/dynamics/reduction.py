@@ -40,13 +40,13 @@ class Reduction(NamedTuple):
     Attributes:
         gamma: its modes [k].
         A0: its start [d, k].
-        back: A_full = A_reduced @ back, [k, r]; zero on dropped modes.
+        expansion: A_full = A_reduced @ expansion, [k, r]; zero on dropped modes.
         bound: by how much any eigenvalue of C can differ, to first order.
     """
 
     gamma: Float[np.ndarray, " k"]
     A0: Float[np.ndarray, "d k"]
-    back: Float[np.ndarray, "k r"]
+    expansion: Float[np.ndarray, "k r"]
     bound: float
 
 

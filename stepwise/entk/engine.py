@@ -122,7 +122,7 @@ def _empty(pieces: Sequence[Piece], outputs: int, samples: int, dtype: Any) -> l
     made: list[Any] = []
     for piece in pieces:
         if piece.form != "ghost":
-            made.append(jnp.zeros((samples, piece.kept(outputs)), dtype))
+            made.append(jnp.zeros((samples, piece.stored_numbers(outputs)), dtype))
             continue
         t, _, c, p = piece.sizes
         tokens = piece.layers[0].kind == "embedding"

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import _bars, _check, spectra
+from stepwise._moved import Renamed
 from stepwise.entk.gram import directions
 from stepwise.entk.kernel import Apply, Kernel, Only
 from stepwise.entk.score import predict
@@ -25,21 +26,25 @@ class Estimate:
     Attributes:
         K: the estimate [n, n'], the mean of the batches.
         batches: estimates that differ by chance alone [b, n, n'], float64.
-        left: share of the variance that is still there, 1 − R/O for R of O orthogonal probes
+        unsampled_share: share of the variance that remains, 1 − R/O for R of O orthogonal probes
             without a sketch: with all of them the mean is exact, however the batches scatter.
     """
 
     K: np.ndarray
     batches: Float[np.ndarray, "b n m"]
-    left: float
+    unsampled_share: float
+
+    left = Renamed("unsampled_share")
 
     @property
     def error(self) -> float:
         """Expected ‖K − exact‖_F/‖exact‖_F, from the scatter of the batches around their mean."""
         count, mean = len(self.batches), self.batches.mean(axis=0)
         scatter = np.sum((self.batches - mean) ** 2) / (count - 1)
-        size = np.sum(mean**2) - self.left * scatter / count
-        return float(np.sqrt(self.left * scatter / count / max(size, np.finfo(float).tiny)))
+        size = np.sum(mean**2) - self.unsampled_share * scatter / count
+        return float(
+            np.sqrt(self.unsampled_share * scatter / count / max(size, np.finfo(float).tiny))
+        )
 
     def subspace_error(self, d: Whole, *, center: Center = "pooled") -> float:
         """Expected 1 − alignment of the predicted top-d subspace with the exact kernel's, of K [2n,
@@ -60,7 +65,7 @@ class Estimate:
                 predict(K, d, center=center) for K in (batch, (total - batch) / (count - 1))
             )
             apart.append(1 - spectra.subspace_alignment(ours, others))
-        return float(self.left * np.mean(apart) * (count - 1) / count**2)
+        return float(self.unsampled_share * np.mean(apart) * (count - 1) / count**2)
 
 
 def estimate(

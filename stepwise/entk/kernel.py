@@ -12,7 +12,7 @@ import numpy as np
 
 from stepwise import _check
 from stepwise.entk.engine import Engine, engine, projections
-from stepwise.entk.plan import Plan, Unit, formed, pieces, plan
+from stepwise.entk.plan import Plan, Unit, form_gradients, pieces, plan
 from stepwise.types import Numbers, Whole
 
 Apply = Callable[[Any, Any], Any]
@@ -97,7 +97,7 @@ class Kernel:
         """
         made = plan(
             self.engine.graph,
-            [formed(part) for part in self.parts] if columns else self.parts,
+            [form_gradients(part) for part in self.parts] if columns else self.parts,
             columns or self.n,
             0 if columns else len(self.x) - self.n,
             len(V),

@@ -59,7 +59,7 @@ class Piece:
         """(T, g, c, p) of the layers laid one below the other."""
         return sum(each.sizes[0] for each in self.layers), *self.layers[0].sizes[1:]
 
-    def kept(self, outputs: int) -> int:
+    def stored_numbers(self, outputs: int) -> int:
         """Numbers that have to be kept of a sample."""
         if self.form in ("pulled", "direct"):
             return outputs * (self.last - self.first)
@@ -129,7 +129,7 @@ def pieces(graph: Graph, only: Callable[[int], bool] = lambda leaf: True) -> lis
     return found
 
 
-def formed(part: Piece) -> Piece:
+def form_gradients(part: Piece) -> Piece:
     """The same, its gradients formed."""
     if part.form != "ghost":
         return part
@@ -215,8 +215,8 @@ def _planned(
     for part in parts:
         part = part if formed else _formed(part, n, n2, outputs, most, sketch)
         flops += part.flops(n, n2, outputs)
-        for some in _split(part, max(1, ceil(samples * part.kept(outputs) / most))):
-            size = samples * some.kept(outputs)
+        for some in _split(part, max(1, ceil(samples * part.stored_numbers(outputs) / most))):
+            size = samples * some.stored_numbers(outputs)
             if groups[-1] and filled + size > most:
                 groups.append([])
                 filled = 0.0
@@ -246,7 +246,11 @@ def _formed(
         forms.append(
             replace(part, form="sketched", first=0, last=1, sketch=sketch[0], copies=sketch[1])
         )
-    fits = [each for each in forms if each.form != "ghost" or (n + n2) * each.kept(outputs) <= most]
+    fits = [
+        each
+        for each in forms
+        if each.form != "ghost" or (n + n2) * each.stored_numbers(outputs) <= most
+    ]
     return min(fits, key=lambda each: each.flops(n, n2, outputs))
 
 
@@ -269,5 +273,5 @@ def _pass(graph: Graph, parts: Sequence[Piece], outputs: int) -> tuple[float, fl
     along = 2.0 * sum(prod(each.sizes) for each in layers) * (1 + outputs)
     made = sum(prod(shape.shape) for meeting in graph.meetings for shape in graph.shapes(meeting))
     patches = sum(prod(each.sizes[:3]) for each in layers)
-    formed = sum(part.kept(outputs) for part in parts)
+    formed = sum(part.stored_numbers(outputs) for part in parts)
     return along, 3.0 * made * (1 + outputs) + patches + formed

@@ -59,7 +59,7 @@ def products(
         for unit in work.plan.units if kernel.parts else ():
             V = work.V[unit.first : unit.first + unit.outputs]
             sums = [
-                jnp.zeros((piece.kept(unit.outputs), v.shape[1]), kernel.dtype)
+                jnp.zeros((piece.stored_numbers(unit.outputs), v.shape[1]), kernel.dtype)
                 for piece in unit.pieces
             ]
             for at, had in kernel.chunks(chunk):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import _check, problem, spectra
+from stepwise._moved import Renamed
 from stepwise.moments import Center, centre
 from stepwise.types import Numbers, Real, Whole
 
@@ -26,8 +27,8 @@ class Score:
         alignment: ‖Q_predᵀ Q_real‖_F²/d of the two d-dimensional subspaces (source, Table 1).
         leading: the same for the first k of each, k = 1 ... d: predicted modes from the largest γ
             down, real principal directions from the largest variance down.
-        captured: share of the first k predicted modes that lies in the whole real subspace, k = 1
-            ... d.
+        captured_share: share of the first k predicted modes that lies in the whole real subspace,
+            k = 1 ... d.
         random: mean alignment of two random subspaces, d over the dimensions that the centring
             leaves.
         p_value: how often a random subspace does as well, of so many drawn and this one.
@@ -37,14 +38,16 @@ class Score:
 
     alignment: float
     leading: Float[np.ndarray, " d"]
-    captured: Float[np.ndarray, " d"]
+    captured_share: Float[np.ndarray, " d"]
     random: float
     p_value: float
     interval: tuple[float, float]
 
+    captured = Renamed("captured_share")
+
     def summary(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
-        curves = {"leading": self.leading.tolist(), "captured": self.captured.tolist()}
+        curves = {"leading": self.leading.tolist(), "captured": self.captured_share.tolist()}
         numbers = {"alignment": self.alignment, "random": self.random, "p_value": self.p_value}
         return {**numbers, "interval": list(self.interval), **curves}
 

@@ -53,7 +53,7 @@ class BarlowTwins(Law):
         object.__setattr__(self, "gamma", gamma)
 
     @classmethod
-    def of(cls, problem: Any, d: Whole) -> "BarlowTwins":
+    def from_problem(cls, problem: Any, d: Whole) -> "BarlowTwins":
         """The law of a problem's modes, with its lowest mode."""
         return cls(problem.gamma, problem.lowest)
 

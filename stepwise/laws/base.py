@@ -70,7 +70,7 @@ class Law:
         )
 
     @classmethod
-    def of(cls, problem: Any, d: Whole) -> "Law":
+    def from_problem(cls, problem: Any, d: Whole) -> "Law":
         """The law of a problem: what `law=` calls when it is given the class itself.
 
         Raises:
@@ -79,7 +79,8 @@ class Law:
         name = cls.__name__
         raise ValueError(
             f"law: expected a function of (problem, d), such as lambda problem, d: "
-            f"{name}(problem.gamma, ...), or a class with a classmethod of(cls, problem, d), "
+            f"{name}(problem.gamma, ...), or a class with a classmethod "
+            f"from_problem(cls, problem, d), "
             f"received the class {name} without one"
         )
 
@@ -115,7 +116,7 @@ class Law:
         """Which modes grow from a small start [r]."""
         return jnp.asarray(self.growth() > 0)
 
-    def learned(self, d: Whole) -> Int[Array, " k"]:
+    def final_modes(self, d: Whole) -> Int[Array, " k"]:
         """The modes [min(d, r)] that d dimensions hold at the end, from the largest λ down.
 
         Those of the largest rest, which need not be those that grew first (`takeover`).
@@ -145,7 +146,7 @@ class Law:
         """
         return None
 
-    def aligned(self, lam: Numbers, modes: Numbers | None = None) -> Float[Array, "d r"]:
+    def aligned_start(self, lam: Numbers, modes: Numbers | None = None) -> Float[Array, "d r"]:
         """A [d, r] whose row i lies along mode modes[i] (order[i] by default) with eigenvalue
         lam[i].
         """
@@ -170,7 +171,7 @@ class Law:
             ValueError: lam0 is not a vector of at most r finite numbers.
         """
         times, lam0, _ = self._arguments(times, lam0)
-        return numeric.integrated(self, times, lam0)
+        return numeric.integrate(self, times, lam0)
 
     def amplitude(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """s_j(t)/s_j(0) [T, d], 1 where λ_j(0) = 0."""
@@ -202,16 +203,17 @@ class Law:
         """
         more = 0 if rows is None else int(rows) - curves.shape[1]
         return jax.lax.map(
-            lambda lam: self.objective(jnp.pad(self.aligned(lam), ((0, more), (0, 0)))), curves
+            lambda lam: self.objective(jnp.pad(self.aligned_start(lam), ((0, more), (0, 0)))),
+            curves,
         )
 
     def lowest_loss(self, d: Whole) -> Float[Array, ""]:
-        """The loss that d dimensions end at: `learned(d)` at rest."""
-        modes = self.learned(d)
-        rows = self.aligned(self.rest()[modes], modes)
+        """The loss that d dimensions end at: `final_modes(d)` at rest."""
+        modes = self.final_modes(d)
+        rows = self.aligned_start(self.rest()[modes], modes)
         return self.objective(jnp.pad(rows, ((0, int(d) - rows.shape[0]), (0, 0))))
 
-    def converged(self, loss: Numbers, d: Whole) -> Bool[Array, ""]:
+    def has_converged(self, loss: Numbers, d: Whole) -> Bool[Array, ""]:
         """Whether a loss has come down to `lowest_loss(d)`, to 1% of what learning one mode
         gains.
         """
@@ -227,7 +229,7 @@ class Law:
         Positive where k replaces j in the end; from `rhs` of one row, linearised there.
         """
         modes = np.array([j])
-        A = self.aligned(self.rest()[modes], modes)
+        A = self.aligned_start(self.rest()[modes], modes)
         side = jnp.zeros_like(A).at[0, k].set(1)
         return 2 * jax.jvp(self.rhs, (A,), (side,))[1][0, k]
 
@@ -242,7 +244,7 @@ class Law:
         rows = np.asarray(learned)
         if rows.ndim < 2:
             modes = rows.astype(int)
-            held = self.aligned(self.rest()[modes], modes)
+            held = self.aligned_start(self.rest()[modes], modes)
         else:
             held = jnp.asarray(rows)
         A = jnp.concatenate([held, jnp.zeros((1, self.unit().shape[0]))])

@@ -9,7 +9,7 @@ from stepwise.laws.barlow_twins import BarlowTwins
 from stepwise.laws.base import Law, LawOf, NotKnownError
 from stepwise.types import Whole
 
-DEFAULT = BarlowTwins.of
+DEFAULT = BarlowTwins.from_problem
 """The law of a problem where no other is asked for: Barlow Twins, as the theory has it."""
 
 
@@ -32,7 +32,7 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
     elif isinstance(law, type):
         own: Any = law
         _check.require(issubclass(own, Law), "law", "the class of a Law", own.__name__)
-        found = own.of(problem, d)
+        found = own.from_problem(problem, d)
     else:
         make = DEFAULT if law is None else law
         _check.require(callable(make), "law", "a function (problem, d) -> Law", _named(law))

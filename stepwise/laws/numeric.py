@@ -9,9 +9,9 @@ from jaxtyping import Array
 
 
 @jax.jit
-def integrated(law: Any, times: Array, lam0: Array) -> Array:
+def integrate(law: Any, times: Array, lam0: Array) -> Array:
     """λ(t) [T, d] along the matrix flow from the aligned start."""
-    start = law.aligned(lam0)
+    start = law.aligned_start(lam0)
     dtype = jnp.result_type(start, times)
     # in units of the smallest row: rounding far below it must not set the step
     least = jnp.min(jnp.where(start == 0, jnp.inf, jnp.abs(start)), initial=1)

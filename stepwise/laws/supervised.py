@@ -68,7 +68,7 @@ class Supervised(Law):
         """s*_j², which every mode with γ_j > 0 reaches."""
         return jnp.where(self.gamma > 0, self.target**2, 0)
 
-    def learned(self, d: Whole) -> Int[Array, " k"]:
+    def final_modes(self, d: Whole) -> Int[Array, " k"]:
         """The fastest d: the rows are told which modes to hold."""
         return self.order[:d]
 
@@ -96,7 +96,7 @@ class Supervised(Law):
         ratio = jnp.where(crosses, (goal - start) / jnp.where(crosses, goal - mark, 1), 1)
         return jnp.where(crosses, jnp.log(ratio) / jnp.where(crosses, rate, 1), jnp.inf)
 
-    def converged(self, loss: Numbers, d: Whole) -> Bool[Array, ""]:
+    def has_converged(self, loss: Numbers, d: Whole) -> Bool[Array, ""]:
         """Whether the loss is below 1% of what zero weights have."""
         start = self.objective(jnp.zeros((int(d), self.gamma.shape[0]), self.gamma.dtype))
         return loss < 1e-2 * jnp.where(start > 0, start, 1)

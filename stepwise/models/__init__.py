@@ -3,19 +3,20 @@
 `ResNet` and `Features` are backbones and `Head` what stands on them; an `Encoder` is both. `MLP` is
 in NTK parametrisation. `functional` splits any Flax NNX module into a pure function and its
 parameters, `stateful` one with batch statistics, `evaluation` one with those held fixed. A small
-start is `scale_start` (the rich regime: steps, but no lazy prediction), or `doubled` (the lazy one:
-near zero without changing the kernel); that of a loss of directions is `offset_start` beside a
-small head.
+start is `scale_start` (the rich regime: steps, but no lazy prediction) or `antisymmetric` (the
+lazy regime: near zero without changing the kernel); a loss of directions alone starts from
+`offset_start` and a small head.
 """
 
+from stepwise._moved import former_names
 from stepwise.models.functional import (
     Apply,
     Forward,
-    doubled,
-    doubled_start,
+    antisymmetric,
+    antisymmetric_start,
     evaluation,
     functional,
-    restored,
+    restore,
     stateful,
 )
 from stepwise.models.heads import Encoder, Features, Head, offset_start, scale_start
@@ -30,13 +31,22 @@ __all__ = [
     "Forward",
     "Head",
     "ResNet",
+    "antisymmetric",
+    "antisymmetric_start",
     "count_parameters",
-    "doubled",
-    "doubled_start",
     "evaluation",
     "functional",
     "offset_start",
-    "restored",
+    "restore",
     "scale_start",
     "stateful",
 ]
+
+__getattr__ = former_names(
+    __name__,
+    {
+        "doubled": "antisymmetric",
+        "doubled_start": "antisymmetric_start",
+        "restored": "restore",
+    },
+)

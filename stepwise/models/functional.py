@@ -87,7 +87,7 @@ def evaluation(model: nnx.Module) -> tuple[Apply, Any]:
     return lambda params, x: forward(params, stats, x, False)[0], params
 
 
-def restored(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
+def restore(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
     """The module with these parameters and statistics (as `stateful` gives them), in place, in
     evaluation mode.
     """
@@ -103,7 +103,7 @@ def _with(state: Any, values: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 
-def doubled(apply: Apply) -> Apply:
+def antisymmetric(apply: Apply) -> Apply:
     """f(x) = (h(θ1, x) − h(θ2, x))/√2 of two copies, with parameters {"plus": θ1, "minus": θ2}.
 
     Its empirical NTK is the mean of the copies', and with θ1 = θ2 that of one copy, whatever f is:
@@ -116,9 +116,9 @@ def doubled(apply: Apply) -> Apply:
     return difference
 
 
-def doubled_start(params: Any, key: Array, scale: Real) -> Any:
-    """Parameters of `doubled` near zero: both copies at `params`, one moved by Gaussian noise of
-    this scale.
+def antisymmetric_start(params: Any, key: Array, scale: Real) -> Any:
+    """Parameters of `antisymmetric` near zero: both copies at `params`, one of them moved by
+    Gaussian noise of this scale.
 
     f(x) is then Gaussian over the noise with covariance (scale²/2) Θ(x, x') to first order, Θ the
     network's own NTK: the start scale of a kernel problem is α = scale/√2.

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from stepwise import _check, eigen, moments
 from stepwise.moments import CENTERS, Center, centre
 from stepwise.problem.problem import Problem, assemble, first, require_modes
-from stepwise.problem.spectrum import EPS, above, dual_modes
+from stepwise.problem.spectrum import EPS, above_cutoff, dual_modes
 from stepwise.types import Numbers, Whole
 
 
@@ -62,7 +62,7 @@ def _primal(both: Float[np.ndarray, "views m"]) -> tuple[np.ndarray, np.ndarray]
     """γ and V from the m × m side, on the span of the views."""
     two_n, n = len(both), len(both) // 2
     spread, span = eigen.eigh_descending(both.T @ both / two_n)
-    span = span[:, above(spread, max(both.shape) * EPS)]
+    span = span[:, above_cutoff(spread, max(both.shape) * EPS)]
     cross = (both[:n] @ span).T @ (both[n:] @ span) / n
     gamma, rotation = eigen.eigh_descending((cross + cross.T) / 2)
     return gamma, span @ rotation

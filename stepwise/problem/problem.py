@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check, _npz, laws
+from stepwise._moved import Renamed
 from stepwise.kernels import Kernel
 from stepwise.laws import LawOf
 from stepwise.moments import Center
@@ -102,7 +103,7 @@ class Problem:
         """A* [d, r] at the end of training from a small start, up to a rotation of its rows.
 
         For Barlow Twins, the default law, diag(γ_j^{-1/2}) on the leading d modes: the
-        smallest-norm minimiser. In general the modes of `Law.learned`, each at its rest.
+        smallest-norm minimiser. In general the modes of `Law.final_modes`, each at its rest.
 
         Raises:
             ValueError: d is more than the number of modes that grow; so many dimensions cannot be
@@ -111,8 +112,8 @@ class Problem:
         found = laws.law_of(law, self, d)
         limit = int(np.sum(np.asarray(found.grows())))
         _check.whole("d", d, 1, limit, ", the modes of the problem that grow")
-        modes = found.learned(d)
-        return found.aligned(found.rest()[modes], modes)
+        modes = found.final_modes(d)
+        return found.aligned_start(found.rest()[modes], modes)
 
     def predict(self, d: Whole, *, law: LawOf = None) -> Float[Array, "views d"]:
         """Embeddings of the 2n views at the end of training: columns φ_j/sqrt(γ_j), j ≤ d, up to a
@@ -210,7 +211,9 @@ class Problem:
         _check.require(d >= 1, "d", "a positive number of dimensions", d)
         return scale * jax.random.normal(key, (int(d), self.gamma.size), self.gamma.dtype)
 
-    def truncated(self, k: Whole, *, law: LawOf = None) -> "Problem":
+    truncated = Renamed("truncate")
+
+    def truncate(self, k: Whole, *, law: LawOf = None) -> "Problem":
         """The same problem with its k largest modes only.
 
         Raises:
@@ -343,7 +346,7 @@ def assemble(
 def first(problem: Problem, modes: Whole) -> Problem:
     """The k leading modes; refuses more than there are."""
     require_modes(modes, problem.gamma.size, ", the rank of the data")
-    return problem.truncated(modes)
+    return problem.truncate(modes)
 
 
 def require_modes(modes: Any, most: int, why: str = "") -> None:

@@ -21,14 +21,14 @@ def dual_modes(
     """
     n = len(K) // 2
     spread, span = eigen.eigh_descending(K)
-    kept = above(spread, cutoff, refused=refused, scale=scale)
+    kept = above_cutoff(spread, cutoff, refused=refused, scale=scale)
     root = span[:, kept] * np.sqrt(spread[kept])
     cross = root[:n].T @ root[n:] / n
     gamma, rotation = eigen.eigh_descending((cross + cross.T) / 2)
     return gamma, (span[:, kept] / np.sqrt(spread[kept])) @ rotation
 
 
-def above(
+def above_cutoff(
     spread: Float[np.ndarray, " k"],
     cutoff: float,
     *,

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from stepwise import _bars, models, spectra
+from stepwise._moved import former_arguments
 from stepwise.methods import Objective
 from stepwise.training import ownership, snapshots
 from stepwise.training.checkpoints import Checkpoints
@@ -49,6 +50,7 @@ class Trained:
     finished: bool
 
 
+@former_arguments(about="metadata")
 def train(
     encoder: nnx.Module,
     pixels: Numbers,
@@ -57,7 +59,7 @@ def train(
     *,
     predictor: nnx.Module | None = None,
     folder: str | os.PathLike[str] | None = None,
-    about: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
     progress: bool | None = None,
 ) -> Trained:
@@ -74,7 +76,7 @@ def train(
         predictor: a module from embeddings to predictions, where the objective wants one.
         folder: checkpoints, log.jsonl and TensorBoard events; a run that was killed goes on from
             there to the same bits, and one that is finished is only read.
-        about: what else the run is, so that its folder is not taken for another's; anything JSON
+        metadata: what else the run is, so that its folder is not taken for another's; anything JSON
             holds. What is inside a function, such as an optimiser's momentum where it is no
             `functools.partial`, cannot be seen from here.
         mesh: devices that share each batch; by default all, or one where they cannot share it
@@ -89,7 +91,7 @@ def train(
     Raises:
         ValueError: pixels are not uint8 [n, h, w, c] or fewer than a batch; a number of the plan is
             not positive; a predictor is missing or idle; the folder holds another run (of other
-            images, objective, plan or `about`, or one that began elsewhere), or another process
+            images, objective, plan or `metadata`, or one that began elsewhere), or another process
             trains there.
         OSError: a checkpoint could not be written; those before it are kept.
     """
@@ -102,7 +104,7 @@ def train(
         store = None
         if folder is not None:
             held.enter_context(ownership.alone(Path(folder)))
-            identity = ownership.identity(pixels, objective, plan, log, about)
+            identity = ownership.identity(pixels, objective, plan, log, metadata)
             store = Checkpoints(Path(folder) / "checkpoints", identity)
             held.callback(store.close)
             found = store.restore({"state": state, "log": log.arrays()})
@@ -115,7 +117,7 @@ def train(
             held.callback(log.close)
         state, finished = _run(step, state, plan, log, store, progress, folder)
     last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
-    models.restored(encoder, *jax.tree.map(jnp.asarray, last))
+    models.restore(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
     cause = (
         ""
@@ -178,9 +180,9 @@ def _run(
                 measured = _measured(step, state, plan)
                 log.add(measured)
                 if not np.isfinite(measured["loss"]):  # the step was taken, and is too far
-                    state = step.failed(state)
+                    state = step.mark_failed(state)
                     break
-                state = step.counted_anew(state)
+                state = step.reset_mean_loss(state)
                 bar.set_postfix(loss=f"{measured['loss']:.4g}", rank=f"{measured['rankme']:.1f}")
             if at % plan.checkpoint_every == 0:
                 save()
@@ -193,7 +195,7 @@ def _run(
 
 def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
     """All that is kept of one sample; NaN where an embedding or a representation is not finite."""
-    z1, z2, loss, hidden = step.probed(state)
+    z1, z2, loss, hidden = step.evaluate_probe(state)
     d, taken = z1.shape[1], max(int(state["taken"]), 1)
     finite = all(bool(np.isfinite(values).all()) for values in (z1, z2, *hidden.values()))
     measured: dict[str, Any] = {

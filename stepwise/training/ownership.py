@@ -23,12 +23,12 @@ FORMERLY = {new: old for old, new in MOVED.items()}
 
 
 def identity(
-    pixels: Numbers, objective: Objective, plan: Plan, log: RunLog, about: dict[str, Any] | None
+    pixels: Numbers, objective: Objective, plan: Plan, log: RunLog, metadata: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What a checkpoint has to be of, as far as it can be seen."""
     images = _files.digest(pixels)
     what = {
-        "about": about or {},
+        "about": metadata or {},
         "images": [*map(int, np.shape(pixels)), images],
         "samples": log.at.tolist(),
     }
@@ -45,7 +45,7 @@ def _objective(objective: Objective) -> list[Any]:
     """What can be seen of an objective; fields at their defaults are left out."""
     known = [_said(objective.loss), objective.predictor, objective.decay]
     more: dict[str, Any] = {} if objective.views == 2 else {"views": objective.views}
-    for name in ("state", "learned"):
+    for name in ("state", "parameters"):
         if getattr(objective, name) is not None:
             more[name] = _said(getattr(objective, name))
     return [*known, more] if more else known

@@ -72,7 +72,7 @@ def train(
         plan(config),
         predictor=predictor,
         folder=where,
-        about=json.loads(json.dumps(about)),
+        metadata=json.loads(json.dumps(about)),
         progress=progress,
     )
     made = where / "config.json"
@@ -100,7 +100,7 @@ def _code() -> str:
     return _files.code_digest(Path(__file__), Path(__file__).parents[2])
 
 
-def settled(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
+def settle_statistics(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
     """The encoder with the running batch statistics of these images, in place, in evaluation
     mode."""
     forward, params, stats = models.stateful(encoder)
@@ -112,7 +112,7 @@ def settled(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
     for _ in range(-(-SETTLED // len(starts))):
         for i in starts:
             stats = settle(stats, pixels[i : i + size])
-    models.restored(encoder, params, stats)
+    models.restore(encoder, params, stats)
     return encoder
 
 
@@ -144,7 +144,7 @@ def knn(
         found: dict[str, float] = json.loads(kept.read_text())
         return found
     test = load(replace(config, split="test", n_images=n_test))
-    untrained = settled(encoder(config, images.pixels.shape[-1]), images.pixels)
+    untrained = settle_statistics(encoder(config, images.pixels.shape[-1]), images.pixels)
     seen: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,
         "untrained": lambda pixels: probes.features(untrained, pixels),

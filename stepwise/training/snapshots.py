@@ -56,9 +56,7 @@ def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nn
         f"a snapshot of {len(leaves)} arrays as the encoder's",
         f"{len(arrays)}, or others",
     )
-    return models.restored(
-        encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in found])
-    )
+    return models.restore(encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in found]))
 
 
 def _path(folder: str | os.PathLike[str], step: Whole) -> Path:

@@ -86,8 +86,8 @@ class Step:
         drawn = self._views(np.asarray(pixels[some]), key)
         self.probe = tuple(self._placed(view) for view in drawn)
         d = jax.eval_shape(self._embedded, params, stats, self.probe[0]).shape[1]
-        if objective.learned is not None:
-            self.params["loss"] = jax.tree.map(jnp.asarray, objective.learned(d))
+        if objective.parameters is not None:
+            self.params["loss"] = jax.tree.map(jnp.asarray, objective.parameters(d))
         first = {} if objective.state is None else objective.state(d)
         self.loss_state = jax.tree.map(jnp.asarray, first)
         self._require_scalar()
@@ -149,16 +149,18 @@ class Step:
             state = self._once(state, self.pixels)
         return state
 
-    def failed(self, state: Any) -> Any:
+    def mark_failed(self, state: Any) -> Any:
         """The state as one after which nothing good comes."""
         return state | {"ok": self._placed(jnp.asarray(False))}
 
-    def counted_anew(self, state: Any) -> Any:
+    def reset_mean_loss(self, state: Any) -> Any:
         """The state with the mean of the training loss begun again."""
         zero = {"loss_sum": jnp.asarray(0.0, float), "taken": jnp.asarray(0, jnp.int32)}
         return state | jax.tree.map(self._placed, zero)
 
-    def probed(self, state: Any) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
+    def evaluate_probe(
+        self, state: Any
+    ) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
         """Embeddings of the probe's first two views [k, d], the loss, and hidden representations
         of all views.
 
@@ -271,7 +273,7 @@ class Step:
             given += [fixed[i::count] for i in range(count)]
         elif self.predict is not None:
             given += [z[i::count] for i in range(count)]
-        extra = {} if self.objective.learned is None else {"learned": params["loss"]}
+        extra = {} if self.objective.parameters is None else {"parameters": params["loss"]}
         if self.objective.state is None:
             return self.objective.loss(*given, **extra), z, hidden, new, {}
         loss, loss_state = self.objective.loss(*given, state=state["loss"], **extra)

@@ -63,7 +63,7 @@ def test_a_negative_mode_sets_the_limit_of_the_learning_rate(x64):
 
 
 def test_the_limit_counts_a_negative_mode_that_was_cut_off(x64):
-    cut = problems.modes([1.0, 0.5, -5.0]).truncated(2)
+    cut = problems.modes([1.0, 0.5, -5.0]).truncate(2)
     assert float(descent(cut, np.full((1, 2), 0.1), 0.01, 1).stats["lr_limit"]) == pytest.approx(
         0.1
     )

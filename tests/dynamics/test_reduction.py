@@ -46,15 +46,17 @@ def test_many_slow_modes_become_few(x64):
     A0 = problems.gaussian((3, 203), 1e-3)
     small = reduction.reduce(gamma, A0, 10.0, 5e-8)
     assert small.gamma.size <= 30
-    np.testing.assert_allclose(small.back @ small.back.T, np.eye(small.gamma.size), atol=1e-12)
-    np.testing.assert_allclose(small.A0, A0 @ small.back.T, atol=1e-15)
+    np.testing.assert_allclose(
+        small.expansion @ small.expansion.T, np.eye(small.gamma.size), atol=1e-12
+    )
+    np.testing.assert_allclose(small.A0, A0 @ small.expansion.T, atol=1e-15)
 
 
 def test_nothing_is_left_out_of_a_large_start_or_at_no_tolerance(x64):
     gamma, A0 = np.array([1.0, 0.1, 1e-9]), problems.gaussian((2, 3), 1e-6)
     for start, tol in ((A0, 0.0), (A0 * 1e7, 1e-3)):
         small = reduction.reduce(gamma, start, 1.0, tol)
-        np.testing.assert_array_equal(small.back, np.eye(3))
+        np.testing.assert_array_equal(small.expansion, np.eye(3))
         assert small.bound == 0
 
 

@@ -82,8 +82,8 @@ def test_weights_of_less_precision_than_what_they_meet():
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1e-2])
 def test_an_output_near_zero_is_not_taken_for_coupled_samples(scale):
     apply, params = models.functional(models.MLP(4, [16, 16], 3, rngs=nnx.Rngs(0)))
-    start = models.doubled_start(params, jax.random.key(0), scale)
-    K = entk.gram(models.doubled(apply), start, X.astype(np.float32))
+    start = models.antisymmetric_start(params, jax.random.key(0), scale)
+    K = entk.gram(models.antisymmetric(apply), start, X.astype(np.float32))
     np.testing.assert_allclose(
         K, entk.gram(apply, params, X.astype(np.float32)), rtol=0.1, atol=0.05
     )

@@ -17,7 +17,7 @@ PREDICTED = np.asarray(problem.from_gram(K, center="pooled").predict(D))
 def test_the_prediction_itself_scores_one_whatever_its_rotation_scale_and_mean():
     rotation = np.linalg.qr(RNG.normal(size=(D, D)))[0]
     found = entk.score(K, 7 * PREDICTED @ rotation + 2)
-    np.testing.assert_allclose([found.alignment, *found.captured], 1, atol=1e-6)
+    np.testing.assert_allclose([found.alignment, *found.captured_share], 1, atol=1e-6)
     assert np.isnan(found.interval).all()
     np.testing.assert_allclose(found.random, D / (2 * PAIRS - 1))
     assert found.p_value == 1 / 1000
@@ -28,7 +28,7 @@ def test_leading_directions_are_compared_in_their_order():
     np.testing.assert_allclose(found.leading, 1, atol=1e-5)
     swapped = entk.score(K, PREDICTED * [1.0, 2.0, 3.0])
     np.testing.assert_allclose(swapped.leading, [0, 0.5, 1], atol=1e-5)
-    np.testing.assert_allclose(swapped.captured, 1, atol=1e-5)
+    np.testing.assert_allclose(swapped.captured_share, 1, atol=1e-5)
 
 
 def test_half_of_the_subspace_scores_half():
@@ -36,7 +36,7 @@ def test_half_of_the_subspace_scores_half():
     z = np.hstack([PREDICTED[:, :1], other[:, :1]])
     found = entk.score(K, z)
     np.testing.assert_allclose(found.alignment, 0.5, atol=1e-5)
-    np.testing.assert_allclose(found.captured, [1, 0.5], atol=1e-5)
+    np.testing.assert_allclose(found.captured_share, [1, 0.5], atol=1e-5)
 
 
 @pytest.mark.parametrize("center", ["pooled", "per_view", "none"])

@@ -56,7 +56,7 @@ def test_curves_rest_where_the_law_says(any_law):
 
 def test_curves_are_the_matrix_flow_of_an_aligned_start(any_law):
     times = np.linspace(0, 3, 5)
-    whole = any_law.aligned(LAM0)
+    whole = any_law.aligned_start(LAM0)
     fine = Law.eigenvalues(any_law, times, LAM0)
     np.testing.assert_allclose(fine, any_law.eigenvalues(times, LAM0), rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(np.diagonal(any_law.measure(whole)), LAM0, rtol=1e-12)
@@ -71,11 +71,11 @@ def test_step_times_are_where_curves_cross(any_law, level):
 
 def test_the_loss_is_the_objective_along_the_curves(any_law):
     times = np.array([0.0, 0.7, 50.0])
-    states = [any_law.aligned(lam) for lam in any_law.eigenvalues(times, LAM0)]
+    states = [any_law.aligned_start(lam) for lam in any_law.eigenvalues(times, LAM0)]
     expected = [float(any_law.objective(A)) for A in states]
     np.testing.assert_allclose(any_law.loss(times, LAM0), expected, rtol=1e-6, atol=1e-12)
-    modes = any_law.learned(2)
-    A = any_law.aligned(any_law.rest()[modes], modes)
+    modes = any_law.final_modes(2)
+    A = any_law.aligned_start(any_law.rest()[modes], modes)
     np.testing.assert_allclose(any_law.lowest_loss(2), any_law.objective(A), atol=1e-12)
     np.testing.assert_allclose(any_law.rhs(A), 0, atol=1e-10)
 
@@ -107,12 +107,12 @@ def test_a_mode_of_larger_rest_takes_over_and_the_rest_deflates(x64):
     law = LAWS["pencil"]()
     drive, sigma = np.asarray(law.drive), np.asarray(law.sigma)
     np.testing.assert_array_equal(law.order[:2], [1, 0])
-    np.testing.assert_array_equal(law.learned(2), [0, 2])  # ρ decides in the end, not the rate
+    np.testing.assert_array_equal(law.final_modes(2), [0, 2])  # ρ decides in the end, not the rate
     expected = 8 * sigma[0] * (drive[0] / sigma[0] - drive[1] / sigma[1])
     np.testing.assert_allclose(law.takeover(1, 0), expected, rtol=1e-10)
     np.testing.assert_allclose(law.next_growth([1]), 8 * drive[0], rtol=1e-10)
     np.testing.assert_allclose(law.next_growth([]), 8 * drive[1], rtol=1e-10)
-    rows = law.aligned(law.rest()[:1], np.array([0]))
+    rows = law.aligned_start(law.rest()[:1], np.array([0]))
     np.testing.assert_allclose(law.next_growth(rows), law.next_growth([0]), rtol=1e-12)
     assert BarlowTwins(GAMMA).takeover(0, 1) == Law.takeover(BarlowTwins(GAMMA), 0, 1) == 0
 
@@ -139,7 +139,7 @@ def test_a_law_in_its_own_order_gets_every_solver(x64):
     np.testing.assert_allclose(s0, np.abs(np.diagonal(own)), rtol=1e-12)
     for experiment, error in ((run, 2e-3), (steps, 1e-2)):
         gap = compare(theory, experiment)
-        assert gap.learned == 2
+        assert gap.n_learned == 2
         assert gap.step_time_error[0] < error
     np.testing.assert_allclose(theory.rest, np.sort(law(p, 2).rest())[::-1][:2])
     report = validity.report(p, 2, A0=A0, law=law, lr=1e-3)
@@ -159,10 +159,10 @@ def test_cutting_a_problem_is_refused_where_the_order_is_not_that_of_gamma(x64):
     p, law = two_moments()
     message = "expected one whose modes grow in the order of γ"
     with pytest.raises(ValueError, match=f"law: {message}"):
-        p.truncated(2, law=law)
-    assert p.truncated(2).gamma.size == 2
+        p.truncate(2, law=law)
+    assert p.truncate(2).gamma.size == 2
     with pytest.raises(ValueError, match="problem: expected all of its modes, since Pencil"):
-        closed_form(p.truncated(2), np.ones((1, 2)), [1.0], law=law)
+        closed_form(p.truncate(2), np.ones((1, 2)), [1.0], law=law)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_the_second_moment_of_a_problem_is_that_of_its_views(dtype):
     x, x2 = x.astype(dtype), x2.astype(dtype)
     for center in ("pooled", "per_view", "none"):
         p = problem.from_views(x, x2, center=center)
-        _, sigma = moments.of_pairs(x, x2).centred(center)
+        _, sigma = moments.of_pairs(x, x2).centre(center)
         V = np.asarray(p.basis, float)
         atol = 1e-5 if dtype == "float32" else 1e-12
         np.testing.assert_allclose(p.sigma, V.T @ sigma @ V, atol=atol)

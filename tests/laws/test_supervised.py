@@ -48,7 +48,7 @@ def supervised(p, d):
 def test_its_flow_and_its_descent_follow_its_curves(x64):
     p = problems.modes(np.sort(GAMMA)[::-1])
     law = supervised(p, 2)
-    A0 = np.asarray(law.aligned([0.01, 0.04]))
+    A0 = np.asarray(law.aligned_start([0.01, 0.04]))
     times = np.linspace(0, 3, 7)
     expected = np.sort(law.eigenvalues(times, [0.01, 0.04]), axis=1)[:, ::-1]
     run = flow(p, A0, times, law=supervised, rtol=1e-9)

@@ -45,7 +45,7 @@ def test_weights_have_unit_variance():
 
 def test_doubling_starts_at_zero_and_keeps_the_kernel(x64):
     apply, params = models.functional(models.MLP(6, [50], 2, rngs=nnx.Rngs(0)))
-    f = models.doubled(apply)
+    f = models.antisymmetric(apply)
     same = {"plus": params, "minus": params}
     np.testing.assert_array_equal(f(same, X), 0)
     np.testing.assert_allclose(
@@ -55,9 +55,9 @@ def test_doubling_starts_at_zero_and_keeps_the_kernel(x64):
 
 def test_the_start_of_a_doubled_network_has_half_its_kernel_as_covariance(x64):
     apply, params = models.functional(models.MLP(6, [40], 1, rngs=nnx.Rngs(0)))
-    f, scale = models.doubled(apply), 1e-4
+    f, scale = models.antisymmetric(apply), 1e-4
     outputs = jax.vmap(
-        lambda key: f(models.doubled_start(params, key, scale), jnp.asarray(X))[:, 0]
+        lambda key: f(models.antisymmetric_start(params, key, scale), jnp.asarray(X))[:, 0]
     )(jax.random.split(jax.random.key(3), 20_000))
     covariance = np.cov(np.asarray(outputs).T)
     expected = scale**2 / 2 * np.asarray(entk.full_kernel(apply, params, X))[:, 0, :, 0]
@@ -70,4 +70,4 @@ def test_bad_sizes_and_scales_are_refused():
     ):
         models.MLP(6, [0], 3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="scale: expected a positive number, received 0"):
-        models.doubled_start({}, jax.random.key(0), 0)
+        models.antisymmetric_start({}, jax.random.key(0), 0)

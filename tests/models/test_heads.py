@@ -98,7 +98,7 @@ def test_parameters_come_out_and_go_back_in():
     forward, params, stats = models.stateful(encoder())
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
     _, _, after = forward(moved, stats, X, True)
-    other = models.restored(encoder(), moved, after)
+    other = models.restore(encoder(), moved, after)
     expected, hidden, _ = forward(moved, after, X, False)
     np.testing.assert_allclose(other(X), expected, rtol=1e-5)
     assert list(hidden) == ["layer1", "layer2"] and hidden["layer2"].shape == (20, 8)

@@ -72,7 +72,7 @@ def test_products_alone_find_what_a_decomposition_finds(center, x64, tmp_path):
     np.testing.assert_allclose(few.features * signs, whole.features[:, :4], atol=1e-7)
     A = np.eye(4)
     np.testing.assert_allclose(
-        few.embed(A, NEW) * signs, whole.truncated(4).embed(A, NEW), atol=1e-6
+        few.embed(A, NEW) * signs, whole.truncate(4).embed(A, NEW), atol=1e-6
     )
 
 

@@ -103,7 +103,7 @@ def test_a_problem_passes_through_jit_and_tree_map(x64):
 
 def test_truncation_keeps_the_first_modes_and_the_lowest(x64):
     p = from_views(X, X2)
-    cut = p.truncated(3)
+    cut = p.truncate(3)
     np.testing.assert_array_equal(cut.gamma, p.gamma[:3])
     np.testing.assert_array_equal(cut.predict(3), p.predict(3))
     assert cut.lowest == p.lowest
