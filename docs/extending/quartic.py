@@ -69,7 +69,7 @@ METHOD = Method(
     title="Quartic",
     paper="made up for this page",
     objective=Objective(quartic),
-    law=Quartic.of,
+    law=Quartic.from_problem,
     start=Start(scale=1e-3),
     schedules={"small": Schedule(lr=0.01, steps=1500)},
 )
