@@ -1,6 +1,6 @@
 # `make` alone prints this help. Every target sets up what it needs: only Python >= 3.11 has to be there.
 .DEFAULT_GOAL := help
-.PHONY: help install test test-latest test-browser lint types format figures report tutorial docs \
+.PHONY: help install measured test test-latest test-browser lint types format figures report tutorial docs \
 	bench bench-entk constraints clean
 
 PRESET   ?= laptop
@@ -114,6 +114,11 @@ report: $(READY)  ## results/report/index.html: one page of all figures, claims 
 
 tutorial: $(READY)  ## docs/tutorial.py in full: own images, prediction, training, eNTK, alignment (DATA=folder:PATH)
 	$(BIN)/python docs/tutorial.py $(DATA)
+
+# Folders of results to copy; the last measurement of a figure or benchmark counts.
+RESULTS ?= results
+measured: $(READY)  ## docs/measured and the tables of the documentation, from RESULTS (default: results)
+	$(BIN)/python docs/measured.py $(RESULTS)
 
 # One file in experiments/figures makes a target, named after what precedes the first underscore.
 FILES := $(wildcard experiments/figures/[a-z]*.py)

@@ -1,6 +1,4 @@
-"""Sphinx: the guide in Markdown, equations as MathML (no script from elsewhere), the API from its
-docstrings.
-"""
+"""Configuration of Sphinx: the guide in Markdown, equations as MathML, the API from docstrings."""
 
 import importlib
 import pkgutil
@@ -37,9 +35,7 @@ HERE = Path(__file__).parent
 def plain_marks(
     app: Sphinx, what: str, name: str, subject: object, options: object, lines: list[str]
 ) -> None:
-    """Docstrings are plain text with `names` in single backticks; what else reStructuredText would
-    read is escaped.
-    """
+    """Escape reStructuredText in docstrings, which are plain text with `names` in backticks."""
     for i, line in enumerate(lines):
         parts = re.split(r"(``[^`]+``|`[^`]+`|:\w+(?: [\w., ]+)?:)", line)
         lines[i] = re.sub(r"``(?=\w)(?<=\w``)", r"``\\ ", "".join(_mark(part) for part in parts))
@@ -54,14 +50,14 @@ def _mark(part: str) -> str:
 
 
 def inline(self: nodes.NodeVisitor, node: nodes.math) -> None:
-    """An equation within a line."""
+    """Write an inline equation."""
     self.body.append(convert(node.astext()))  # type: ignore[attr-defined]
     raise nodes.SkipNode
 
 
 def block(self: nodes.NodeVisitor, node: nodes.math_block) -> None:
-    """An equation of its own."""
-    # the theme lets wide ones scroll, and would high ones
+    """Write a displayed equation."""
+    # the theme scrolls wide equations, and would also scroll high ones
     style = "overflow-y: hidden; padding: 0.4rem 0"
     self.body.append(
         f'<div class="math" style="{style}">{convert(node.astext(), display="block")}</div>'
@@ -70,7 +66,7 @@ def block(self: nodes.NodeVisitor, node: nodes.math_block) -> None:
 
 
 def write_pages(app: Sphinx) -> None:
-    """A page for each room of the package, and the tutorial's text and code from its script."""
+    """Write the API's pages, the table of methods, and the tutorial from its script."""
     rooms = [
         info.name
         for info in pkgutil.iter_modules(stepwise.__path__)
@@ -86,8 +82,8 @@ def write_pages(app: Sphinx) -> None:
     order = [name for name in re.findall(r"`(\w+)`", stepwise.__doc__ or "") if name in rooms]
     listed = [*dict.fromkeys(order), *(room for room in rooms if room not in order)]
     intro = (
-        "The modules in the order in which data flow through them; each has its formulas, shapes "
-        "and sources.\n"
+        "The modules in the order in which data flow through them. Docstrings have the formulas, "
+        "shapes, units and references.\n"
     )
     tree = "\n".join(
         ["```{toctree}", ":maxdepth: 1", "", *(f"api/{room}" for room in listed), "```"]
@@ -98,7 +94,7 @@ def write_pages(app: Sphinx) -> None:
 
 
 def methods_page() -> str:
-    """Tables of `stepwise.methods.METHODS`: what each method descends, and how it is trained."""
+    """Return the tables of methods: what each one minimises, and how it is trained."""
     rows, trained = [], []
     for row in METHODS.values():
         objective = row.objective
@@ -120,18 +116,18 @@ def methods_page() -> str:
         [
             "# Methods",
             "",
-            "Every method is one row of `stepwise.methods.METHODS`; this page is made from it. "
+            "Every method is one row of `stepwise.methods.METHODS`, the source of this page. "
             "[Extending](extending.md) shows how to add one.",
             "",
-            "| method | name | what it descends | law | paper |",
+            "| method | name | loss | law | paper |",
             "|---|---|---|---|---|",
             *rows,
             "",
             "## How they are trained here",
             "",
-            "SGD with momentum 0.9 on batches of 64 pairs, a ResNet of four blocks and width 16. A "
-            "small start multiplies the head's last weights by `scale`; `offset` is the norm of "
-            "its bias, for a loss that is blind to scale.",
+            "SGD with momentum 0.9 on batches of 64 pairs; a ResNet with four blocks and width 16. "
+            "A small start multiplies the weights of the head's last layer by `scale`. `offset` is "
+            "the norm of its bias, for losses that do not depend on the size of the embedding.",
             "",
             "| method | start | scale and offset | rate | steps | warm-up | then |",
             "|---|---|---|---:|---:|---:|---|",
@@ -142,7 +138,7 @@ def methods_page() -> str:
 
 
 def tutorial(script: str) -> str:
-    """Markdown of a script in percent format: its comments as text, its code as code."""
+    """Convert a script in percent format to Markdown: comments to text, code to blocks."""
     cells = re.split(r"^# %%(.*)\n", script, flags=re.M)[1:]
     parts = []
     for kind, text in zip(cells[::2], cells[1::2], strict=True):
@@ -154,30 +150,27 @@ def tutorial(script: str) -> str:
 
 
 def _modules(name: str) -> list[str]:
-    """Directives for a module; of a package first what it offers itself, then what else its modules
-    have.
-    """
+    """Return the directives for a module, or for a package and then its modules."""
     package = importlib.import_module(name)
     offered = list(getattr(package, "__all__", []))
-    found = [f".. automodule:: {name}\n" + ("   :imported-members:\n" if offered else "")]
+    directives = [f".. automodule:: {name}\n" + ("   :imported-members:\n" if offered else "")]
     for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
-        if info.name not in offered and not info.name.startswith(
-            "_"
-        ):  # a function may have its module's name
-            found.append(
+        # a function may have the name of its module
+        if info.name not in offered and not info.name.startswith("_"):
+            directives.append(
                 f".. automodule:: {name}.{info.name}\n   :exclude-members: {', '.join(offered)}\n"
             )
-    return found
+    return directives
 
 
 def _write(path: Path, text: str) -> None:
-    """Only where it differs, so that a second build reads nothing anew."""
+    """Write a page only if it has changed, so that a second build does not parse it again."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
-    """Sphinx calls this."""
+    """Connect the functions above; Sphinx calls this."""
     app.connect("autodoc-process-docstring", plain_marks, priority=100)
     app.connect("builder-inited", write_pages)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))

@@ -1,6 +1,6 @@
 # %% [hidden]
-"""The tutorial, in full by `make tutorial` (DATA=folder:PATH for your own images), at smoke size in
-the tests.
+"""The tutorial: `make tutorial` runs it in full (DATA=folder:PATH for your own images), the tests
+run it with `--smoke`.
 """
 
 import sys
@@ -9,17 +9,18 @@ SMOKE = "--smoke" in sys.argv
 SOURCE = next((argument for argument in sys.argv[1:] if not argument.startswith("--")), "photos")
 
 # %% [markdown]
-# # Tutorial: from your images to what a network learned of them
+# # Tutorial: from your images to what a network learns from them
 #
-# Five questions, in the order in which one meets them: what is in my images; what will be learned
-# of them, and when; is that what happens; what does a real network learn; and could its kernel have
-# told? All of it runs by `make tutorial`, or `make tutorial DATA=folder:PATH` on your own images.
+# This tutorial answers five questions. What will be learned from my images, and when? Is that what
+# happens? What does a real network learn? Could its kernel have predicted it? How does the
+# embedding open up? `make tutorial` runs all of it in about six minutes on two cores;
+# `make tutorial DATA=folder:PATH` runs it on your own images.
 #
 # ## Your images
 #
-# A name says which: the two photographs that come with scikit-learn (cut into patches), `cifar10`,
-# a folder of images (`folder:PATH`, one class a sub-folder or flat), or an archive of arrays
-# (`npz:PATH`). Images are brought to one size.
+# Images are chosen by name: `photos` (two photographs that come with scikit-learn, cut into
+# patches), `cifar10`, a folder (`folder:PATH`, with a sub-folder for each class, or flat), or an
+# archive of arrays (`npz:PATH`). They are resized to one size.
 
 # %%
 from pathlib import Path
@@ -48,10 +49,12 @@ print(images.source, images.pixels.shape)
 # %% [markdown]
 # ## What will be learned, and when
 #
-# Two random crops of each image are a positive pair. All that a linear model's training depends on
-# is the spectrum γ of their cross-view moment. The report says for each mode when it will be
-# learned, how far that varies with the start (`spread`), how well it is separated from the next
-# (`gap`, much above 1 is good), and by how much the closed form will typically be off (`error`).
+# Two random crops of each image form a positive pair. The training of a linear model depends only
+# on the spectrum γ of their cross-view moment. The report has one line for each mode: when it will
+# be learned (`step time`, in units of learning rate times steps), how much that varies with the
+# random start (`spread`), how well the mode is separated from the next (`gap`; much more than 1 is
+# good), the typical error of the closed form (`error`), and how late gradient descent will come
+# (`delay`).
 
 # %%
 x, x2 = views.positive_pairs(images.pixels, jax.random.key(0), "crop20")
@@ -66,9 +69,10 @@ print(report)
 # %% [markdown]
 # ## Is that what happens?
 #
-# Gradient descent is the experiment, the closed form the theory. Both return the same `Trajectory`,
-# and `compare` gives the gap in numbers: relative errors of the step times, and the root mean
-# square error of the eigenvalues. How many steps it takes is what has just been predicted.
+# Gradient descent is the experiment, and the closed form is the theory. Both return a
+# `Trajectory`, and `compare` prints the gap between them: the relative error of each step time, and
+# the root mean square error of the eigenvalues. The report above also says how many steps are
+# needed.
 
 # %%
 last = max(time for time in report.step_times if np.isfinite(time))
@@ -89,9 +93,9 @@ with plotting.style():
 # %% [markdown]
 # ## A real network
 #
-# A small ResNet with the same loss, from a small start: its head's weights are shrunk to a
-# thousandth. The run is kept under `runs/`: stopped at any moment, it goes on when it is asked for
-# again, and is only read when it is finished. `snapshots` keeps some networks on the way.
+# A small ResNet with the same loss, from a small start: the weights of its head are multiplied by
+# a thousandth. The run is stored under `runs/`. If it is interrupted, the same call resumes it; if
+# it is finished, the same call loads it. `snapshots` stores networks along the way.
 
 # %%
 config = runs.Config(
@@ -108,10 +112,10 @@ config = runs.Config(
     snapshots=4,
 )
 trained = runs.train(config)
-found = staircase.numbers(trained.trajectory)
+numbers = staircase.numbers(trained.trajectory)
 print(
-    f"{found['crossed']} of {d} modes learned, {found['alone']} of them alone, at steps",
-    found["step_times"],
+    f"{numbers['crossed']} of {d} modes learned, {numbers['alone']} one at a time, at steps",
+    numbers["step_times"],
 )
 
 with plotting.style():
@@ -122,39 +126,40 @@ with plotting.style():
     plotting.save(figure, out, "network")
 
 # %% [markdown]
-# ## Could its kernel have told?
+# ## Could its kernel have predicted it?
 #
-# The empirical NTK of the trained network, on fresh views of its images, predicts which subspace
-# the embedding spans. The alignment is 1 for the same subspace and d/2n for random ones. Two nulls
-# say what training added: the kernel at the start, and the pixels alone.
+# The empirical NTK of the trained network, on fresh views of its images, predicts the subspace that
+# the embedding spans. The alignment is 1 for the same subspace and d/2n for random ones. Two other
+# kernels show what training added: the network's kernel before training, and the pixel kernel.
 
 # %%
-of = subject.from_run(config, trained, n_pairs=16 if SMOKE else 96)
+network = subject.from_run(config, trained, n_pairs=16 if SMOKE else 96)
 for name, K in {
-    "eNTK, trained": of.kernel(config.steps),
-    "eNTK, at the start": of.kernel(0),
-    "pixel kernel": of.pixel_kernel,
+    "eNTK, trained": network.kernel(config.steps),
+    "eNTK, at the start": network.kernel(0),
+    "pixel kernel": network.pixel_kernel,
 }.items():
-    score = entk.score(K, of.embedding, resamples=50)
+    score = entk.score(K, network.embedding, resamples=50)
     print(
         f"{name:<20} {score.alignment:.2f}  {np.round(score.interval, 2)}  chance "
         f"{score.random:.3f}"
     )
 print(
-    "the kernel turned by", round(entk.drift(of.kernel(0), of.kernel(config.steps), scaled=True), 2)
+    "the kernel turned by",
+    round(entk.drift(network.kernel(0), network.kernel(config.steps), scaled=True), 2),
 )
 
 # %% [markdown]
-# ## And the embedding as it opens
+# ## The embedding opens up
 #
-# Rank by rank: RankMe, an effective number of dimensions, at the kept networks.
+# RankMe is an effective number of dimensions. It grows from snapshot to snapshot.
 
 # %%
-for step, z in zip(of.steps, of.embeddings_along, strict=True):
+for step, z in zip(network.steps, network.embeddings_along, strict=True):
     print(f"step {step:>5}: RankMe {float(spectra.rankme(z - z.mean(axis=0))):.2f}")
 
 # %% [markdown]
-# The same from the command line: `stepwise predict --data folder:PATH`, `stepwise train --data
-# folder:PATH`, then `stepwise align --run-dir runs/...` with the folder that the second names. For
-# a network of your own, give `stepwise align --network FILE.py:NAME` a function that returns
-# `(apply, params)`.
+# The command line does the same: `stepwise predict --data folder:PATH`, `stepwise train --data
+# folder:PATH`, then `stepwise align --run-dir runs/HASH` with the folder that `train` prints. For a
+# network of your own, pass `stepwise align --network FILE.py:NAME`, where NAME is a function that
+# returns `(apply, params)`.

@@ -1,4 +1,4 @@
-"""Progress bars of long work."""
+"""Progress bars."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from tqdm import tqdm
 
 
 def bar(*arguments: Any, progress: bool | None = None, **options: Any) -> Any:
-    """A tqdm bar; with progress None it shows if stderr is a terminal."""
+    """Return a tqdm bar. If `progress` is None, it is shown only if stderr is a terminal."""
     return tqdm(*arguments, disable=None if progress is None else not progress, **options)

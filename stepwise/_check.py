@@ -1,16 +1,17 @@
-"""The door: bad arguments are refused with what was expected and what was received."""
+"""Checks of arguments, whose errors say what was expected and what was received."""
 
 import sys
 from typing import Any
 
 import numpy as np
 
-# JAX is imported where it is needed: flags and images are checked without it.
+# Functions import JAX where they need it, because flags and images are checked without it.
 
 
 def is_traced(*values: Any) -> bool:
-    """Say whether any value is being traced (under jit, vmap or grad), so that its numbers cannot
-    be looked at.
+    """Return whether any value is being traced (under jit, vmap or grad).
+
+    The numbers of a traced value are not available.
     """
     if "jax" not in sys.modules:
         return False
@@ -20,9 +21,7 @@ def is_traced(*values: Any) -> bool:
 
 
 def describe(value: Any) -> str:
-    """Name a value's dtype and shape, or the value itself where it is a scalar: `float32 [3, 4]`,
-    `'abc'`.
-    """
+    """Describe an array by dtype and shape (`float32 [3, 4]`), a scalar by its value (`'abc'`)."""
     if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape != ():
         return f"{value.dtype} {list(value.shape)}"
     return repr(value.item()) if hasattr(value, "item") and not is_traced(value) else repr(value)
@@ -36,9 +35,9 @@ def require(condition: Any, name: str, expected: str, received: Any) -> None:
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None, why: str = "") -> None:
-    """Raise ValueError unless the value is a whole number in least ... most; a boolean is not one.
+    """Raise ValueError unless the value is a whole number in least ... most, and no boolean.
 
-    `why` is appended to what was expected.
+    The message appends `why` to the expected range.
     """
     number = isinstance(value, int | np.integer) and not isinstance(value, bool)
     fits = number and least <= value and (most is None or value <= most)
@@ -52,10 +51,13 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None, why: s
 
 
 def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = None) -> Any:
-    """Return a real floating array of the asked rank with finite entries (finiteness is not looked
-    at under a trace).
+    """Return the value as an array of real floating-point numbers.
 
     Integers are promoted to the default float. Lists and NumPy arrays are accepted.
+
+    Raises:
+        ValueError: if the entries are not real numbers, the rank is not `ndim` (one of them, if it
+            is a tuple), or an entry is not finite. The entries of traced values are not checked.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, strict JSON, digests, and locks between processes."""
+"""Atomic writes, strict JSON, digests, and locks between processes."""
 
 import ast
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 PROJECT = ("stepwise", "experiments")
-"""Packages whose files count as this project's code."""
+"""Packages whose files are this project's code."""
 
 
 @contextmanager
@@ -33,14 +33,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON; see `jsonable` for what becomes of numbers that JSON cannot hold."""
+    """Write strict JSON; `jsonable` converts the values that JSON cannot hold."""
     with replacing(path) as temporary:
         text = json.dumps(jsonable(content), indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def jsonable(value: Any) -> Any:
-    """The value in JSON's types: arrays are lists, paths strings, infinities and NaN null."""
+    """Convert a value to JSON's types: arrays to lists, paths to strings, NaN and ±∞ to null."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -55,7 +55,7 @@ def jsonable(value: Any) -> Any:
 
 
 def digest(*parts: Any, length: int = 16) -> str:
-    """A hash of texts, bytes and arrays (of their bytes, not their shapes)."""
+    """Hash texts, bytes and arrays. Of an array only the bytes count, not the shape."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
@@ -68,33 +68,35 @@ def digest(*parts: Any, length: int = 16) -> str:
 
 
 def code_digest(path: Path, root: Path, packages: Sequence[str] | None = PROJECT) -> str:
-    """A hash of a source file and of all that it imports; see `imported_files`."""
+    """Hash a source file and all files that it imports; see `imported_files`."""
     files = sorted(imported_files(path, root, packages))
     parts = [part for file in files for part in (str(file.relative_to(root)), file.read_bytes())]
     return digest(*parts)
 
 
 def imported_files(path: Path, root: Path, packages: Sequence[str] | None = PROJECT) -> set[Path]:
-    """The source file, and every file under `root` that it imports, directly or not: of these
-    packages, or of any if None.
+    """Return the source file and every file under `root` that it imports, directly or indirectly.
+
+    Args:
+        packages: follow imports of these packages only; None follows all imports.
     """
     root = root.resolve()
-    seen: set[Path] = set()
-    waiting = [path.resolve()]
-    while waiting:
-        file = waiting.pop()
-        if file not in seen:
-            seen.add(file)
-            waiting += [
+    files: set[Path] = set()
+    queue = [path.resolve()]
+    while queue:
+        file = queue.pop()
+        if file not in files:
+            files.add(file)
+            queue += [
                 each
                 for name in _imported_names(file)
                 for each in _module_files(name, root, packages)
             ]
-    return seen
+    return files
 
 
 def _imported_names(path: Path) -> Iterator[str]:
-    """Dotted names of what a file imports, wherever in it the import stands."""
+    """Yield the dotted names of all that a file imports, inside functions as well."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -103,7 +105,7 @@ def _imported_names(path: Path) -> Iterator[str]:
 
 
 def _module_files(name: str, root: Path, packages: Sequence[str] | None) -> Iterator[Path]:
-    """The module that a dotted name is or lies in, and the packages around it."""
+    """Yield the files of the module that a dotted name belongs to and of its parent packages."""
     base = root
     if packages is not None and name.partition(".")[0] not in packages:
         return
@@ -118,12 +120,12 @@ def _module_files(name: str, root: Path, packages: Sequence[str] | None) -> Iter
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file that no other process holds. The system releases it if this process dies.
+    """Hold a lock file for the duration of the block. It is released if this process dies.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is False.
+        BlockingIOError: if another process holds the lock and `wait` is False.
     """
-    import filelock  # takes a while to import
+    import filelock  # slow to import
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)

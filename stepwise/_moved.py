@@ -1,4 +1,4 @@
-"""Former names of modules, functions and attributes, which work with a warning for one version."""
+"""Former names of modules, functions and attributes, which still work but raise a warning."""
 
 import functools
 import importlib
@@ -20,57 +20,57 @@ MOVED = {
     "stepwise.runlog": "stepwise.training.log",
     "stepwise.runs": "stepwise.training.runs",
 }
-"""Former name → present name. Both name the same module object."""
+"""Former name → present name of a module. Both names refer to the same module object."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 UNTIL = "0.3"
-"""The version that no longer has the former names."""
+"""The version that drops the former names."""
 
 
 class _Finder:
-    """Finds a former name, and puts the present module in its place."""
+    """A finder that resolves the former name of a module to the present module."""
 
     def find_spec(
         self, name: str, path: Any = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for a former name, None for any other."""
+        """Return a spec for a former name, and None for any other name."""
         return ModuleSpec(name, self) if name in MOVED else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """A plain module, which `exec_module` then replaces."""
+        """Return None: Python then creates an empty module, which `exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Warn, and let the former name stand for the present module."""
+        """Warn, and register the present module under the former name."""
         old, new = module.__name__, MOVED[module.__name__]
         _warn(old, new)
         sys.modules[old] = importlib.import_module(new)
 
 
 def install() -> None:
-    """Let `import` find the former names, after all others."""
+    """Add the finder of former names at the end of Python's import path."""
     sys.meta_path.append(_Finder())
 
 
 class Renamed:
-    """A class attribute under its former name: reading it warns and returns the present one."""
+    """The former name of a class attribute. Reading it warns and returns the present attribute."""
 
     def __init__(self, new: str) -> None:
-        """Stand for the attribute `new` of the same class."""
+        """Refer to the attribute `new` of the same class."""
         self.new = new
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Note the former name."""
+        """Store the former name for the warning."""
         self.old = f"{owner.__name__}.{name}"
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        """The present attribute."""
+        """Warn, and return the present attribute."""
         _warn(self.old, self.new)
         return getattr(owner if instance is None else instance, self.new)
 
 
 def former_names(module: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__`, which resolves former names of its functions with a warning."""
+    """Return a module's `__getattr__` that resolves former names of functions with a warning."""
 
     def resolve(name: str) -> Any:
         if name not in names:
@@ -82,7 +82,7 @@ def former_names(module: str, names: dict[str, str]) -> Callable[[str], Any]:
 
 
 def former_arguments(**names: str) -> Callable[[F], F]:
-    """A decorator: the function takes an argument by its former name too, with a warning."""
+    """Decorate a function to accept arguments by their former names too, with a warning."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Code of the user's own, named on the command line as FILE.py:NAME."""
+"""The user's own code, named on the command line as FILE.py:NAME."""
 
 import traceback
 from collections.abc import Callable
@@ -12,16 +12,16 @@ def run_user_code(
     call: Callable[[], Any],
     passed_on: tuple[type[Exception], ...] = (),
 ) -> Any:
-    """Return what the call returns; turn whatever it raises into one line that names the place.
+    """Run the user's code, and turn any error into one line that names its place.
 
     Args:
-        name: FILE.py:NAME, as the user gave it.
-        expected: what the call should have been.
-        call: runs the user's code.
-        passed_on: errors of our own, which are raised as they are.
+        name: FILE.py:NAME, as the user wrote it.
+        expected: what was expected, for the message.
+        call: the function that runs the user's code; its value is returned.
+        passed_on: errors that are raised unchanged.
 
     Raises:
-        ValueError: the code raised something else; says which error, and in which line of the file.
+        ValueError: if the code raises another error; the message has its type, text and line.
     """
     try:
         return call()

@@ -1,10 +1,10 @@
-"""The methods of joint-embedding learning: one row a method, which everything else reads.
+"""The methods of joint-embedding learning: a table with one row for each method.
 
-A row says what a method descends (a loss of `stepwise.losses`, its predictor, its target network,
-the state that it carries), which law predicts it (`stepwise.laws`), with which views it was
-published, and from which small start and with which schedule it is trained here. Training, figures,
-colours, the command line and the tables of the documentation read `METHODS`; a method of your own
-is one more row, in a file of your own (`find`).
+A row holds the training objective of a method (its loss, predictor, target network, and the state
+of its loss), the law that predicts it (`stepwise.laws`), the views that it was published with, and
+the small start and schedule with which it is trained here. Training, figures, the command line and
+the documentation all read this table, `METHODS`. To add a method, write one more `Method` in a file
+of your own (`find`).
 """
 
 import math
@@ -24,24 +24,31 @@ from stepwise.types import Whole
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training run descends.
+    """The objective that a training run minimises.
 
-    The loss is called as loss(z_1, ..., z_v), one embedding [n, d] a view, row i of all of them
-    from image i. With a predictor or a target network it is called as
+    The loss is called as loss(z_1, ..., z_v), with one array of embeddings [n, d] for each view;
+    row i of every array belongs to image i. With a predictor or a target network it is called as
     loss(p_1, ..., p_v, z_1, ..., z_v): first the online network's predictions, then the embeddings
-    that they are compared with, as `losses.byol`.
+    with which they are compared, as in `losses.byol`.
 
     Attributes:
-        loss: such as `losses.vicreg`; a scalar, or (scalar, new state) if `state` is given.
-        predictor: whether embeddings pass through a predictor before they meet the other view's.
-        decay: of a target network, whose parameters are a running mean of the encoder's and whose
-            embeddings are z_1 ... z_v; it rises to 1 as a cosine over the run, and it begins as a
-            copy of the encoder, where Grill et al. draw it anew. None: no target.
-        views: how many views each image has; the loss decides what each is for.
-        state: a function of d that gives the loss's first state, a tree of arrays that no gradient
-            reaches (a running centre). The loss is then called with `state=` and returns the next.
-        parameters: a function of d that gives the loss's own parameters, a tree of arrays that the
-            optimiser trains (a temperature). The loss is then called with `parameters=`.
+        loss: a function such as `losses.vicreg`. It returns a scalar, or (scalar, new state) if
+            there is a `state`.
+        predictor: whether the online embeddings pass through a predictor.
+        decay: decay rate of a target network; None for no target network. The target's parameters
+            are a running mean of the encoder's, and its embeddings are z_1 ... z_v. The rate rises
+            to 1 along a cosine over the run. The target starts as a copy of the encoder, whereas
+            Grill et al. (2020) initialise it at random.
+        views: number of views of each image.
+        state: a function of d that returns the first state of the loss, a tree of arrays that
+            receives no gradient (for instance a running centre). The loss is then called with
+            `state=` and also returns the next state.
+        parameters: a function of d that returns the parameters of the loss, a tree of arrays that
+            the optimiser trains (for instance a temperature). The loss is then called with
+            `parameters=`.
+
+    Raises:
+        ValueError: if a function is not callable, or `views` is not a whole number from 2.
     """
 
     loss: Callable[..., Any]
@@ -52,7 +59,7 @@ class Objective:
     parameters: Callable[[int], Any] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no training could use."""
+        """Check the kinds of the fields."""
         for name in ("loss", "state", "parameters"):
             value = getattr(self, name)
             fits = callable(value) or (value is None and name != "loss")
@@ -61,18 +68,18 @@ class Objective:
 
 
 OCCASIONS = ("small", "standard", "small, tiny", "standard, tiny")
-"""Which start, and whether on the smoke preset's tiny network."""
+"""Occasions of a schedule: a small or standard start; "tiny" is for the smoke preset's network."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a method is trained.
+    """The schedule with which a method is trained.
 
     Attributes:
-        lr: learning rate of SGD with momentum 0.9, batches of 64 pairs.
-        steps: how many steps to take.
-        warmup: steps of linear warm-up.
-        cosine: whether the rate then falls to a thousandth as a cosine.
+        lr: learning rate, for SGD with momentum 0.9 and batches of 64 pairs.
+        steps: number of training steps.
+        warmup: number of steps of linear warm-up.
+        cosine: whether the learning rate falls to a thousandth along a cosine after the warm-up.
     """
 
     lr: float
@@ -83,11 +90,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Start:
-    """A start from which a method learns one mode after another.
+    """A small start, from which a method learns one mode after another.
 
     Attributes:
         scale: factor on the starting weights of the head's last layer (`models.scale_start`).
-        offset: norm of the head's bias, for a loss that is blind to scale (`models.offset_start`).
+        offset: norm of the head's bias, for a loss that ignores the scale of its embeddings
+            (`models.offset_start`); 0 for other losses.
     """
 
     scale: float = 1e-3
@@ -99,20 +107,24 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: how code and command line call it.
-        title: how text and figures call it.
-        paper: where it was published.
-        objective: what it descends.
-        collapse: the loss at full collapse, every embedding the same vector of norm 1, as a
+        name: name in code and on the command line.
+        title: name in text and figures.
+        paper: reference of the paper that introduced it.
+        objective: the objective that it minimises.
+        recipe: a name in `views.RECIPES`: the views that it was published with.
+        collapse: the loss at full collapse, when every embedding is the same vector of norm 1, as a
             function of (n, d); None if no closed form is known.
-        law: the law that predicts its modes, a function of (problem, d), and None without one.
-        law_loss: the call of `stepwise.losses` of which that law is exact; by default the loss.
-        recipe: a name in `views.RECIPES`, the views that it was published with.
+        law: the law that predicts its modes, a function of (problem, d); None if there is no law.
+        law_loss: the loss of `stepwise.losses` for which the law is exact; by default, the loss of
+            the objective.
         start: its small start.
-        schedules: how it is trained, by occasion: "small" from the small start and "standard" from
-            a standard one on the laptop preset's network, "small, tiny" and "standard, tiny" on the
-            smoke preset's.
-        colour, marker: of its curves.
+        schedules: its schedule by occasion (`OCCASIONS`): "small" from the small start and
+            "standard" from a standard start, both with the laptop preset's network; "small, tiny"
+            and "standard, tiny" with the smoke preset's.
+        colour, marker: colour and marker of its curves in figures.
+
+    Raises:
+        ValueError: if a field is of another kind, or an occasion is unknown.
     """
 
     name: str
@@ -129,7 +141,7 @@ class Method:
     marker: str = "o"
 
     def __post_init__(self) -> None:
-        """Refuse a row whose parts are of another kind."""
+        """Check the kinds of the fields."""
         fits = isinstance(self.objective, Objective)
         _check.require(fits, "Method.objective", "a methods.Objective", repr(self.objective))
         _check.require(self.law is None or callable(self.law), "Method.law", "a function", self.law)
@@ -141,35 +153,42 @@ class Method:
             _check.require(fits, f"schedules[{occasion!r}]", "a methods.Schedule", repr(schedule))
 
     def settings(self, occasion: str = "small") -> dict[str, Any]:
-        """The fields of a `training.Config` that the row decides: start and schedule.
+        """Return the fields of a `training.Config` that the row sets: start and schedule.
 
-        Without a schedule for this occasion, only the start.
+        If the row has no schedule for this occasion, only the start is returned.
+
+        Raises:
+            ValueError: if the occasion is not one of `OCCASIONS`.
         """
         _check.require(occasion in OCCASIONS, "occasion", f"one of {OCCASIONS}", repr(occasion))
         small = occasion.startswith("small")
-        start = {"start_scale": self.start.scale, "offset": self.start.offset}
-        found = start if small else {"start_scale": 1.0, "offset": 0.0}
+        small_start = {"start_scale": self.start.scale, "offset": self.start.offset}
+        start = small_start if small else {"start_scale": 1.0, "offset": 0.0}
         schedule = self.schedules.get(occasion)
-        return found | ({} if schedule is None else dict(vars(schedule)))
+        return start | ({} if schedule is None else dict(vars(schedule)))
 
     def require_law(self) -> Callable[[Any, Whole], Any]:
-        """The law, or a refusal that names the methods with one."""
+        """Return the law.
+
+        Raises:
+            ValueError: if the method has no law; the message names the methods that have one.
+        """
         if self.law is None:
-            known = ", ".join(name for name, row in METHODS.items() if row.law is not None)
-            expected = f"a method with a law ({known})"
+            names = ", ".join(name for name, row in METHODS.items() if row.law is not None)
+            expected = f"a method with a law ({names})"
             raise ValueError(f"method: expected {expected}, received {self.name!r}, which has none")
         return self.law
 
 
 def _collapsed_nt_xent(n: int, d: int) -> float:
-    """2 ln(2n − 1): NT-Xent of embeddings that are all the same."""
+    """Return 2 ln(2n − 1), the NT-Xent loss of embeddings that are all the same."""
     return 2 * math.log(2 * n - 1)
 
 
 BARLOW_TWINS = "Zbontar et al., Barlow Twins, ICML 2021 (arXiv 2103.03230)"
 
 DEFAULT = "barlow_twins_unnormalised"
-"""The row that is taken if none is named: the form of Barlow Twins that the theory solves."""
+"""The name of the default method, the form of Barlow Twins that the theory solves."""
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -198,9 +217,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 objective=Objective(losses.barlow_twins),
                 collapse=lambda n, d: float(d),
                 recipe="barlow_twins",
-                # The official loss is blind to scale: a head that grows slows itself down, and a
-                # larger rate makes the first modes larger, the later ones no sooner. At 0.05, with
-                # seed 0, two of the first overlap.
+                # The official loss ignores the scale of embeddings, so a growing head slows its own
+                # learning. A larger rate makes the first modes larger, but the later ones no
+                # sooner. At rate 0.05 with seed 0, two of the first modes overlap.
                 schedules={
                     "standard": Schedule(lr=0.2, steps=3600, warmup=100),
                     "standard, tiny": Schedule(lr=0.02, steps=300),
@@ -215,9 +234,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 objective=Objective(losses.simclr),
                 collapse=_collapsed_nt_xent,
                 recipe="simclr",
-                # Blind to scale, it starts near one vector. Around one of norm 1 the head alone
-                # learns, since small differences suffice, and the backbone hardly moves. Its
-                # eigenvalues grow at 8γ/(temperature · offset²).
+                # The loss ignores the scale of embeddings, so they start near one vector, the
+                # offset. If its norm is 1, small differences suffice: the head learns alone and the
+                # backbone hardly changes. Eigenvalues grow at 8γ/(temperature · offset²).
                 start=Start(scale=1e-3, offset=3.0),
                 schedules={
                     "small": Schedule(lr=0.0036, steps=2500),
@@ -235,8 +254,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 objective=Objective(losses.vicreg),
                 collapse=lambda n, d: 24.75,
                 recipe="vicreg",
-                # It leaves zero at 5000σ/d while the standard deviation is below 0.01, and then
-                # slows down: hence the long warm-up.
+                # Modes leave zero at rate 5000σ/d while the standard deviation is below 0.01, and
+                # grow more slowly afterwards. The warm-up is long for this reason.
                 start=Start(scale=1e-4),
                 schedules={
                     "small": Schedule(lr=0.05, steps=3000, warmup=1000, cosine=True),
@@ -280,15 +299,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
-"""Every method by its name."""
+"""All methods, by name."""
 
 
 def find(name: str) -> Method:
-    """The row of a name, or of FILE.py:NAME, a `Method` that a file of your own defines.
+    """Return the method of a name.
+
+    Args:
+        name: a name in `METHODS`, or FILE.py:NAME for a `Method` that a file of your own defines;
+            if empty, `DEFAULT`.
 
     Raises:
-        ValueError: there is no such row; the file is missing, fails, or has no `Method` of that
-            name.
+        ValueError: if the name is unknown; or the file is missing, fails when it is run, or defines
+            no `Method` of that name.
     """
     name = name or DEFAULT
     if name in METHODS:
@@ -302,19 +325,31 @@ def find(name: str) -> Method:
 
 
 def run_with(name: str, call: Callable[[], Any]) -> Any:
-    """Return what a call returns that runs the loss or the law of this method; what code of the
-    user's own raises becomes one line that names the place.
+    """Return the result of a call that runs the loss or the law of a method.
+
+    Args:
+        name: the method's name, as in `find`.
+        call: a function without arguments.
+
+    Raises:
+        ValueError: if the method comes from a file of the user's own, and the call raises an error
+            other than ValueError, OSError, MemoryError or ImportError; the message is one line
+            that names the error and its line in the file.
     """
     if (name or DEFAULT) in METHODS:
         return call()
-    own = (ValueError, OSError, MemoryError, ImportError)
-    return run_user_code(name, "a loss and a law that run", call, passed_on=own)
+    expected_errors = (ValueError, OSError, MemoryError, ImportError)
+    return run_user_code(name, "a loss and a law that run", call, passed_on=expected_errors)
 
 
 def identity(name: str) -> str:
-    """What tells a method from others in the identity of a run: its name, and for a file's method
-    also the content of the file and of what it imports from its own folder. Data that it reads is
-    not seen.
+    """Return the text that identifies a method in the fingerprint of a run.
+
+    For a method in `METHODS` it is the name. For a method in a file it also has a hash of the file
+    and of the modules that it imports from its own folder. Data that the file reads do not enter.
+
+    Raises:
+        ValueError: as in `find`.
     """
     row = find(name)
     if row is METHODS.get(row.name):
@@ -324,17 +359,17 @@ def identity(name: str) -> str:
 
 
 def _own_code(path: Path) -> str:
-    """A hash of the contents of a file and of all that it imports from its own folder."""
+    """Return a hash of a file and of the modules that it imports from its own folder."""
     try:
         files = sorted(_files.imported_files(path, path.resolve().parent, None))
-    except (SyntaxError, ValueError):  # running it says what is wrong with it
+    except (SyntaxError, ValueError):  # running the file raises a clearer error later
         files = [path]
     return _files.digest(*(file.read_bytes() for file in files))
 
 
 @lru_cache(maxsize=32)
 def _from_file(name: str, path: str, _digest: str) -> Method:
-    # as `python FILE.py` does: it may import what lies beside it
+    # as `python FILE.py` does, so that the file can import modules from its own folder
     sys.path.insert(0, str(Path(path).parent))
     try:
         variables = run_user_code(name, "a file that runs", lambda: runpy.run_path(path))

@@ -1,5 +1,6 @@
-"""Drawing trajectories: experiment solid, theory dashed, one colour a mode. The only importer of
-matplotlib here.
+"""Drawings of trajectories: experiment solid, theory dashed, one colour for each mode.
+
+This is the only module that imports matplotlib.
 """
 
 import io
@@ -38,31 +39,32 @@ STYLE: Any = {
     "pdf.fonttype": 42,
 }
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-"""Three colours of the Okabe-Ito palette, told apart by readers with any colour vision."""
+"""Three colours of the Okabe-Ito palette, distinguishable with any colour vision."""
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 """All seven colours of that palette, for curves of several methods."""
 
 
 def style() -> AbstractContextManager[None]:
-    """The house style, for all that is made and saved within: `with plotting.style(): ...`."""
+    """Return the house style as a context for drawing and saving: `with plotting.style(): ...`."""
     return matplotlib.rc_context(STYLE)
 
 
 def figure(width: Real = 10.0, height: Real = 6.0) -> Figure:
-    """An empty figure, size in inches; `save` closes it."""
+    """Create an empty figure, size in inches; `save` closes it."""
     return plt.figure(figsize=(width, height))
 
 
 def plain(text: str) -> str:
-    """Text that is drawn as it stands: a dollar sign of a user's file name begins no formula."""
+    """Escape dollar signs, so that matplotlib draws a file name as text and not as a formula."""
     return text.replace("$", r"\$")
 
 
 def mode_colours(d: int) -> np.ndarray:
-    """A colour for each mode [d, 4], dark for the first and light for the last: viridis, in order
-    without hue.
+    """Return a colour for each mode [d, 4], from dark (the first) to light (the last).
+
+    The colours are viridis's, whose lightness alone shows the order.
     """
-    # from 0.12: theory's dark dashes have to be seen on the first mode too
+    # from 0.12, so that the dark dashes of the theory are visible on the first mode too
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0.12, 0.92, max(d, 1))))
 
 
@@ -75,13 +77,15 @@ def loss(
     *,
     law: Law | None = None,
 ) -> None:
-    """Loss against time on a logarithmic axis: solid experiment, dashed theory, a line at each
-    predicted step.
+    """Draw the loss against time on a logarithmic axis: experiment solid, theory dashed.
 
-    `law` is that of the curves: it names the loss, and has it where plain curves come without.
+    Args:
+        steps: predicted step times, drawn as vertical lines.
+        label: label of the loss axis; by default the law's formula.
+        law: the law of the curves, which names their loss and computes it if they have none.
 
     Raises:
-        ValueError: a curve has no loss, and its eigenvalues do not determine it.
+        ValueError: if a curve has no loss and its eigenvalues do not determine it.
     """
     t, values = _with_loss("experiment", experiment, law)
     ax.plot(t[t > 0], values[t > 0], color=BLUE, label="experiment")
@@ -99,8 +103,10 @@ def loss(
 def eigenvalues(
     ax: Axes, experiment: Curves, theory: Curves | None = None, steps: Numbers | None = None
 ) -> None:
-    """Eigenvalues of C, or of what a trajectory observes, against time, a colour a mode: solid
-    experiment, dashed theory, predicted steps as lines.
+    """Draw eigenvalues against time, one colour for each mode: experiment solid, theory dashed.
+
+    They are those of C, or of the observable of the experiment's trajectory. Predicted step times
+    are vertical lines.
     """
     t, values, _, _ = curves("experiment", experiment)
     colours = mode_colours(values.shape[1])
@@ -121,8 +127,9 @@ def eigenvalues(
 def pictures(
     axes: list[Axes], images: Numbers, titles: list[str], colours: np.ndarray | None = None
 ) -> None:
-    """Signed pictures [k, h, w, c], zero as mid-grey, each stretched to its own largest entry,
-    titled in its colour.
+    """Draw signed pictures [k, h, w, c], with zero as mid-grey and the largest entry at full range.
+
+    Each has a title and, if `colours` are passed, a frame in its colour.
     """
     images = np.asarray(images)
     for i, (ax, title) in enumerate(zip(axes, titles, strict=True)):
@@ -137,9 +144,7 @@ def pictures(
 
 
 def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> None:
-    """Write folder/name.png and folder/name.pdf, each under a temporary name that is then renamed;
-    close the figure.
-    """
+    """Write folder/name.png and folder/name.pdf atomically, and close the figure."""
     for suffix in ("png", "pdf"):
         dateless = {"CreationDate": None} if suffix == "pdf" else None
         with _files.replacing(Path(folder) / f"{name}.{suffix}") as temporary:
@@ -148,7 +153,7 @@ def save(fig: Figure, folder: str | os.PathLike[str], name: str = "figure") -> N
 
 
 def vector(fig: Figure) -> bytes:
-    """The figure as SVG, text as outlines, the same bytes for the same figure; closes it."""
+    """Return the figure as SVG with text as outlines, the same bytes each time, and close it."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "stepwise", "svg.fonttype": "path"}):
         fig.savefig(file, format="svg", metadata={"Date": None})
@@ -156,24 +161,21 @@ def vector(fig: Figure) -> bytes:
     return file.getvalue()
 
 
-def _with_loss(name: str, given: Curves, law: Law | None) -> tuple[np.ndarray, np.ndarray]:
-    t, _, values, _ = curves(name, given, law=law)
+def _with_loss(name: str, path: Curves, law: Law | None) -> tuple[np.ndarray, np.ndarray]:
+    t, _, values, _ = curves(name, path, law=law)
     if values is None:
         raise ValueError(f"{name}: expected curves with a loss, received none")
     return t, values
 
 
 def _time_axis(ax: Axes, t: np.ndarray, *, beside: bool) -> None:
-    """Logarithmic time, with room on the first plateau for a legend, where two things are told
-    apart.
-    """
+    """Set a logarithmic time axis, with room on the first plateau for a legend if there is one."""
     first = t[t > 0][:1] / (3 if beside else 1)
     ax.set(xscale="log", xlabel="time t = learning rate × step")
     if first.size and first[0] < t[-1]:
         ax.set_xlim(first[0], t[-1])
-        if (
-            t[-1] < 100 * first[0]
-        ):  # else the ticks between powers of ten are all labelled, one over the other
+        if t[-1] < 100 * first[0]:
+            # matplotlib would label all ticks between powers of ten, and the labels would overlap
             ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
             ax.xaxis.set_minor_formatter(ticker.NullFormatter())

@@ -1,8 +1,7 @@
-"""What a computation leaves behind: numbers, settings, arrays and a drawing, each file written
-whole or not at all.
+"""The files of a result: numbers, settings, arrays and a drawing, each written atomically.
 
-Figures and the command line write the same: summary.json (numbers, seconds, versions, device,
-commit), config.json, arrays.npz, and figure.png with figure.pdf.
+Figures and the command line write the same files: summary.json (numbers, seconds, versions, device,
+commit), config.json, arrays.npz, figure.png and figure.pdf.
 """
 
 import importlib.metadata
@@ -42,8 +41,19 @@ def write(
     seconds: Real,
     figure: Figure,
 ) -> str:
-    """All of it into one folder, made where it is not there, and a line that names it; the figure
-    is closed.
+    """Write a result into a folder, which is created if it is missing, and close the figure.
+
+    Args:
+        folder: where to write; files of an earlier result are replaced.
+        kind: name of the kind of result, stored in arrays.npz.
+        arrays: content of arrays.npz.
+        numbers: content of summary.json under "numbers".
+        config: content of config.json.
+        seconds: duration of the computation, in seconds.
+        figure: drawing to save as PNG and PDF.
+
+    Returns:
+        One line that names the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _npz.write(folder / "arrays.npz", kind, arrays, {})
@@ -56,27 +66,29 @@ def write(
 
 
 def require_writable(name: str, folder: Path) -> None:
-    """Refuse a folder for results before anything is computed for it.
+    """Check that results can be written to a folder, before they are computed.
 
     Raises:
-        ValueError: it, or the nearest that is there above it, is no folder or cannot be written to.
+        ValueError: if the folder, or its nearest existing parent, is not a writable folder.
     """
-    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
-    fits = there.is_dir() and os.access(there, os.W_OK)
+    places = (folder, *folder.absolute().parents)
+    nearest = next((path for path in places if path.exists()), folder)
+    fits = nearest.is_dir() and os.access(nearest, os.W_OK)
     _check.require(fits, name, "a folder that can be written to", repr(str(folder)))
 
 
 def circumstances() -> dict[str, Any]:
-    """What a number depends on beside its settings: versions, device, cores, and the commit where
-    this is a clone.
+    """Return what numbers depend on besides the settings: versions, device, cores and commit.
+
+    The commit is None outside a clone.
     """
     device = jax.devices()[0]
-    where = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
-    return {"versions": versions(), **where, "commit": _commit()}
+    machine = {"device": f"{device.platform}: {device.device_kind}", "cores": os.cpu_count()}
+    return {"versions": versions(), **machine, "commit": _commit()}
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on, and of Python."""
+    """Return the versions of Python and of the packages that numbers depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES} | {
         "python": platform.python_version()
     }
@@ -86,7 +98,7 @@ def _commit() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=ROOT,
             capture_output=True,
@@ -95,4 +107,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""What a training run's curves say: how many modes it learned, how many of them alone, and when."""
+"""The modes that a training run learned: how many, how many of them one at a time, and when."""
 
 from typing import Any
 
@@ -8,19 +8,17 @@ from stepwise import spectra
 from stepwise.dynamics import Trajectory
 
 LEARNED = 0.05
-"""A mode counts as learned where its final value is above this share of the first one's, as in
-`spectra`.
-"""
+"""A mode counts as learned if its final value is above this share of the first mode's."""
 
 
 def curves(run: Trajectory) -> dict[str, np.ndarray]:
-    """The arrays of a network's training [T, ...], of a run that diverged those that are finite.
+    """Return the arrays of a network's training [T, ...], without samples that are not finite.
 
-    times (learning rate × step), steps, loss and train_loss, eigenvalues of C, covariance
-    (eigenvalues of the embedding's), rankme, and of every hidden representation its covariance
-    eigenvalues.
+    They are times (learning rate × step), steps, loss, train_loss, eigenvalues (of C), covariance
+    (eigenvalues of the embedding's covariance), rankme, and the covariance eigenvalues of every
+    hidden representation under its name.
     """
-    kept = {
+    arrays = {
         "times": run.times,
         "steps": run.stats["step"],
         "loss": run.loss,
@@ -29,33 +27,41 @@ def curves(run: Trajectory) -> dict[str, np.ndarray]:
         "covariance": run.covariance_eigenvalues,
         "rankme": run.stats["rankme"],
     }
-    kept |= {
+    arrays |= {
         name.replace("stages/", ""): values
         for name, values in run.stats.items()
         if name.startswith("stages/")
     }
     finite = _finite(run)
-    return {name: np.asarray(values)[finite] for name, values in kept.items()}
+    return {name: np.asarray(values)[finite] for name, values in arrays.items()}
 
 
 def numbers(run: Trajectory) -> dict[str, Any]:
-    """Modes learned, and learned alone, by the eigenvalues of C; their steps, final values and the
-    run's end.
+    """Count the modes that a finished training run learned, by the eigenvalues of C.
 
-    A mode's step is where it crosses half of its final value (the mean of the last three samples),
-    in steps of the optimiser; infinite where it was not learned. It is alone where the next one is
-    then below a tenth (`spectra.steps_alone`). `growing` says whether an eigenvalue that counts
-    rose by more than a fifth over the last two samples: the run then ended on the way up.
+    Returns:
+        A dict that JSON can hold:
+
+        - crossed: the number of modes learned.
+        - alone: how many of them were learned one at a time: when the mode is learned, the next
+          one is still below a tenth of its final value (`spectra.steps_alone`).
+        - step_times: the training step at which each eigenvalue crosses half of its final value;
+          infinite if the mode was not learned.
+        - final: the final values, means of the last three samples.
+        - growing: whether an eigenvalue of a learned mode rose by more than a fifth over the last
+          two samples, so that the run ended too early.
+        - start: the first values.
+        - rankme: the RankMe of the last embedding.
+        - result: `finished`, or that the run diverged, with step and cause.
     """
-    kept, good = _finite(run), not str(run.result).startswith("diverged")
+    finite, good = _finite(run), not str(run.result).startswith("diverged")
     values, steps = (
-        np.asarray(run.eigenvalues, np.float64)[kept],
-        np.asarray(run.stats["step"], np.float64)[kept],
+        np.asarray(run.eigenvalues, np.float64)[finite],
+        np.asarray(run.stats["step"], np.float64)[finite],
     )
     final = values[-3:].mean(axis=0)
-    least = max(
-        LEARNED * final[0], float(np.finfo(float).tiny)
-    )  # of a collapsed run nothing counts
+    # the smallest number, so that no mode of a collapsed run counts
+    least = max(LEARNED * final[0], float(np.finfo(float).tiny))
     crossed, alone = spectra.steps_alone(steps, values, learned=least)
     times = np.asarray(spectra.step_times(steps, values / np.maximum(final, least)))
     return {
@@ -65,24 +71,28 @@ def numbers(run: Trajectory) -> dict[str, Any]:
         "final": final.tolist(),
         "growing": bool(good and len(values) > 2 and _growing(values, least)),
         "start": values[0].tolist(),
-        "rankme": float(np.asarray(run.stats["rankme"])[kept][-1]),
-        "result": str(run.result),
+        "rankme": float(np.asarray(run.stats["rankme"])[finite][-1]),
+        # `stopped` means that no law determines the final loss, not that training was interrupted
+        "result": "finished" if run.result.name == "stopped" else str(run.result),
     }
 
 
 def _growing(values: np.ndarray, least: float) -> bool:
-    """Whether an eigenvalue that counts rose by more than a fifth over the last two samples."""
+    """Return whether an eigenvalue above `least` rose by over a fifth in the last two samples."""
     return bool(((values[-1] > least) & (values[-1] > 1.2 * values[-3])).any())
 
 
 def _finite(run: Trajectory) -> np.ndarray:
-    """Which samples are finite; the first always is."""
+    """Return which samples are finite; the first one always is."""
     return np.isfinite(np.asarray(run.loss)) & np.isfinite(np.asarray(run.eigenvalues)).all(axis=1)
 
 
-def describe(found: dict[str, Any]) -> str:
-    """How many modes were learned, of a run's `numbers`, in words."""
-    return (
-        f"{found['crossed']} mode{'' if found['crossed'] == 1 else 's'} learned, {found['alone']} "
-        f"of them alone"
-    )
+def describe(summary: dict[str, Any]) -> str:
+    """Say in words how many modes a run learned, from its `numbers`."""
+    learned, alone = summary["crossed"], summary["alone"]
+    if learned == 0:
+        return "no modes learned"
+    if learned == 1:
+        return "1 mode learned"
+    share = {learned: "all one at a time", 1: "1 on its own", 0: "none on its own"}
+    return f"{learned} modes learned, {share.get(alone, f'{alone} one at a time')}"

@@ -1,6 +1,4 @@
-"""A training run to be looked at: fresh views, their embedding along training, and kernels that are
-kept with it.
-"""
+"""Analysis of a training run: fresh views, their embedding along training, and stored kernels."""
 
 import json
 import os
@@ -25,15 +23,15 @@ from stepwise.types import Whole
 
 @dataclass(frozen=True)
 class Subject:
-    """A run, and what it is looked at with.
+    """A finished run, with fresh views of its images.
 
     Attributes:
-        config: of the run.
+        config: the configuration of the run.
         run: the finished run.
-        images: all that it was trained on.
-        indices: which of them the views are of [n].
-        x: two views of each of these, X stacked on X' [2n, h, w, c], float32 in [0, 1].
-        folder: of the run; kernels are kept in its `entk/`.
+        images: all images that it was trained on.
+        indices: indices of the images that have views [n].
+        x: two views of each of them, X stacked on X' [2n, h, w, c], float32 in [0, 1].
+        folder: the folder of the run; kernels are stored in its subfolder `entk`.
     """
 
     config: runs.Config
@@ -45,48 +43,52 @@ class Subject:
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
-        """Of its training (`staircase.numbers`)."""
+        """The modes and their steps (`staircase.numbers`)."""
         return staircase.numbers(self.run.trajectory)
 
     @property
     def d(self) -> int:
-        """Modes that it learned: what it did not learn has no place to agree in."""
+        """The number of modes learned, at least 1.
+
+        Dimensions that were not learned are left out of comparisons.
+        """
         return max(1, self.numbers["crossed"])
 
     @cached_property
     def apply(self) -> Apply:
-        """The network in evaluation mode, a function of {"params", "stats"} and views: one for all
-        steps.
+        """The network in evaluation mode, as a function of {"params", "stats"} and views.
+
+        The same function serves the networks of all steps.
         """
         forward = models.stateful(self.run.encoder)[0]
         return lambda tree, x: forward(tree["params"], tree["stats"], x, False)[0]
 
     @cached_property
     def embedding(self) -> np.ndarray:
-        """Of the views, centred, on its d leading principal directions [2n, d]."""
+        """The centred embedding of the views on its d leading principal directions [2n, d]."""
         z = np.asarray(jax.jit(self.apply)(leaves(self.run.encoder), self.x), np.float64)
         z = z - z.mean(axis=0)
         return z @ np.linalg.svd(z, full_matrices=False)[2][: self.d].T
 
     @cached_property
     def pixel_kernel(self) -> np.ndarray:
-        """⟨x, x'⟩ [2n, 2n]."""
+        """The linear kernel of the pixels, ⟨x, x'⟩ [2n, 2n]."""
         flat = np.asarray(self.x.reshape(len(self.x), -1), np.float64)
         return flat @ flat.T
 
     @property
     def steps(self) -> list[int]:
-        """Those whose networks are there, from 0 to the last."""
+        """The steps whose networks are available, from 0 to the last."""
         return sorted({0, self.config.steps, *runs.snapshot_steps(self.config)})
 
     def network(self, step: Whole, *, settled: bool = True) -> nnx.Module:
-        """The encoder after so many steps, in evaluation mode.
+        """Return the encoder after `step` training steps, in evaluation mode.
 
-        At the start, where there are no running statistics yet, with those of its images unless
-        `settled` is false.
+        At step 0 the network has no running statistics yet. They are computed from the run's
+        images, unless `settled` is False.
 
         Raises:
-            ValueError: the run kept no network of this step.
+            ValueError: if the run has no network of this step.
         """
         channels = self.x.shape[-1]
         if step == self.config.steps:
@@ -97,17 +99,18 @@ class Subject:
         return runs.settle_statistics(start, self.images.pixels) if settled else start
 
     def kernel(self, step: Whole, *, progress: bool | None = None) -> np.ndarray:
-        """eNTK of the views after so many steps [2n, 2n], in evaluation mode; worked out once.
+        """Return the eNTK of the views after `step` training steps, in evaluation mode [2n, 2n].
+
+        It is computed once and stored in the run's folder.
 
         Raises:
-            ValueError: the run kept no network of this step.
+            ValueError: if the run has no network of this step.
         """
         network = self.network(step)
-        which = _files.digest(self.x, length=8)
-        path = self.folder / "entk" / f"step_{step}_{which}.npz"
+        views_digest = _files.digest(self.x, length=8)
+        path = self.folder / "entk" / f"step_{step}_{views_digest}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # anew: one of another version, or half done by another number of devices, is worth no more
-        # than its time
+        # anew: replace a kernel of another version, or a part of another number of devices
         K = entk.gram(
             self.apply,
             leaves(network),
@@ -121,11 +124,10 @@ class Subject:
 
     @cached_property
     def embeddings_along(self) -> np.ndarray:
-        """Of the views at every one of `steps` [S, 2n, d'], all d' outputs, each view's batch
-        normalised by itself.
+        """The embeddings of the views at every one of `steps`, with all d' outputs [S, 2n, d'].
 
-        That is how the run's curves are measured (`dynamics.training`): running statistics lag
-        behind at a step.
+        Batch normalisation uses the statistics of each half (X and X') of the views, as in the
+        run's own curves (`training.loop`), because running statistics lag behind during training.
         """
         forward = models.stateful(self.run.encoder)[0]
         halves = self.x.reshape(2, -1, *self.x.shape[1:])
@@ -144,52 +146,55 @@ def from_run(
     root: str | os.PathLike[str] = "runs",
     recipe: str | None = None,
 ) -> Subject:
-    """A run and fresh views of n_pairs of its images (of all, where it has fewer), which its
-    training did not draw.
+    """Return a run with fresh views of n_pairs of its images, which its training did not draw.
 
-    By the run's own recipe, or another. The same views for every run on the same images with the
-    same seed and recipe.
+    Runs on the same images, with the same seed and recipe, have the same views.
+
+    Args:
+        n_pairs: number of images; all images if the run has fewer.
+        root: the folder of all runs.
+        recipe: a name in `views.RECIPES`; by default the run's own recipe.
 
     Raises:
-        ValueError: n_pairs is not a positive number.
+        ValueError: if n_pairs is not positive.
     """
     _check.require(n_pairs >= 1, "n_pairs", "a positive number of pairs", n_pairs)
     images = runs.load(config)
-    chosen = np.unique(
+    indices = np.unique(
         np.linspace(0, len(images.pixels) - 1, min(n_pairs, len(images.pixels))).astype(int)
     )
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # the training's are of the key itself
-    pair = views.positive_pairs(images.pixels[chosen], key, recipe or config.recipe)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # training draws from the key itself
+    pair = views.positive_pairs(images.pixels[indices], key, recipe or config.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
-    return Subject(config, trained, images, chosen, x, runs.folder(config, images, root))
+    return Subject(config, trained, images, indices, x, runs.folder(config, images, root))
 
 
 def configuration(folder: str | os.PathLike[str]) -> runs.Config:
-    """The configuration of the run in a folder that `runs.train` made.
+    """Read the configuration of the run in a folder of `runs.train`.
 
     Raises:
-        ValueError: there is no run, or of another version that had other fields.
+        ValueError: if the folder holds no run, or a run of a version with other fields.
     """
     path = Path(folder) / "config.json"
     _check.require(
-        path.is_file(), str(folder), "the folder of a run, with its config.json", "none there"
+        path.is_file(), str(folder), "the folder of a run, with its config.json", "no such file"
     )
     try:
-        found = json.loads(path.read_text())
-        known = {field.name for field in fields(runs.Config)}
-        given = {
+        stored = json.loads(path.read_text())
+        names = {field.name for field in fields(runs.Config)}
+        settings = {
             name: tuple(v) if isinstance(v, list) else v
-            for name, v in found.items()
+            for name, v in stored.items()
             if name != "code"
         }
-        missing = sorted(known ^ given.keys())
+        others = ", ".join(sorted(names ^ settings.keys()))
         _check.require(
-            not missing, str(path), "this version's fields", f"a difference in {', '.join(missing)}"
+            not others, str(path), "the fields of this version", f"a difference in {others}"
         )
-        file, colon, variable = str(given["method"]).rpartition(":")
-        if colon and not Path(file).is_file():  # moved or deleted: the run has a copy
-            given["method"] = f"{path.with_name('method.py')}:{variable}"
-        return runs.Config(**given)  # type: ignore[arg-type]
+        file, colon, variable = str(settings["method"]).rpartition(":")
+        if colon and not Path(file).is_file():  # it was moved or deleted, but the run has a copy
+            settings["method"] = f"{path.with_name('method.py')}:{variable}"
+        return runs.Config(**settings)  # type: ignore[arg-type]
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path}: expected a run's configuration, received something else ({error})"
@@ -197,7 +202,7 @@ def configuration(folder: str | os.PathLike[str]) -> runs.Config:
 
 
 def leaves(encoder: nnx.Module) -> dict[str, Any]:
-    """{"params", "stats"} of a module, as `Subject.apply` takes them."""
+    """Return {"params", "stats"} of a module, the first argument of `Subject.apply`."""
     _, params, stats = models.stateful(encoder)
     return {"params": params, "stats": stats}
 

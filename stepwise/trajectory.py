@@ -1,4 +1,4 @@
-"""What every solver and every training run returns."""
+"""The trajectory that every solver and every training run returns."""
 
 import operator
 import os
@@ -22,14 +22,15 @@ NAMES = ("converged", "stopped", "diverged")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: a value, not an exception.
+    """How a run ended, as a value instead of an exception.
 
     Attributes:
-        code: `CONVERGED` (the loss has reached what the positive modes allow, to 1e-2), `STOPPED`
-            (the time asked for ended first, or nothing says where this loss ends) or `DIVERGED`.
-        step: the first recorded step (or number of the sample) at which the run was no longer
-            finite; −1 otherwise.
-        cause: what most likely made it diverge.
+        code: `CONVERGED` (the loss is within 1e-2 of the value that the positive modes allow),
+            `STOPPED` (the requested time ended before that, or no law determines the final loss, as
+            in the training of a network) or `DIVERGED`.
+        step: the first recorded step (or index of the sample) at which the run was no longer
+            finite; −1 if it was finite throughout.
+        cause: the most likely cause of a divergence.
     """
 
     code: Numbers
@@ -38,12 +39,13 @@ class Result:
 
     @property
     def name(self) -> str:
-        """`converged`, `stopped` or `diverged`."""
+        """The name of the code: `converged`, `stopped` or `diverged`."""
         return NAMES[int(self.code)]
 
     def __str__(self) -> str:
-        """The name, and for a run that diverged the step and the likely cause; of a batch, how many
-        of each.
+        """Return the name, and the step and likely cause of a divergence.
+
+        For a batch, return the number of runs of each name.
         """
         if np.ndim(self.code):
             counts = Counter(np.ravel(self.code).tolist())
@@ -58,23 +60,23 @@ class Result:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class Trajectory:
-    """Eigenvalues and loss along training, from theory or from experiment alike.
+    """Eigenvalues and loss along training, the same type for theory and experiment.
 
     Attributes:
         times: t [T] = learning rate × step.
-        eigenvalues: of the observable, [T, d], from the largest down at each time.
-        loss: [T]; ‖C − I_d‖_F² where nothing else was asked for.
-        result: whether it converged, stopped or diverged.
-        covariance_eigenvalues: of the embedding covariance [T, d], where they were measured.
-        snapshots: mode coordinates A [S, d, r] at `snapshot_times` [S]; solvers keep the last
-            state. Of a start that is a tree, a tree of such arrays.
-        rest: what the law says the eigenvalues end at [d], from the largest down, 0 for what does
-            not grow; None where no law was asked.
-        observable: the matrix whose eigenvalues these are (`laws.Law.observable`).
-        source: which solver or run this is.
-        stats: numbers about the run, such as steps taken and the error bound kept.
+        eigenvalues: eigenvalues of the observable [T, d], from the largest down at each time.
+        loss: the loss [T]; by default ‖C − I_d‖_F².
+        result: whether the run converged, stopped or diverged.
+        covariance_eigenvalues: eigenvalues of the embedding's covariance [T, d], if measured.
+        snapshots: mode coordinates A [S, d, r] at `snapshot_times` [S]; solvers store the last
+            state. If the start is a tree, a tree of such arrays.
+        rest: final eigenvalues according to the law [d], from the largest down, 0 for modes that do
+            not grow; None without a law.
+        observable: name of the matrix that has these eigenvalues (`laws.Law.observable`).
+        source: name of the solver or of the kind of run.
+        stats: numbers about the run, such as the number of steps and the error bound.
 
-    Under vmap every array gains the batch's leading axes; `unbatch` takes such a batch apart.
+    Under vmap every array gains the batch's leading axes; `unbatch` splits such a batch.
     """
 
     times: Numbers
@@ -90,17 +92,17 @@ class Trajectory:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """In one line: where it is from, how many samples, how many modes, how it ended."""
+        """Return one line with the source, the number of samples and modes, and the result."""
         end = "traced" if _check.is_traced(self) else self.result
         return f"Trajectory({self.source}: eigenvalues {list(np.shape(self.eigenvalues))}, {end})"
 
     unbatched = Renamed("unbatch")
 
     def unbatch(self) -> "list[Trajectory]":
-        """The trajectories of a vmapped run, one by one.
+        """Split the batch of a vmapped run into its trajectories.
 
         Raises:
-            ValueError: this is a single trajectory.
+            ValueError: if this is a single trajectory.
         """
         _check.require(
             np.ndim(self.times) > 1,
@@ -111,7 +113,7 @@ class Trajectory:
         return [jax.tree.map(operator.itemgetter(i), self) for i in range(len(self.times))]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to one .npz, without pickle, under a temporary name that is then renamed."""
+        """Write the trajectory to one .npz, without pickle and atomically."""
         names = (
             "times",
             "eigenvalues",
@@ -138,10 +140,10 @@ class Trajectory:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trajectory":
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            ValueError: the file is not a saved trajectory; says what it is and what was expected.
+            ValueError: if the file is not a saved trajectory; the message says what it is.
         """
         required = ("times", "eigenvalues", "loss", "result.code", "result.step")
         arrays, about = _npz.read(path, "stepwise.Trajectory", required)
@@ -151,18 +153,19 @@ class Trajectory:
         parts: Any = {key.removeprefix("snapshots."): arrays.pop(key) for key in entries}
         if parts:
             arrays["snapshots"] = parts
-        known = {field.name for field in fields(cls)}
+        names = {field.name for field in fields(cls)}
         _check.require(
-            arrays.keys() <= known, str(path), f"arrays among {sorted(known)}", f"{sorted(arrays)}"
+            arrays.keys() <= names, str(path), f"arrays among {sorted(names)}", f"{sorted(arrays)}"
         )
-        observable = str(about.get("observable", "C"))  # what was saved earlier has none
+        observable = str(about.get("observable", "C"))  # files of earlier versions have none
         source = str(about["source"])
         return cls(**arrays, result=result, observable=observable, source=source, stats=stats)
 
 
 def eigvalsh_descending(C: jax.Array) -> jax.Array:
-    """Eigenvalues of symmetric C [..., d, d] from the largest down; NaN throughout where C is not
-    finite.
+    """Return the eigenvalues of symmetric C [..., d, d] from the largest down.
+
+    They are all NaN for a C that is not finite.
     """
     finite = jnp.all(jnp.isfinite(C), axis=(-1, -2), keepdims=True)
     C = jnp.where(finite, C, 0)
@@ -184,18 +187,28 @@ def assemble(
     stats: dict[str, Any] | None = None,
     **more: Any,
 ) -> Trajectory:
-    """A trajectory from its curves and its last states, with how the run ended worked out.
+    """Build a trajectory from its curves and its last states, and compute its result.
 
     Args:
-        law: says what the curves rest at and what the loss can reach; without one a run is never
-            said to have converged.
-        loss: [T]; by default the law's, from the eigenvalues.
-        reached: the law's objective at the end, if `loss` is another one, which may differ from it
-            by a constant; by default the last of `loss`.
-        more: further fields.
+        times: t [T].
+        eigenvalues: eigenvalues of the observable [T, d].
+        states: the last states, for `snapshots`, or None.
+        law: the law of the final eigenvalues and of the lowest loss; without a law no run counts as
+            converged.
+        source: name of the solver.
+        cause: the most likely cause, should the run have diverged.
+        loss: the loss [T]; by default the law's, from the eigenvalues.
+        reached: the law's objective at the end, if `loss` is another function, which may differ
+            from it by a constant; by default the last of `loss`.
+        steps: the training step of each sample [T]; by default samples are numbered.
+        stats: numbers about the run.
+        more: further fields of the trajectory.
+
+    Raises:
+        ValueError: if neither a loss nor a law is passed.
     """
     _check.require(loss is not None or law is not None, "loss", "a loss, or a law", "neither")
-    loss, code, first, rest = _judged(law, eigenvalues, loss, reached)
+    loss, code, first, rest = _judge(law, eigenvalues, loss, reached)
     step = jnp.where(code == DIVERGED, first if steps is None else steps[first], -1)
     if law is not None:
         more |= {"rest": rest, "observable": law.observable}
@@ -213,14 +226,14 @@ def assemble(
 
 
 @jax.jit
-def _judged(
+def _judge(
     law: Law | None, eigenvalues: jax.Array, loss: jax.Array | None, reached: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """The loss [T], how the run ended, its first sample that is not finite, and where it rests."""
+    """Return the loss [T], the result's code, the first sample not finite, and the final values."""
     d, rest = eigenvalues.shape[-1], None
     if law is not None:
         loss = law.loss_of(eigenvalues) if loss is None else loss
-        rest = _ends(law, d, eigenvalues.dtype)
+        rest = _final_eigenvalues(law, d, eigenvalues.dtype)
     assert loss is not None
     finite = jnp.isfinite(loss)
     converged = jnp.asarray(False)
@@ -230,8 +243,8 @@ def _judged(
     return loss, code, jnp.argmin(finite), rest
 
 
-def _ends(law: Law, d: int, dtype: Any) -> jax.Array | None:
-    """What the law's d largest eigenvalues rest at; None where nobody knows."""
+def _final_eigenvalues(law: Law, d: int, dtype: Any) -> jax.Array | None:
+    """Return the law's d largest final eigenvalues, or None if they are not known."""
     try:
         ends = jnp.asarray(law.rest())[law.final_modes(d)].astype(dtype)
     except NotKnownError:
@@ -242,19 +255,22 @@ def _ends(law: Law, d: int, dtype: Any) -> jax.Array | None:
 def as_inputs(
     gamma: Numbers, A0: Numbers, times: Numbers
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """γ, A0 and times as arrays of one dtype, the widest among them; refuses shapes that do not
-    fit.
+    """Return γ, A0 and times as arrays of one dtype, the widest among them.
+
+    Raises:
+        ValueError: if A0 has not one column for each mode, or the times are not increasing from 0
+            or later.
     """
     A0 = _check.real_array("A0", A0, ndim=2)
     times = _check.real_array("times", times, ndim=1)
     r = gamma.size
-    _check.require(A0.shape[1] == r, "A0", f"{r} columns, one a mode of the problem", A0)
+    _check.require(A0.shape[1] == r, "A0", f"{r} columns, one for each mode of the problem", A0)
     _check.require(times.size > 0, "times", "at least one time", times)
     if not _check.is_traced(times):
         host = np.asarray(times)
         if not (host[0] >= 0 and (np.diff(host) > 0).all()):
             received = f"{host[:3]} ... {host[-1]}"
-            _check.require(False, "times", "increasing numbers from 0 on", received)
+            _check.require(False, "times", "increasing numbers, none below 0", received)
     dtype = jnp.result_type(gamma, A0, times)
     return jnp.asarray(gamma, dtype), jnp.asarray(A0, dtype), jnp.asarray(times, dtype)
 

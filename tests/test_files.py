@@ -1,4 +1,4 @@
-"""Files: whole or not at all, strict JSON, digests of data and of code, locks."""
+"""Atomic writes, strict JSON, digests of data and of code, and locks."""
 
 import hashlib
 import json
@@ -21,36 +21,36 @@ def names(figure):
     }
 
 
-def test_a_figure_needs_its_own_module_what_it_imports_and_what_that_imports():
-    found = names("figures/fig6_hidden.py")
+def test_a_figure_needs_its_own_module_and_its_direct_and_indirect_imports():
+    files = names("figures/fig6_hidden.py")
     assert {
         "experiments/figures/fig6_hidden.py",
         "experiments/figures/fig3_small_start.py",
         "experiments/shared/resnets.py",
-    } <= found
+    } <= files
     assert {
         "stepwise/training/runs.py",
         "stepwise/losses.py",
         "stepwise/models/resnet.py",
         "stepwise/__init__.py",
-    } <= found
+    } <= files
 
 
-def test_it_does_not_need_other_figures_the_page_or_the_command_line():
-    found = names("figures/fig2_symmetry.py")
+def test_a_figure_needs_no_other_figures_no_report_and_no_command_line():
+    files = names("figures/fig2_symmetry.py")
     assert not [
         name
-        for name in found
+        for name in files
         if "/fig" in name and "fig2" not in name and "/figures/__init__" not in name
     ]
     assert not [
         name
-        for name in found
+        for name in files
         if name.startswith(("stepwise/cli", "experiments/report", "stepwise/losses"))
     ]
 
 
-def test_the_hash_changes_with_a_file_that_is_needed_and_with_no_other(tmp_path):
+def test_the_hash_changes_with_the_imported_files_only(tmp_path):
     (tmp_path / "stepwise").mkdir()
     for name, text in {
         "__init__": "",
@@ -68,7 +68,7 @@ def test_the_hash_changes_with_a_file_that_is_needed_and_with_no_other(tmp_path)
     assert _files.code_digest(figure, tmp_path) != before
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "sub" / "file.txt"
     with _files.replacing(path) as temporary:
         temporary.write_text("first")
@@ -80,7 +80,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_json_is_strict_and_a_value_it_cannot_hold_leaves_no_file(tmp_path):
+def test_json_is_strict_and_an_unsupported_value_leaves_no_file(tmp_path):
     content = {
         "a": np.array([1.5, np.nan]),
         2: (np.float32(0.5), np.inf),
@@ -95,7 +95,7 @@ def test_json_is_strict_and_a_value_it_cannot_hold_leaves_no_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_digest_is_of_bytes(tmp_path):
+def test_a_digest_depends_on_bytes_alone(tmp_path):
     assert _files.digest("ab") == _files.digest(b"a", "b") == hashlib.sha256(b"ab").hexdigest()[:16]
     x = np.arange(6).reshape(2, 3)
     assert _files.digest(x[:, ::2]) == _files.digest(x[:, ::2].copy()) != _files.digest(x[:, 1:])
@@ -118,7 +118,7 @@ with _files.locked(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_excludes_other_processes_and_a_killed_one_leaves_it_free(tmp_path):
+def test_a_lock_excludes_other_processes_and_is_released_by_a_killed_one(tmp_path):
     lock = tmp_path / ".lock"
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, lock], stdout=subprocess.PIPE, text=True

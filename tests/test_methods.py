@@ -1,4 +1,4 @@
-"""The table of methods: each row is what its loss is; a row from a file of one's own is as good."""
+"""The table of methods: its rows agree with their losses and laws, and files can define rows."""
 
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ def test_names_are_keys_and_titles_are_all_different():
     assert len({(row.colour, row.marker, *row.schedules) for row in ROWS}) == len(METHODS)
 
 
-def test_its_value_at_full_collapse_is_the_losses(row, x64):
+def test_the_value_at_full_collapse_is_that_of_the_loss(row, x64):
     n, d = 7, 5
     z = np.tile(np.random.default_rng(0).normal(size=d), (n, 1))
     z /= np.linalg.norm(z[0])
@@ -38,7 +38,7 @@ def test_its_value_at_full_collapse_is_the_losses(row, x64):
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.law], ids=lambda row: row.name)
-def test_its_law_descends_its_loss(row, x64):
+def test_the_law_of_a_method_descends_its_loss(row, x64):
     p, A0 = problems.modes([1.0, 0.6, 0.3, -0.2]), problems.gaussian((3, 4), 0.05)
     law = laws.law_of(row.law, p, 3)
     lr = 0.1 * float(law.max_stable_lr())
@@ -48,7 +48,7 @@ def test_its_law_descends_its_loss(row, x64):
     np.testing.assert_allclose(by_loss.loss, by_law.loss, rtol=1e-9)
 
 
-def test_its_recipe_and_its_schedules_can_be_used(row):
+def test_the_recipe_and_the_schedules_of_a_method_can_be_used(row):
     assert row.recipe in views.RECIPES
     for occasion, schedule in row.schedules.items():
         config = training.Config.for_method(row.name, occasion)
@@ -64,7 +64,7 @@ def test_a_loss_that_collapses_without_a_predictor_is_refused_without(row):
             step(Objective(row.objective.loss))
 
 
-def test_no_name_is_the_default_and_an_unknown_one_is_refused_with_those_that_exist():
+def test_no_name_means_the_default_and_an_unknown_name_is_refused_with_the_known_ones():
     assert methods.find("") is METHODS[methods.DEFAULT]
     with pytest.raises(ValueError, match=r"method: expected one of .*simclr.*, or FILE.py:NAME"):
         methods.find("nope")
@@ -81,7 +81,7 @@ def test_no_name_is_the_default_and_an_unknown_one_is_refused_with_those_that_ex
         ("row = (", "expected a file that runs, received SyntaxError"),
     ],
 )
-def test_a_file_that_holds_no_row_is_refused_in_one_line(text, message, tmp_path):
+def test_a_file_without_the_row_is_refused_in_one_line(text, message, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
@@ -89,7 +89,7 @@ def test_a_file_that_holds_no_row_is_refused_in_one_line(text, message, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_a_files_row_is_recognised_by_its_content_not_by_its_place(tmp_path):
+def test_a_row_in_a_file_is_identified_by_content_and_not_by_path(tmp_path):
     text = (
         "from stepwise import losses\nfrom stepwise.methods import Method, Objective\n"
         "row = Method('mine', 'Mine', 'me', Objective(losses.vicreg))\n"
@@ -105,17 +105,17 @@ def test_a_files_row_is_recognised_by_its_content_not_by_its_place(tmp_path):
     assert methods.identity(f"{a}:row") != methods.identity(f"{b}:row")
 
 
-def test_a_method_without_a_law_says_which_have_one():
+def test_the_error_for_a_method_without_a_law_names_those_with_one():
     with pytest.raises(ValueError, match=f"a method with a law .*{methods.DEFAULT}.*'vicreg'"):
         METHODS["vicreg"].require_law()
     assert METHODS[methods.DEFAULT].require_law() is METHODS[methods.DEFAULT].law
 
 
-# What a loss may carry: a centre that no gradient reaches, a learned temperature, more views
+# Losses with a running centre that receives no gradient, a learned temperature, and more views
 
 
 def centred(z1, z2, *, state, pull=0.5):
-    """The mean is drawn to a running centre; the centre then moves by a tenth to the batch's."""
+    """Add a pull of the batch mean to a running centre, which moves a tenth of the way to it."""
     mean = (z1.mean(0) + z2.mean(0)) / 2
     loss = losses.barlow_twins_unnormalised(z1, z2) + pull * jnp.sum((mean - state["c"]) ** 2)
     return loss, {"c": 0.9 * state["c"] + 0.1 * mean, "count": state["count"] + 1}
@@ -138,7 +138,7 @@ def trained(objective, folder=None, **options):
     return training.train(small.encoder(), small.PIXELS, objective, plan(**options), folder=folder)
 
 
-def test_a_losss_state_follows_its_own_rule_and_gets_no_gradient(x64):
+def test_the_state_of_a_loss_follows_its_own_rule_and_receives_no_gradient(x64):
     program = step(Objective(centred, state=first_state))
     state = program.start()
     np.testing.assert_array_equal(state["loss"]["c"], np.ones(4))
@@ -174,8 +174,8 @@ def test_a_run_whose_loss_has_a_state_resumes_to_the_same_bits(tmp_path, monkeyp
         np.testing.assert_array_equal(value, small.numbers(resumed)[name], err_msg=name)
 
 
-def tempered(z1, z2, *, learned):
-    return losses.simclr(z1, z2, temperature=jnp.exp(learned["log_temperature"]))
+def tempered(z1, z2, *, parameters):
+    return losses.simclr(z1, z2, temperature=jnp.exp(parameters["log_temperature"]))
 
 
 def test_a_learned_temperature_is_trained_with_the_network():
@@ -198,7 +198,7 @@ def three(z1, z2, z3):
     )
 
 
-def test_a_loss_of_three_views_gets_three_that_differ_and_whose_first_two_are_the_pair():
+def test_a_loss_of_three_views_receives_three_views_of_which_two_are_the_pair():
     three_views = step(Objective(three, views=3))
     two_views = step(Objective(losses.vicreg))
     for a, b in zip(three_views.probe[:2], two_views.probe, strict=True):
@@ -209,7 +209,7 @@ def test_a_loss_of_three_views_gets_three_that_differ_and_whose_first_two_are_th
     assert done.finished and done.trajectory.loss[-1] < done.trajectory.loss[0]
 
 
-def test_a_run_of_another_state_is_another_run(tmp_path):
+def test_a_run_with_another_loss_state_is_another_run(tmp_path):
     trained(Objective(centred, state=first_state), tmp_path)
     with pytest.raises(ValueError, match=r"it differs in \['objective'\]"):
         trained(Objective(losses.barlow_twins_unnormalised), tmp_path)
@@ -238,19 +238,19 @@ def test_a_state_that_changes_its_form_is_refused_before_training(first, after):
         step(Objective(loss, state=lambda d: first))
 
 
-def test_a_loss_that_is_no_number_is_refused_before_training():
+def test_a_loss_that_is_not_a_number_is_refused_before_training():
     with pytest.raises(ValueError, match="objective: expected a loss that is one real number"):
         step(Objective(lambda z1, z2: (z1 - z2).sum(axis=1)))
 
 
-def test_parts_of_another_kind_are_refused():
+def test_bad_views_and_occasions_are_refused():
     with pytest.raises(ValueError, match=r"Objective\.views: expected a whole number from 2"):
         Objective(losses.vicreg, views=1)
     with pytest.raises(ValueError, match=r"occasion: expected one of .* received 'standrad'"):
         training.Config.for_method("vicreg", "standrad")
 
 
-def test_what_a_files_row_imports_from_its_folder_belongs_to_it(tmp_path):
+def test_a_row_in_a_file_is_identified_also_by_the_modules_in_its_folder(tmp_path):
     text = (
         "from stepwise import losses\nfrom stepwise.methods import Method, Objective\n"
         "import beside_the_row\n"
@@ -265,7 +265,7 @@ def test_what_a_files_row_imports_from_its_folder_belongs_to_it(tmp_path):
     assert methods.identity(name) != before
 
 
-def test_an_error_in_a_users_loss_is_one_line_with_its_place(tmp_path):
+def test_an_error_in_a_users_loss_is_one_line_with_the_line_number(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def loss(z1, z2):\n    return nothing\n")
     name = f"{file}:row"
@@ -275,6 +275,6 @@ def test_an_error_in_a_users_loss_is_one_line_with_its_place(tmp_path):
 
 
 def test_an_optimiser_is_recognised_in_runs_of_the_former_module():
-    """Folders that were made before a module moved are still theirs."""
-    said = ownership._said(runs.plan(training.Config()).optimiser)
-    assert said.startswith("stepwise.runs.plan.")
+    """Folders of runs from before a module moved still match."""
+    description = ownership._describe_function(runs.plan(training.Config()).optimiser)
+    assert description.startswith("stepwise.runs.plan.")

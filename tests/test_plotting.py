@@ -1,4 +1,4 @@
-"""What is drawn can be read."""
+"""Drawings have readable text, ticks and labels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from stepwise.trajectory import Result, Trajectory
 from tests.laws.examples import Half
 
 
-def test_text_of_a_user_is_no_formula():
+def test_a_users_text_is_not_drawn_as_a_formula():
     assert cbook.is_math_text("a$b$c_x^")
     assert not cbook.is_math_text(plotting.plain("a$b$c_x^"))
 
@@ -29,7 +29,7 @@ def test_a_short_runs_ticks_are_few_and_plain():
     plotting.plt.close(fig)
 
 
-def test_axes_are_named_by_the_law_and_what_it_observes():
+def test_axes_are_labelled_with_the_laws_formula_and_observable():
     times, values = np.linspace(0.1, 1, 5), np.full((5, 1), 0.5)
     fig = plotting.figure()
     axes = fig.subplots(1, 3)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stepwise import staircase
 from stepwise.trajectory import Result, Trajectory
@@ -30,30 +31,50 @@ def sigmoids(*centres, T=101):
     return 1 / (1 + np.exp(-(np.arange(T)[:, None] - np.array(centres))))
 
 
-def test_modes_far_apart_are_learned_alone_at_their_steps():
-    found = staircase.numbers(run(sigmoids(20, 50, 80)))
-    assert (found["crossed"], found["alone"]) == (3, 3)
-    np.testing.assert_allclose(found["step_times"], [200, 500, 800], rtol=1e-3)
-    assert found["result"] == "converged"
+def test_modes_far_apart_are_learned_one_at_a_time():
+    summary = staircase.numbers(run(sigmoids(20, 50, 80)))
+    assert (summary["crossed"], summary["alone"]) == (3, 3)
+    np.testing.assert_allclose(summary["step_times"], [200, 500, 800], rtol=1e-3)
+    assert summary["result"] == "converged"
 
 
-def test_modes_side_by_side_are_learned_but_not_alone_and_an_absent_one_is_neither():
+def test_a_training_to_its_last_step_is_finished():
+    assert staircase.numbers(run(sigmoids(20), code=1))["result"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("crossed", "alone", "words"),
+    [
+        (0, 0, "no modes learned"),
+        (1, 1, "1 mode learned"),
+        (1, 0, "1 mode learned"),
+        (2, 0, "2 modes learned, none on its own"),
+        (3, 1, "3 modes learned, 1 on its own"),
+        (5, 3, "5 modes learned, 3 one at a time"),
+        (5, 5, "5 modes learned, all one at a time"),
+    ],
+)
+def test_modes_are_counted_in_words(crossed, alone, words):
+    assert staircase.describe({"crossed": crossed, "alone": alone}) == words
+
+
+def test_modes_side_by_side_are_learned_together_and_an_absent_mode_is_not_learned():
     values = np.column_stack([sigmoids(20, 50, 50.5), np.full(101, 1e-6)])
-    found = staircase.numbers(run(values))
-    assert (found["crossed"], found["alone"]) == (3, 2)
-    assert not np.isfinite(found["step_times"][3])
+    summary = staircase.numbers(run(values))
+    assert (summary["crossed"], summary["alone"]) == (3, 2)
+    assert not np.isfinite(summary["step_times"][3])
 
 
-def test_a_run_that_diverged_has_learned_nothing_and_keeps_what_is_finite():
+def test_a_run_that_diverged_has_learned_nothing_and_keeps_its_finite_samples():
     values = sigmoids(20, 50)
     values[60:] = np.nan
     loss = jnp.where(jnp.arange(101) < 60, 1.0, jnp.nan)
     diverged = run(values, code=2, cause="the learning rate", loss=loss)
-    found = staircase.numbers(diverged)
-    assert (found["crossed"], found["alone"]) == (0, 0)
-    assert found["result"].startswith("diverged")
-    kept = staircase.curves(diverged)
-    assert all(len(values) == 60 and np.isfinite(values).all() for values in kept.values())
+    summary = staircase.numbers(diverged)
+    assert (summary["crossed"], summary["alone"]) == (0, 0)
+    assert summary["result"].startswith("diverged")
+    curves = staircase.curves(diverged)
+    assert all(len(values) == 60 and np.isfinite(values).all() for values in curves.values())
     assert {
         "times",
         "steps",
@@ -63,9 +84,9 @@ def test_a_run_that_diverged_has_learned_nothing_and_keeps_what_is_finite():
         "covariance",
         "rankme",
         "stage1",
-    } == kept.keys()
+    } == curves.keys()
 
 
 def test_a_collapsed_run_has_learned_nothing():
-    found = staircase.numbers(run(np.zeros((10, 3))))
-    assert (found["crossed"], found["alone"]) == (0, 0)
+    summary = staircase.numbers(run(np.zeros((10, 3))))
+    assert (summary["crossed"], summary["alone"]) == (0, 0)

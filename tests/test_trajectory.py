@@ -1,3 +1,5 @@
+"""Trajectories: storage, results in words, batches, and the checks of their inputs."""
+
 from dataclasses import replace
 
 import jax
@@ -17,7 +19,7 @@ def run(dtype="float64"):
     return descent(problems.modes(GAMMA, dtype), A0, np.asarray(0.05, dtype), 12, record_every=4)
 
 
-def test_a_saved_trajectory_comes_back_bit_for_bit(dtype, tmp_path):
+def test_a_saved_trajectory_is_loaded_bit_for_bit(dtype, tmp_path):
     for out in (
         run(dtype),
         replace(run(dtype), snapshots=None, snapshot_times=None),
@@ -32,7 +34,7 @@ def test_a_saved_trajectory_comes_back_bit_for_bit(dtype, tmp_path):
         assert str(out.result) == str(again.result)
 
 
-def test_a_file_that_is_no_trajectory_is_refused_by_name(tmp_path):
+def test_a_file_that_is_no_trajectory_is_rejected_by_name(tmp_path):
     problems.modes(GAMMA).save(tmp_path / "p.npz")
     with pytest.raises(
         ValueError,
@@ -70,7 +72,7 @@ def test_matrices_that_are_not_finite_have_no_eigenvalues(x64):
     )
 
 
-def test_converged_means_what_the_positive_modes_allow(x64):
+def test_converged_means_the_lowest_loss_that_the_positive_modes_allow(x64):
     p = problems.modes([1.0, -0.3])
     A0 = problems.gaussian((3, 2), 1e-3)
     assert closed_form(p, A0, [0.0, 100.0]).result.name == "converged"
@@ -88,7 +90,7 @@ def test_precision_is_the_widest_of_the_inputs(x64):
     assert closed_form(narrow, A0.astype(int), times).eigenvalues.dtype == "float64"
 
 
-def test_a_batch_is_taken_apart_and_told_apart(x64):
+def test_a_batch_is_split_and_reports_its_results(x64):
     p = problems.modes([1.0, 0.5, -0.1])
     starts = jnp.stack([p.start(jax.random.key(i), 2, 1e-3) for i in range(3)])
     batch = jax.vmap(lambda A: descent(p, A, 0.05, 400))(starts)
@@ -102,6 +104,6 @@ def test_a_batch_is_taken_apart_and_told_apart(x64):
         ValueError, match=r"trajectory: expected a batch, .* received float64 \[401\]"
     ):
         parts[0].unbatch()
-    said = []
-    jax.jit(lambda A: said.append(repr(closed_form(p, A, jnp.arange(1.0, 3)))) or A)(starts[0])
-    assert said == ["Trajectory(closed form: eigenvalues [2, 2], traced)"]
+    texts = []
+    jax.jit(lambda A: texts.append(repr(closed_form(p, A, jnp.arange(1.0, 3)))) or A)(starts[0])
+    assert texts == ["Trajectory(closed form: eigenvalues [2, 2], traced)"]

@@ -1,4 +1,4 @@
-"""`python -m stepwise.cli`: the command line where its script is not on the PATH."""
+"""`python -m stepwise.cli`: the command line, if `stepwise` is not on the PATH."""
 
 from stepwise.cli import script
 

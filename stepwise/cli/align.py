@@ -1,4 +1,4 @@
-"""`stepwise align`: what a network's own kernel predicts of its embedding, beside the nulls."""
+"""`stepwise align`: how well kernels predict the subspace of a network's embedding."""
 
 import time
 from dataclasses import asdict
@@ -19,23 +19,22 @@ def run(options: Align) -> int:
     rows, d = network.z.shape
     # the rank of all centred views, or of a random half of them
     most = rows - 1 if options.resamples == 0 else 2 * (rows // 4) - 1
-    other = "--resamples 0, --d or --n-pairs otherwise"
-    _check.require(d <= most, "--d", f"at most {most} on {rows} views, or {other}", d)
+    remedy = "or a larger --n-pairs, or --resamples 0"
+    _check.require(d <= most, "--d", f"at most {most} for {rows} views, {remedy}", d)
     scores: dict[str, entk.Score] = {}
     for name, kernel in {"its eNTK": network.kernel, **network.nulls}.items():
-        scores[name] = entk.score(kernel(), network.z, resamples=options.resamples)
-        found = scores[name]
-        low, high = found.interval
+        score = scores[name] = entk.score(kernel(), network.z, resamples=options.resamples)
+        low, high = score.interval
         print(
-            f"{name:<20} {found.alignment:.3f}  [{low:.3f}, {high:.3f}]  p = {found.p_value:.3g}",
+            f"{name:<20} {score.alignment:.3f}  [{low:.3f}, {high:.3f}]  p = {score.p_value:.3g}",
             flush=True,
         )
     print(
-        f"{'random subspaces':<20} {found.random:.3f}     {len(network.x)} views, d = "
+        f"{'random subspaces':<20} {score.random:.3f}     {len(network.x)} views, d = "
         f"{network.z.shape[1]}, {network.name}"
     )
     numbers = {"network": network.name, "views": len(network.x), "d": network.z.shape[1]}
-    numbers |= {"scores": {name: score.summary() for name, score in scores.items()}}
+    numbers |= {"scores": {name: each.summary() for name, each in scores.items()}}
     arrays = {"embedding": network.z, "views": network.x}
     with plotting.style():
         config = asdict(options) | {"command": "align"}
@@ -61,17 +60,17 @@ def _bars(scores: dict[str, entk.Score], title: str) -> plotting.Figure:
         zip(scores.values(), (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=False)
     ):
         low, high = score.interval
-        off = [[score.alignment - low], [high - score.alignment]]
+        extent = [[score.alignment - low], [high - score.alignment]]
         ax.bar(i, score.alignment, 0.6, color=colour)
-        ax.errorbar(i, score.alignment, off, color=plotting.INK, capsize=4)
+        ax.errorbar(i, score.alignment, extent, color=plotting.INK, capsize=4)
     ax.axhline(score.random, color=plotting.INK, ls=":", label="random subspaces")
     ax.set_xticks(range(len(scores)), list(scores))
     ax.set(
         ylim=(0, 1.1),
-        ylabel="alignment of predicted and real subspace",
-        xlabel="kernel that predicts",
+        ylabel="alignment of predicted and learned subspace (1 = equal)",
+        xlabel="kernel that makes the prediction",
     )
-    ax.set_title("What the kernel says of the embedding")
+    ax.set_title("How well each kernel predicts the embedding")
     ax.legend(loc="upper right")
     fig.suptitle(plotting.plain(title), fontsize=12)
     return fig

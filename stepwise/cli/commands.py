@@ -1,7 +1,7 @@
-"""What can be typed: one dataclass a command, whose fields are its flags.
+"""The flags of every command: one dataclass for each command, one field for each flag.
 
-Nothing here imports JAX or matplotlib, so that `--help` answers at once. `run` imports the module
-that does the work when the command runs.
+This module imports neither JAX nor matplotlib, so `--help` is fast. `run` imports the module that
+does the work.
 """
 
 import importlib
@@ -14,50 +14,59 @@ import tyro
 from stepwise.training.config import Config
 
 
+def _flag(metavar: str, default: str, text: str | None = None) -> object:
+    """Return how `--help` shows a flag whose default is not a value: its default in words.
+
+    A text replaces the field's docstring; tyro keeps the line breaks of a docstring.
+    """
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", help=text)
+
+
 @dataclass(frozen=True)
 class ImageOptions:
-    """Which images."""
+    """Which images to load."""
 
     data: str = "photos"
-    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
-    data_dir: str | None = None
-    """Folder that holds cifar10 or stl10; without it they are downloaded."""
+    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: Annotated[str | None, _flag("STR", "downloaded once to a cache")] = None
+    """Folder of the cifar10 or stl10 files."""
     split: str = "train"
+    """Part of the data set: train, test, val (folders) or unlabeled (stl10)."""
     side: int = 32
-    """Resize images to this side, in px, before views are made of them."""
+    """Side of the square images, in pixels, before views are made of them."""
 
 
 @dataclass(frozen=True)
 class Predict(ImageOptions):
-    """Predict what a method will learn of your images, in which order, and when.
+    """Predict what a method will learn from your images, in which order, and when.
 
-    Needs no training. The prediction is for a linear model, or for an infinitely wide network, from
-    a small start: its modes, the step at which each is learned, and how far to trust the closed
-    form.
+    No training is needed. The prediction holds for a linear model or an infinitely wide network
+    that starts from small weights. It gives the modes, the step at which each is learned, and the
+    expected error of the closed form.
     """
 
-    method: str = ""
-    """A method with a law: a name in `stepwise.methods`, or FILE.py:NAME of your own; by default
-    the form of Barlow Twins that the theory solves."""
+    method: Annotated[str, _flag("STR", "Barlow Twins in the form that the theory solves")] = ""
+    """Method to predict: a name in `methods.METHODS` that has a law, or FILE.py:NAME."""
     n_pairs: int = 500
     """Number of images; two views are made of each."""
     recipe: str = "crop20"
-    """How views are made: a name in `views.RECIPES`."""
+    """Augmentations that make the views, a name in `views.RECIPES`."""
     model: Literal["linear", "infinite_width"] = "linear"
-    """infinite_width: the NTK of a ReLU network with one hidden layer."""
+    """Model: linear, or the NTK of an infinitely wide ReLU network with one hidden layer."""
     center: Literal["pooled", "per_view", "none"] = "pooled"
-    """Centre the views at the mean of all, at each view's own mean, or not at all."""
+    """Mean to subtract: of all views (pooled), of first and second views separately, or none."""
     d: int = 10
-    """Dimensions of the embedding."""
+    """Dimension of the embedding."""
     start_scale: float = 1e-6
     """Standard deviation of the starting weights, in mode coordinates."""
-    lr: float | None = None
-    """Learning rate of the descent to predict; by default a hundredth of the largest stable one."""
+    lr: Annotated[
+        float | None, _flag("FLOAT", "a hundredth of the largest stable rate, if that is known")
+    ] = None
+    """Learning rate of gradient descent, which converts times to steps."""
     seed: int = 0
     """Seed of the choice of images and of their views."""
     out: Path = Path("results/predict")
-    """Folder for summary.json, arrays.npz, config.json and the figure; the next call overwrites
-    them."""
+    """Folder for summary.json, arrays.npz, config.json and the figure; later calls replace them."""
 
     def run(self) -> int:
         """Print the report and write its files."""
@@ -65,40 +74,47 @@ class Predict(ImageOptions):
 
 
 @dataclass(frozen=True)
-class _Given(Config):
+class _Settings(Config):
     """Settings of the training run."""
 
-    lr: float | None = None  # type: ignore[assignment]
-    """Learning rate; by default the method's own, as are steps, warm-up, cosine and the start."""
-    steps: int | None = None  # type: ignore[assignment]
-    """How many steps to take."""
-    warmup: int | None = None  # type: ignore[assignment]
-    """Steps of linear warm-up."""
-    cosine: bool | None = None  # type: ignore[assignment]
-    """Whether the rate then falls to a thousandth as a cosine."""
-    start_scale: float | None = None  # type: ignore[assignment]
+    data_dir: Annotated[str | None, _flag("STR", "downloaded once to a cache")] = None
+    """Folder of the cifar10 or stl10 files."""
+    method: Annotated[str, _flag("STR", "Barlow Twins in the form that the theory solves")] = ""
+    """Method to train with: a name in `methods.METHODS`, or FILE.py:NAME."""
+    temperature: Annotated[float | None, _flag("FLOAT", "the official value")] = None
+    """Temperature of the loss, for a loss that has one."""
+    lr: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
+    """Learning rate, after any warm-up and before any cosine decay."""
+    steps: Annotated[int | None, _flag("INT", "the method's")] = None  # type: ignore[assignment]
+    """Number of training steps."""
+    warmup: Annotated[int | None, _flag("INT", "the method's")] = None  # type: ignore[assignment]
+    """Number of steps over which the learning rate rises linearly; 0 means no warm-up."""
+    cosine: Annotated[bool | None, _flag("{True,False}", "the method's")] = None  # type: ignore[assignment]
+    """Lower the learning rate to a thousandth along a cosine, over the steps after the warm-up."""
+    start_scale: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
     """Factor on the starting weights; 1 is a standard start."""
-    offset: float | None = None  # type: ignore[assignment]
-    """Norm of the head's bias at the start, the small start of a loss that is blind to scale."""
+    offset: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
+    """Norm of the head's bias at the start; 0 means a head without bias."""
 
     def __post_init__(self) -> None:
-        """Refuse nothing yet."""
+        """Skip the checks of `Config`, which apply once the method's defaults are filled in."""
 
 
 @dataclass(frozen=True)
 class Train:
     """Train an encoder, and count the modes that it learns one at a time.
 
-    The run is kept under RUNS-DIR/HASH-OF-CONFIG with its checkpoints and log. If it is killed, the
-    same command resumes it to the same bits.
+    Checkpoints and log are stored in RUNS-DIR/HASH-OF-CONFIG. If the run is interrupted, the same
+    command resumes it, to the same bits.
     """
 
-    settings: tyro.conf.OmitArgPrefixes[_Given] = field(default_factory=_Given)
+    settings: Annotated[tyro.conf.OmitArgPrefixes[_Settings], tyro.conf.arg(name="training")] = (
+        field(default_factory=_Settings)
+    )
     runs_dir: Path = Path("runs")
-    """Folder of the training runs."""
+    """Folder of all training runs."""
     out: Path = Path("results/train")
-    """Folder in which the run gets a folder of its own for summary.json, arrays.npz, config.json
-    and the figure."""
+    """Parent of the run's results folder (summary.json, arrays.npz, config.json and the figure)."""
 
     def run(self) -> int:
         """Train, resume or load the run; then write its files."""
@@ -107,40 +123,51 @@ class Train:
 
 @dataclass(frozen=True)
 class NetworkOptions(ImageOptions):
-    """Which network, and the views to look at it with."""
+    """Which network to analyse, and on which views."""
 
-    run_dir: Path | None = None
-    """Folder of a run of `stepwise train` or of a figure, runs/HASH, with its own images and
-    recipe. Give --data, --data-dir or --split only if the images have moved since training."""
-    network: str | None = None
-    """Instead of a run, FILE.py:NAME of your own, where NAME() -> (apply, params), and
-    apply(params, x) -> [n, d] of views x float32 [n, h, w, c] in [0, 1]."""
+    run_dir: Annotated[
+        Path | None,
+        _flag(
+            "PATH",
+            "none; give this or --network",
+            "Folder of a training run, RUNS-DIR/HASH. The run sets its own images, side, recipe "
+            "and seed; give --data, --data-dir or --split only if the images have moved since "
+            "training.",
+        ),
+    ] = None
+    network: Annotated[
+        str | None,
+        _flag(
+            "FILE.py:NAME",
+            "none; give this or --run-dir",
+            "Network of your own: a function NAME() that returns (apply, params), where "
+            "apply(params, x) maps views x, float32 [n, h, w, c] in [0, 1], to embeddings [n, d].",
+        ),
+    ] = None
     n_pairs: int = 256
     """Number of images, with two fresh views of each; all images if there are fewer."""
     recipe: str = "small"
-    """How views of your own network's images are made, a name in `views.RECIPES`: small, crop20,
-    simclr, byol, ..."""
-    step: int | None = None
-    """Look at the network after this step of a run, one of those that it kept; by default the
-    last."""
-    d: int | None = None
-    """Number of leading principal directions of the embedding to use; by default the modes that a
-    run learned, and all directions of your own network."""
+    """Augmentations that make the views for your own network, a name in `views.RECIPES`."""
+    step: Annotated[int | None, _flag("INT", "the last")] = None
+    """Training step of the run's network to analyse: 0, a snapshot's or the last."""
+    d: Annotated[
+        int | None, _flag("INT", "the modes that the run learned, or all of your own network's")
+    ] = None
+    """Number of leading principal directions of the embedding to use."""
     seed: int = 0
-    """Seed of your own network's choice of images and of their views."""
+    """Seed of the choice of images and of their views, for your own network."""
 
 
 @dataclass(frozen=True)
 class Entk(NetworkOptions):
     """Compute the empirical NTK of a trained network on fresh views, and its spectrum.
 
-    K is stored with the run (for your own network, in OUT) while it is computed: a call that was
-    killed resumes.
+    The partial kernel is saved with the run, or in OUT for your own network. If the call is
+    interrupted, the same command resumes it.
     """
 
     out: Path = Path("results/entk")
-    """Folder for summary.json, arrays.npz with K, config.json and the figure; the next call
-    overwrites them."""
+    """Folder for summary.json, arrays.npz (with the kernel K), config.json and the figure."""
 
     def run(self) -> int:
         """Print the kernel's leading modes and write its files."""
@@ -149,17 +176,16 @@ class Entk(NetworkOptions):
 
 @dataclass(frozen=True)
 class Align(NetworkOptions):
-    """Score how near a network's embedding is to the subspace that its own kernel predicts.
+    """Score how well a network's embedding matches what its own kernel predicts.
 
-    For comparison it scores what the kernel at the start of a run and the pixels alone predict, and
-    chance.
+    The score is the overlap of two subspaces, 1 if they are equal. For comparison, the same score
+    is computed for the kernel before training (of a run), the pixel kernel and random subspaces.
     """
 
     resamples: int = 200
-    """Random halves of the pairs, for the 95% intervals."""
+    """Number of random halves of the pairs, for the 95% intervals; 0 means no intervals."""
     out: Path = Path("results/align")
-    """Folder for summary.json, arrays.npz, config.json and the figure; the next call overwrites
-    them."""
+    """Folder for summary.json, arrays.npz, config.json and the figure; later calls replace them."""
 
     def run(self) -> int:
         """Print a line for each kernel and write the files."""
@@ -168,27 +194,28 @@ class Align(NetworkOptions):
 
 @dataclass(frozen=True)
 class Fetch:
-    """Download and check a data set, so that nothing else has to."""
+    """Download a data set to the cache and check it."""
 
     name: tyro.conf.Positional[Literal["cifar10", "stl10"]]
-    """Which: 170 MB and 2.6 GB."""
+    """Data set: cifar10 (170 MB) or stl10 (2.6 GB)."""
 
     def run(self) -> int:
-        """Download into the user's cache, or the folder that STEPWISE_CACHE names."""
+        """Download to the user's cache, or to the folder that STEPWISE_CACHE names."""
         return _run("data", self)
 
 
 @dataclass(frozen=True)
 class Show:
-    """Describe what `--data NAME` is: how many images, their size, and their classes."""
+    """Describe a set of images: how many there are, their size, and their classes."""
 
     name: tyro.conf.Positional[str]
-    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
-    data_dir: str | None = None
-    """Folder that holds cifar10 or stl10; without it they are downloaded."""
+    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    data_dir: Annotated[str | None, _flag("STR", "downloaded once to a cache")] = None
+    """Folder of the cifar10 or stl10 files."""
     split: str = "train"
-    size: int | None = None
-    """Resize images to this side; otherwise those of a folder must all have one size."""
+    """Part of the data set: train, test, val (folders) or unlabeled (stl10)."""
+    size: Annotated[int | None, _flag("INT", "their own size")] = None
+    """Side to which images are resized, in pixels; required if their sizes differ."""
 
     def run(self) -> int:
         """Read all images and print the description."""
@@ -197,7 +224,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Data:
-    """Look at a set of images, or download one."""
+    """Describe a set of images, or download one."""
 
     action: (
         Annotated[Show, tyro.conf.subcommand("show", prefix_name=False)]
@@ -210,5 +237,5 @@ class Data:
 
 
 def _run(module: str, options: object) -> int:
-    """Import the module of a command and let it do what the options say."""
+    """Import the command's module and run it with these options."""
     return int(importlib.import_module(f"stepwise.cli.{module}").run(options))

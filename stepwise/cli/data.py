@@ -1,4 +1,4 @@
-"""`stepwise data`: describe a set of images, or download one; and the images of other commands."""
+"""`stepwise data`, which describes or downloads images, and the loader of other commands."""
 
 from collections import Counter
 
@@ -8,23 +8,23 @@ from stepwise.data import Images
 
 
 def run(options: Show | Fetch) -> int:
-    """Describe or download, and return the exit code."""
+    """Describe or download a set of images, and return the exit code."""
     if isinstance(options, Fetch):
         images = data.load(options.name, limit=1)
-        print(f"{options.name}: available, {images.source}")
+        print(f"{options.name}: available ({images.source})")
         return 0
     images = data.load(options.name, split=options.split, root=options.data_dir, size=options.size)
     height, width, channels = images.pixels.shape[1:]
     print(f"{images.source}\n{len(images)} images of {height} x {width} px, {channels} channels")
     if images.labels is not None:
         counts = Counter(images.class_names[label] for label in images.labels.tolist())
-        few = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))
-        print(f"{len(images.class_names)} classes: {few}{', ...' if len(counts) > 5 else ''}")
+        largest = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))
+        print(f"{len(images.class_names)} classes: {largest}{', ...' if len(counts) > 5 else ''}")
     return 0
 
 
 def load(options: ImageOptions, n: int, seed: int) -> Images:
-    """Load n of the images that a command names; if there are fewer, load all and say so."""
+    """Load n images of a command's data set; if fewer are available, load all and print so."""
     images = data.load(
         options.data,
         split=options.split,
@@ -40,4 +40,4 @@ def load(options: ImageOptions, n: int, seed: int) -> Images:
 def say_if_fewer(available: int, requested: int) -> None:
     """Print a line if fewer images are available than were requested."""
     if available < requested:
-        print(f"only {available} images there, of {requested} asked for")
+        print(f"only {available} of the {requested} requested images are available")

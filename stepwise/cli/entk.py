@@ -25,7 +25,7 @@ def run(options: Entk) -> int:
         f"{network.name}: eNTK of {len(network.x)} views, trace {np.trace(K):.6g}, "
         f"{int((gamma > 0).sum())} positive modes"
     )
-    print(f"γ = {', '.join(f'{value:.4g}' for value in gamma[:SHOWN])}, ...")
+    print(f"largest γ: {', '.join(f'{value:.4g}' for value in gamma[:SHOWN])}, ...")
     numbers = {
         "network": network.name,
         "views": len(network.x),
@@ -37,7 +37,7 @@ def run(options: Entk) -> int:
         left, right = fig.subplots(1, 2)
         fig.colorbar(left.imshow(K, cmap="cividis"), ax=left, label="K(x, x'), mean over outputs")
         left.set(
-            title="A  K: views, then the same images' other views", xlabel="view", ylabel="view"
+            title="A  Kernel of the views", xlabel="first views, then second views", ylabel="view"
         )
         positive = gamma > 0
         rank = np.arange(1, gamma.size + 1)[positive]
@@ -45,9 +45,9 @@ def run(options: Entk) -> int:
         right.set(
             xscale="log",
             yscale="log",
-            xlabel="mode",
-            ylabel="γ",
-            title="B  What it predicts with",
+            xlabel="mode, from the largest γ",
+            ylabel="eigenvalue γ",
+            title="B  Spectrum of the positive modes",
         )
         fig.suptitle(plotting.plain(network.name), fontsize=12)
         config = asdict(options) | {"command": "entk"}

@@ -1,4 +1,4 @@
-"""The network that `stepwise entk` and `stepwise align` look at: a run's, or one of your own."""
+"""The network that `stepwise entk` and `stepwise align` analyse: a run's, or one of your own."""
 
 import runpy
 import sys
@@ -17,17 +17,18 @@ from stepwise.training import runs
 
 
 def open_network(options: NetworkOptions, out: Path) -> "Network":
-    """The network, its views, and its kernels; out is where that of one's own is kept while it
-    is being made.
+    """Open the network that the options name, with its views and kernels.
+
+    Args:
+        out: folder for the partial kernel of a network of one's own.
 
     Raises:
-        ValueError: none or both were named, or what was named is not there or not what it
-            should be.
+        ValueError: if the options name no network or two, or if the network is missing or invalid.
     """
     record.require_writable("--out", out)
     one = (options.run_dir is None) != (options.network is None)
     _check.require(
-        one, "--run-dir, --network", "one of them", "both" if options.network else "none"
+        one, "--run-dir, --network", "exactly one", "both" if options.network else "none"
     )
     _check.require(
         options.n_pairs >= 1, "--n-pairs", "a positive number of images", options.n_pairs
@@ -39,107 +40,104 @@ def open_network(options: NetworkOptions, out: Path) -> "Network":
         repr(options.recipe),
     )
     return (
-        _of_run(options, options.run_dir)
+        _open_run(options, options.run_dir)
         if options.run_dir is not None
-        else _of_file(options, str(options.network), out)
+        else _open_file(options, str(options.network), out)
     )
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network with views x [2n, ...], its embedding z [2n, d] of them, and its kernels by
-    name."""
+    """A network with 2n views, its embedding of them, and kernels of the same views.
+
+    Attributes:
+        name: title of the network in text and figures.
+        x: the views, X stacked on X' [2n, h, w, c].
+        z: the embedding on its d leading principal directions [2n, d].
+        kernel: computes the network's eNTK [2n, 2n]; a function without arguments.
+        nulls: kernels to compare with, by name; functions like `kernel`.
+    """
 
     name: str
     x: np.ndarray
     z: np.ndarray
     kernel: Any
-    """A function of nothing: the eNTK asked for."""
     nulls: dict[str, Any]
-    """The nulls: functions of nothing, to kernels of the same views."""
 
 
-def _of_run(options: NetworkOptions, folder: Path) -> Network:
+def _open_run(options: NetworkOptions, folder: Path) -> Network:
     folder = folder.resolve()  # "." has no name, and its parent is itself
     config = subject.configuration(folder)
     for name in ("side", "recipe", "seed"):
-        given, default = getattr(options, name), getattr(NetworkOptions, name)
-        _check.require(
-            given == default, f"--{name}", "none with --run-dir, which has its own", given
-        )
+        value, default = getattr(options, name), getattr(NetworkOptions, name)
+        expected = "no value with --run-dir, whose run sets it"
+        _check.require(value == default, f"--{name}", expected, value)
     for name in ("data", "data_dir", "split"):
         if getattr(options, name) != getattr(NetworkOptions, name):
             config = replace(config, **{name: getattr(options, name)})
     steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
     step = config.steps if options.step is None else options.step
-    _check.require(step in steps, "--step", f"one of those that the run keeps, {steps}", step)
-    kept = [path.name.removeprefix("step_") for path in folder.glob("checkpoints/step_*")]
-    reached = max(
-        (int(name) for name in kept if name.isdecimal()), default=0
-    )  # a kill leaves half of one
-    whole = reached == config.steps
+    _check.require(step in steps, "--step", f"a step that the run saved, one of {steps}", step)
+    names = [path.name.removeprefix("step_") for path in folder.glob("checkpoints/step_*")]
+    # a run that was killed may leave a temporary folder, whose name has more than digits
+    reached = max((int(name) for name in names if name.isdecimal()), default=0)
     _check.require(
-        whole,
+        reached == config.steps,
         str(folder),
         f"a finished run of {config.steps} steps",
         f"one that ended at step {reached}",
     )
-    where = runs.folder(config, runs.load(config), folder.parent)
+    name = runs.folder(config, runs.load(config), folder.parent).name
     _check.require(
-        where.name == folder.name,
+        name == folder.name,
         str(folder),
-        f"a folder named {where.name}, after its configuration and the images of {config.data}",
-        "another name: it was renamed, its config.json or its method's file was edited, or the "
-        "images are others",
+        f"a folder named {name}, after its configuration and the images of {config.data}",
+        "another name: the folder was renamed, its config.json or its method's file was edited, or "
+        "the images differ",
     )
-    of = subject.from_run(
-        config, runs.train(config, root=folder.parent), options.n_pairs, root=folder.parent
-    )
-    say_if_fewer(len(of.images), options.n_pairs)
-    others = {
-        "eNTK, at the start": lambda: of.kernel(0),
-        "pixel kernel": lambda: of.pixel_kernel,
+    trained = runs.train(config, root=folder.parent)
+    run = subject.from_run(config, trained, options.n_pairs, root=folder.parent)
+    say_if_fewer(len(run.images), options.n_pairs)
+    nulls = {
+        "eNTK, at the start": lambda: run.kernel(0),
+        "pixel kernel": lambda: run.pixel_kernel,
     }
-    z = np.asarray(jax.jit(of.apply)(subject.leaves(of.network(step)), of.x), np.float64)
-    learned = sum(time <= step for time in of.numbers["step_times"])
+    z = np.asarray(jax.jit(run.apply)(subject.leaves(run.network(step)), run.x), np.float64)
+    learned = sum(time <= step for time in run.numbers["step_times"])
     d = options.d if options.d is not None else max(1, learned)
     return Network(
         f"{methods.find(config.method).title}, step {step}",
-        of.x,
-        _leading(z, d),
-        lambda: of.kernel(step),
-        others,
+        run.x,
+        _project(z, d),
+        lambda: run.kernel(step),
+        nulls,
     )
 
 
-def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
+def _open_file(options: NetworkOptions, network: str, out: Path) -> Network:
     file, _, name = network.rpartition(":")
     _check.require(bool(file) and bool(name), "--network", "FILE.py:NAME", repr(network))
     _check.require(
-        Path(file).is_file(), "--network", "FILE.py:NAME with a file that is there", repr(network)
+        Path(file).is_file(), "--network", "FILE.py:NAME with a file that exists", repr(network)
     )
-    _check.require(options.step is None, "--step", "none with --network", options.step)
-    sys.path.insert(
-        0, str(Path(file).resolve().parent)
-    )  # as `python FILE.py` does: it may import what lies beside it
-    made = run_user_code(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
+    _check.require(options.step is None, "--step", "no value with --network", options.step)
+    # the file may import modules beside it, as it may under `python FILE.py`
+    sys.path.insert(0, str(Path(file).resolve().parent))
+    build = run_user_code(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
     _check.require(
-        callable(made),
-        "--network",
-        f"a function {name} in {file}",
-        "nothing of that name that is one",
+        callable(build), "--network", f"a function {name} in {file}", "no function of that name"
     )
-    found = run_user_code(network, "(apply, params) from a call without arguments", made)
-    two = isinstance(found, tuple) and len(found) == 2
+    result = run_user_code(network, "(apply, params) from a call without arguments", build)
+    two = isinstance(result, tuple) and len(result) == 2
     _check.require(
-        two, network, "a function that returns (apply, params)", f"{type(found).__name__}"
+        two, network, "a function that returns (apply, params)", f"{type(result).__name__}"
     )
-    apply, params = found
+    apply, params = result
     _check.require(
         callable(apply),
         network,
-        "(apply, params), the first a function",
-        f"{type(apply).__name__} first",
+        "(apply, params), where apply is a function",
+        f"{type(apply).__name__} as apply",
     )
     images = load(options, options.n_pairs, options.seed)
     pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
@@ -150,16 +148,14 @@ def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
         lambda: np.asarray(apply(params, x), np.float64),
     )
     fits = z.ndim == 2 and len(z) == len(x)
-    _check.require(fits, network, f"embeddings [{len(x)}, d] of as many views", f"{list(z.shape)}")
+    _check.require(fits, network, f"embeddings [{len(x)}, d], one row a view", f"{list(z.shape)}")
     bad = int(z.size - np.isfinite(z).sum())
-    _check.require(
-        bad == 0, network, "finite embeddings", f"{bad} of {z.size} numbers that are not"
-    )
+    _check.require(bad == 0, network, "finite embeddings", f"{bad} of {z.size} entries not finite")
     flat = np.asarray(x.reshape(len(x), -1), np.float64)
 
     def kernel() -> np.ndarray:
         out.mkdir(parents=True, exist_ok=True)
-        # anew: another network's, or one of other views, is worth no more than its time
+        # anew: replace the partial kernel of another network or of other views
         K = run_user_code(
             network,
             "a pure JAX function apply(params, x) of one view or more",
@@ -169,25 +165,22 @@ def _of_file(options: NetworkOptions, network: str, out: Path) -> Network:
         return np.asarray(K, np.float64)
 
     return Network(
-        network, x, _leading(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T}
+        network, x, _project(z, options.d), kernel, {"pixel kernel": lambda: flat @ flat.T}
     )
 
 
-def _leading(z: np.ndarray, d: int | None) -> np.ndarray:
-    """On d leading principal directions, or on all that it has."""
-    _check.require(
-        d is None or 1 <= d <= z.shape[1],
-        "--d",
-        f"1 ... {z.shape[1]}, the embedding's dimensions",
-        d,
-    )
+def _project(z: np.ndarray, d: int | None) -> np.ndarray:
+    """Centre the embedding and project it on its d leading principal directions, or on all."""
+    fits = d is None or 1 <= d <= z.shape[1]
+    expected = f"a whole number in 1 ... {z.shape[1]}, the dimension of the embedding"
+    _check.require(fits, "--d", expected, d)
     z = z - z.mean(axis=0)
     _, sizes, directions = np.linalg.svd(z, full_matrices=False)
     rank = int(np.sum(sizes > 1e-6 * sizes[0]))
     _check.require(
         rank > 0,
         "the embedding",
-        "views that differ in it",
+        "vectors that differ between views",
         "one vector for all views: it has collapsed",
     )
     return z @ directions[: min(d or rank, rank)].T

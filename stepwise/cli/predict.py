@@ -1,6 +1,4 @@
-"""`stepwise predict`: from images alone, before any training, which modes will be learned, when,
-and how surely.
-"""
+"""`stepwise predict`: from images alone, which modes will be learned, when, and with what error."""
 
 import importlib
 import math
@@ -34,12 +32,13 @@ def run(options: Predict) -> int:
     """Print the report and write its files."""
     began = time.perf_counter()
     method = methods.find(options.method)
-    law_of = method.require_law()
+    build_law = method.require_law()
     record.require_writable("--out", options.out)
     if options.model == "infinite_width":
-        importlib.import_module("stepwise.neural_tangents")  # refuses now if it is not installed
+        # raises now, rather than after the images are loaded, if the package is not installed
+        importlib.import_module("stepwise.neural_tangents")
     _check.whole("n_pairs", options.n_pairs, 2)
-    _check.whole("d", options.d, 1, 2 * options.n_pairs, ", the views")
+    _check.whole("d", options.d, 1, 2 * options.n_pairs, ", the number of views")
     _check.whole("seed", options.seed, 0, 2**31 - 1)
     _check.require(
         options.recipe in views.RECIPES,
@@ -52,7 +51,7 @@ def run(options: Predict) -> int:
     with jax.enable_x64(True):
         x, x2 = (np.asarray(view, np.float64) for view in pair)
         p = _problem(options, x, x2)
-        law = methods.run_with(options.method, lambda: laws.law_of(law_of, p, options.d))
+        law = methods.run_with(options.method, lambda: laws.law_of(build_law, p, options.d))
         lr = options.lr if options.lr is not None else _learning_rate(law)
         start = {"start_scale": options.start_scale, "lr": lr}
         report = methods.run_with(
@@ -62,7 +61,7 @@ def run(options: Predict) -> int:
             options.method, lambda: _curves(options, p, law, report, lr)
         )
     print(
-        f"{images.source}: {len(x)} pairs ({options.recipe}), {x[0].size} numbers a view; "
+        f"{images.source}: {len(x)} pairs ({options.recipe}), {x[0].size} numbers in each view; "
         f"{options.model} model, {method.title}"
     )
     rates = arrays["growth"]
@@ -72,11 +71,11 @@ def run(options: Predict) -> int:
     )
     print(report)
     if lr is None:
-        print(f"no learning rate is known to be stable for {method.title}: give --lr for steps")
+        print(f"no stable learning rate is known for {method.title}; pass --lr to see steps")
     elif report.stable is not False:
         times = [time for time in report.step_times[:SHOWN] if np.isfinite(time)]
         steps = "; ".join(f"{math.ceil(time / lr):,}" for time in times if time < 1e300 * lr)
-        print(f"in steps of gradient descent with lr = {lr:.4g}: {steps}, ...")
+        print(f"learned at these steps of gradient descent with lr = {lr:.4g}: {steps}, ...")
     title = f"{images.source}: {len(x)} pairs, {options.model.replace('_', ' ')} model, "
     with plotting.style():
         figure = _figure(arrays, law, f"{title}{method.title}, d = {options.d}")
@@ -96,7 +95,7 @@ def run(options: Predict) -> int:
 
 
 def _learning_rate(law: laws.Law) -> float | None:
-    """A hundredth of the largest stable learning rate; None if none is known."""
+    """Return a hundredth of the largest stable learning rate, or None if that is not known."""
     try:
         return 0.01 * float(law.max_stable_lr())
     except laws.NotKnownError:
@@ -118,19 +117,19 @@ def _problem(options: Predict, x: np.ndarray, x2: np.ndarray) -> Problem:
 def _curves(
     options: Predict, p: Problem, law: laws.Law, report: validity.Report, lr: float | None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The closed form of a typical start up to half as long again as the last step, and all
-    numbers.
+    """Return the arrays and the numbers of the closed form from a typical start.
+
+    The times run to 1.5 times the last step time.
     """
     learned = report.step_times[np.isfinite(report.step_times)]
-    scale = "a start that floating point can hold, such as 1e-6"
-    _check.require(
-        report.n_positive == 0 or learned.size > 0, "start_scale", scale, options.start_scale
-    )
+    fits = report.n_positive == 0 or learned.size > 0
+    expected = "a start large enough for floating point, such as 1e-6"
+    _check.require(fits, "start_scale", expected, options.start_scale)
     _check.require(
         learned.size > 0,
         options.data,
         "images with at least one mode that grows",
-        "none: nothing is learned",
+        "images without one, from which nothing is learned",
     )
     times = np.geomspace(learned.min() / 5, 1.5 * learned.max(), 400)
     k = min(options.d, p.gamma.size)
@@ -160,24 +159,25 @@ def _row(values: np.ndarray) -> str:
 
 
 def _figure(a: dict[str, np.ndarray], law: laws.Law, title: str) -> plotting.Figure:
-    """The loss, the eigenvalues that grow, and the spectrum that they follow from."""
+    """Draw the loss, the eigenvalues, and the growth rates of the modes."""
     fig = plotting.figure(13, 4.4)
     axes: Any = fig.subplots(1, 3)
     curve = (a["times"], a["eigenvalues"], a["loss"])
     plotting.loss(axes[0], curve, steps=a["step_times"], law=law)
-    axes[0].set_title("A  The expected loss")
+    axes[0].set_title("A  Expected loss")
     plotting.eigenvalues(axes[1], curve, steps=a["step_times"])
-    axes[1].set_title("B  One eigenvalue after another")
+    axes[1].set_title("B  Expected eigenvalues")
     axes[1].set_ylabel(f"eigenvalues of {law.observable}")
     rates = np.sort(a["growth"][a["growth"] > 0])[::-1]
     d = a["eigenvalues"].shape[1]
     rank = np.arange(1, rates.size + 1)
-    axes[2].plot(rank, rates, color="0.75", label="modes that grow")
+    axes[2].plot(rank, rates, color="0.75", label="all modes that grow")
     for j, colour in enumerate(plotting.mode_colours(d)[: rates.size]):
-        label = f"the first {d}" if j == 0 else None
+        label = f"the first {d} modes" if j == 0 else None
         axes[2].plot(rank[j], rates[j], "o", color=colour, label=label)
-    axes[2].set(xscale="log", yscale="log", xlabel="mode", ylabel="growth rate d ln λ/dt")
-    axes[2].set_title("C  How fast each mode grows")
+    axes[2].set(xscale="log", yscale="log", xlabel="mode, from the fastest")
+    axes[2].set_ylabel("growth rate d ln λ/dt, per unit of time t")
+    axes[2].set_title("C  Growth rate of each mode")
     axes[2].legend(loc="lower left")
     fig.suptitle(plotting.plain(title), fontsize=12)
     return fig

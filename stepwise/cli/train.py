@@ -1,5 +1,4 @@
-"""`stepwise train`: a network on one's own images, kept under runs/ and gone on with after a
-kill."""
+"""`stepwise train`: train a network on images; an interrupted run resumes."""
 
 import sys
 import time
@@ -16,8 +15,9 @@ from stepwise.training import runs
 def run(options: Train) -> int:
     """Train, resume or load the run; then write its files."""
     began = time.perf_counter()
-    given = {name: value for name, value in asdict(options.settings).items() if value is not None}
-    config = runs.Config.for_method(**given)
+    settings = asdict(options.settings)
+    changes = {name: value for name, value in settings.items() if value is not None}
+    config = runs.Config.for_method(**changes)
     title = methods.find(config.method).title
     record.require_writable("--out", options.out)
     record.require_writable("--runs-dir", options.runs_dir)
@@ -25,7 +25,7 @@ def run(options: Train) -> int:
     folder = runs.folder(config, images, options.runs_dir)
     print(f"{images.source}: {len(images)} images, {title}, {config.steps} steps; {folder}")
     if (folder / "checkpoints").is_dir():
-        print("found this run: it is resumed, or loaded if it is finished")
+        print("this run exists: it is loaded if it is finished, and resumed if not")
     trained = methods.run_with(config.method, lambda: runs.train(config, root=options.runs_dir))
     if not trained.finished:
         raise KeyboardInterrupt
@@ -33,13 +33,15 @@ def run(options: Train) -> int:
         staircase.curves(trained.trajectory),
         staircase.numbers(trained.trajectory),
     )
-    steps = ", ".join(f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step))
-    print(f"{staircase.describe(numbers)}, at steps {steps or '-'}")
+    diverged = numbers["result"].startswith("diverged")
+    if not diverged:
+        print(f"{numbers['result']} after {config.steps} steps")
+    print(_describe_steps(numbers))
     if numbers["growing"]:
-        print("the run ended while a mode was still growing: with more --steps it learns more")
+        print("a mode was still growing at the end: raise --steps to let it finish")
     out = options.out / folder.name
     with plotting.style():
-        end = f": {numbers['result']}" if numbers["result"].startswith("diverged") else ""
+        end = f": {numbers['result']}" if diverged else ""
         figure = _figure(arrays, numbers, f"{title}, {images.source}{end}")
         settings = asdict(config) | {"command": "train"}
         seconds = time.perf_counter() - began
@@ -53,30 +55,38 @@ def run(options: Train) -> int:
             figure=figure,
         )
     print(written)
-    if numbers["result"].startswith("diverged"):
+    if diverged:
         print(f"{numbers['result']}; try --lr {config.lr / 4:.2g}", file=sys.stderr)
         return 1
-    kept = runs.snapshot_steps(config)
+    snapshots = ", ".join(map(str, runs.snapshot_steps(config)))
     print(
-        f"networks kept at steps {', '.join(map(str, kept))}"
-        if kept
-        else "no networks kept (--snapshots)"
+        f"networks saved at steps {snapshots}"
+        if snapshots
+        else "only the last network is saved; --snapshots saves earlier ones"
     )
     print(f"next: stepwise align --run-dir {folder}")
     return 0
 
 
+def _describe_steps(numbers: dict[str, Any]) -> str:
+    """Say how many modes were learned, and at which training steps."""
+    steps = [f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step)]
+    place = f", at step{'s' if len(steps) > 1 else ''} {', '.join(steps)}" if steps else ""
+    return staircase.describe(numbers) + place
+
+
 def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> plotting.Figure:
-    """Loss, eigenvalues of C, and of the embedding's covariance."""
+    """Draw the loss, the eigenvalues of C, and those of the embedding's covariance."""
     fig = plotting.figure(13, 4.4)
     axes: Any = fig.subplots(1, 3)
     run = (a["times"], a["eigenvalues"], a["loss"])
-    plotting.loss(axes[0], run, label="loss on the probe")
+    plotting.loss(axes[0], run, label="loss on the probe images")
     axes[0].set_title("A  Loss")
     plotting.eigenvalues(axes[1], run)
+    axes[1].set_ylabel("eigenvalues of the cross-view moment C")
     axes[1].set_title(f"B  {staircase.describe(numbers)}")
     plotting.eigenvalues(axes[2], (a["times"], a["covariance"], a["loss"]))
-    axes[2].set_ylabel("eigenvalues of the covariance")
-    axes[2].set_title("C  The embedding's covariance")
+    axes[2].set_ylabel("eigenvalues of the covariance matrix")
+    axes[2].set_title("C  Covariance of the embedding")
     fig.suptitle(plotting.plain(title), fontsize=12)
     return fig

@@ -1,8 +1,8 @@
-"""Images, from wherever they lie, as uint8 arrays.
+"""Image data sets, loaded as uint8 arrays.
 
-`load` is the door. Behind it, in the order of the flow: `download` brings official archives,
-`binary`, `folder`, `npz` and `photos` read one layout each, `images` holds what they return.
-Nothing here is unpickled, and nothing needs JAX.
+`load` is the entry point. `download` fetches the official archives; `binary`, `folder`, `npz` and
+`photos` read one layout each; `images` defines the `Images` that they return. No file is unpickled,
+and JAX is not needed.
 """
 
 import os
@@ -29,29 +29,33 @@ def load(
 ) -> Images:
     """Load a set of images: pixels uint8 [n, H, W, C], labels int32 [n] or None.
 
-    - `photos`: patches of the two photographs that scikit-learn carries, no network; splits train,
-      test (`photos.load`).
-    - `cifar10`, `stl10`: the official binary layouts, splits train, test, and unlabeled of stl10
-      (`binary`).
-    - `folder:PATH`: a folder of images, one class a sub-folder or flat; splits train, val, test
-      (`folder.load`).
-    - `npz:PATH`: an archive of the arrays pixels and labels; it has one split, train (`npz.load`).
+    Args:
+        name: the data set:
 
-    `root` is where cifar10 and stl10 lie: the folder of their files, one that contains it, or one
-    with the official archive. Without it they are downloaded once (170 MB and 2.6 GB) to the user's
-    cache, or to the folder named by the environment variable STEPWISE_CACHE. For folder and npz, a
-    relative PATH starts at `root`.
+            - `photos`: patches of two photographs that are part of scikit-learn (no download);
+              splits train and test (`photos.load`).
+            - `cifar10`, `stl10`: the official binary layouts; splits train and test, and unlabeled
+              for stl10 (`binary`).
+            - `folder:PATH`: a folder of images, either flat or with one sub-folder per class;
+              splits train, val and test (`folder.load`).
+            - `npz:PATH`: an archive of the arrays pixels and labels; one split, train (`npz.load`).
+        split: the split to load.
+        root: for cifar10 and stl10, the folder of their files, its parent folder, or a folder that
+            contains the official archive. By default they are downloaded once (170 MB and 2.6 GB)
+            to the folder named by the environment variable STEPWISE_CACHE, or else to the user's
+            cache. For folder and npz, a relative PATH starts at `root`.
+        limit: number of images to load: a random subset, determined by `seed` alone and in the
+            order of the files, so that a set sorted by class keeps all its classes. The subset of
+            a smaller limit is part of that of a larger one. A limit of n or more loads all images;
+            photos have a maximum instead. Only the images of the subset are read, except for npz.
+        size: side of the returned square images in px. The central square is resized with Pillow's
+            antialiased bicubic filter; an image of this size is returned unchanged.
+        seed: seed of the random subset.
 
-    `limit` keeps that many images: a random subset given by `seed` alone, so that a set sorted by
-    class keeps all its classes, in the order of the files. A smaller limit is a subset of a larger
-    one, and a limit of n or more keeps all (photos have a maximum instead). Only the images kept
-    are read, but for npz. `size` gives square images of that side in px: the central square,
-    resized with Pillow's antialiased bicubic filter; an image that has the side already is not
-    touched.
-
-    Raises DataError (a ValueError), which names the file, what was expected and what was found, for
-    an argument or a file that is not what it should be, and MissingDataError (a FileNotFoundError
-    too) where there is none.
+    Raises:
+        DataError: if an argument or a file is invalid; a ValueError whose message names the
+            argument or file, what was expected and what was received.
+        MissingDataError: if a file or folder does not exist; also a FileNotFoundError.
     """
     for argument, value in (("limit", limit), ("size", size)):
         fits = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
@@ -68,4 +72,4 @@ def load(
             return folder.load((base or Path()) / Path(path).expanduser(), split, limit, size, seed)
         case ("npz", ":", path) if path:
             return npz.load((base or Path()) / Path(path).expanduser(), split, limit, size, seed)
-    raise DataError(f"name: expected {KNOWN}, found {name!r}")
+    raise DataError(f"name: expected {KNOWN}, received {name!r}")

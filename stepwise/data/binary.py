@@ -28,8 +28,8 @@ STL10 = Archive(
     ),
 )
 CLASSES = 10
-# Records in the official files; shorter copies are read too, for development, if consistent in
-# themselves.
+# Number of records in the official files. Shorter files are accepted too, for development, if their
+# lengths are consistent.
 CIFAR10_RECORDS = 10_000
 STL10_RECORDS = {"train": 5_000, "test": 8_000, "unlabeled": 100_000}
 
@@ -37,13 +37,18 @@ STL10_RECORDS = {"train": 5_000, "test": 8_000, "unlabeled": 100_000}
 def cifar10(
     root: Path | None, split: str, limit: int | None, size: int | None, seed: int
 ) -> Images:
-    """Load CIFAR-10, 32 x 32 px: 50,000 images of train in five files, 10,000 of test in one.
+    """Load CIFAR-10, 32 x 32 px: 50,000 training images in five files, 10,000 test images in one.
 
-    A record is 1 label byte and 3,072 pixel bytes, [channel, row, column]. The test set is a view
-    of its file, and of a subset only its rows are read; the whole of train, 150 MB, is copied into
-    memory, because five files make no single map. A file may hold any whole number of records, and
-    the five the same number. Raises DataError, with the bytes or records expected and found, for a
-    file that does not, or has a label above 9.
+    A record is 1 label byte and 3,072 pixel bytes, [channel, row, column]. The whole test set is a
+    memory-mapped view of its file. The whole training set, 150 MB, is copied into memory, because
+    five files cannot share one map. For a subset, only its rows are read.
+
+    A file may hold any whole number of records; the five training files must hold the same number.
+
+    Raises:
+        DataError: if a file has an incomplete record, fewer records than the longest training file,
+            or a label above 9. The message states the bytes or records expected and received.
+        MissingDataError: if a file does not exist.
     """
     require_split("cifar10", split, ("train", "test"))
     folder = locate(CIFAR10, root)
@@ -65,13 +70,16 @@ def cifar10(
 
 
 def stl10(root: Path | None, split: str, limit: int | None, size: int | None, seed: int) -> Images:
-    """Load STL-10, 96 x 96 px: 5,000 images of train, 8,000 of test, 100,000 unlabeled (2.7 GB).
+    """Load STL-10, 96 x 96 px: 5,000 training, 8,000 test and 100,000 unlabeled images (2.7 GB).
 
-    A record is 27,648 pixel bytes, [channel, column, row]; labels are 1 to 10, one byte each, in a
-    file of their own, and 0 to 9 here. The images are viewed in place, or the rows of a subset read
-    and no others. A file may hold any whole number of records. Raises DataError, with the bytes or
-    records expected and found, for a file that does not, another number of labels than of images,
-    or a label out of range.
+    A record is 27,648 pixel bytes, [channel, column, row]. A separate file holds the labels 1 to
+    10, one byte each; they are returned as 0 to 9. A whole set is a memory-mapped view of its file;
+    for a subset, only its rows are read. A file may hold any whole number of records.
+
+    Raises:
+        DataError: if a file has an incomplete record, a label is out of range, or the numbers of
+            labels and images differ. The message states the bytes or records expected and received.
+        MissingDataError: if a file does not exist.
     """
     require_split("stl10", split, STL10_RECORDS)
     folder = locate(STL10, root)
@@ -81,11 +89,11 @@ def stl10(root: Path | None, split: str, limit: int | None, size: int | None, se
     labels = None
     if split != "unlabeled":
         label_file = folder / f"{split}_y.bin"
-        every = _records(label_file, 1, STL10_RECORDS[split])[:, 0]
+        all_labels = _records(label_file, 1, STL10_RECORDS[split])[:, 0]
         expected = f"{len(records):,} labels, one for each image of {file.name}"
-        require(len(every) == len(records), label_file, expected, f"{len(every):,}")
-        _require_labels([label_file], len(every), np.arange(len(every)), every, 1)
-        labels = np.array(every[keep], np.int32) - 1
+        require(len(all_labels) == len(records), label_file, expected, f"{len(all_labels):,}")
+        _require_labels([label_file], len(records), np.arange(len(records)), all_labels, 1)
+        labels = np.array(all_labels[keep], np.int32) - 1
     pixels = _gather([records.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)], keep)
     class_names = _class_names(folder / "class_names.txt")
     return Images(fit_all(pixels, size), labels, class_names, f"stl10/{split} in {folder}")
@@ -95,7 +103,8 @@ def _records(path: Path, width: int, official: int) -> UInt8[np.ndarray, "n widt
     """Map a file of records of `width` bytes, read-only."""
     if not path.is_file():
         raise MissingDataError(
-            f"{path}: expected {official:,} records of {width:,} bytes, found no such file"
+            f"{path}: expected {official:,} records of {width:,} bytes, "
+            "received a path with no file"
         )
     length = path.stat().st_size
     require(
@@ -111,8 +120,9 @@ def _records(path: Path, width: int, official: int) -> UInt8[np.ndarray, "n widt
 def _gather(
     parts: list[np.ndarray], keep: Int[np.ndarray, " kept"]
 ) -> UInt8[np.ndarray, "kept *rest"]:
-    """Take rows `keep`, ascending, of the parts laid end to end; one part kept whole is a view of
-    it.
+    """Return rows `keep` (ascending) of the concatenated parts.
+
+    All rows of a single part are returned as a view.
     """
     if len(parts) == 1 and len(keep) == len(parts[0]):
         return parts[0]
@@ -126,22 +136,22 @@ def _gather(
 
 
 def _require_labels(
-    files: list[Path], each: int, keep: np.ndarray, labels: np.ndarray, low: int
+    files: list[Path], file_records: int, keep: np.ndarray, labels: np.ndarray, low: int
 ) -> None:
-    """Refuse the first label out of low, ..., low + 9, by the file and the record it stands in."""
+    """Raise DataError for the first label outside low ... low + 9, naming its file and record."""
     wrong = np.flatnonzero((labels < low) | (labels >= low + CLASSES))
     if wrong.size:
-        file, record = divmod(int(keep[wrong[0]]), each)
-        found = f"{labels[wrong[0]]} in record {record:,} (counted from 0)"
-        require(False, files[file], f"labels {low} to {low + CLASSES - 1}", found)
+        file, record = divmod(int(keep[wrong[0]]), file_records)
+        received = f"{labels[wrong[0]]} in record {record:,} (counted from 0)"
+        require(False, files[file], f"labels {low} to {low + CLASSES - 1}", received)
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise MissingDataError(
-            f"{path}: expected {CLASSES} class names, one a line, found no such file"
+            f"{path}: expected {CLASSES} class names, one per line, received a path with no file"
         )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
-    require(len(names) == CLASSES, path, f"{CLASSES} class names, one a line", f"{len(names)}")
+    require(len(names) == CLASSES, path, f"{CLASSES} class names, one per line", f"{len(names)}")
     return names

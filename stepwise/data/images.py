@@ -1,6 +1,4 @@
-"""What every reader returns and raises, and the two things that each does: choose a subset, set a
-size.
-"""
+"""The `Images` and errors of every reader, and the two steps they share: subset and resize."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,34 +10,38 @@ from tqdm import tqdm
 
 
 class DataError(ValueError):
-    """An argument or a file that is not what it should be; the message says what was expected and
-    found.
-    """
+    """An invalid argument or file; the message states what was expected and what was received."""
 
 
 class MissingDataError(DataError, FileNotFoundError):
-    """A file or folder that is not there."""
+    """A file or folder that does not exist."""
 
 
-def require(condition: bool, name: object, expected: str, found: object) -> None:
-    """Raise DataError `name: expected ..., found ...` unless the condition holds."""
+def require(condition: bool, name: object, expected: str, received: object) -> None:
+    """Raise DataError `name: expected ..., received ...` unless the condition holds."""
     if not condition:
-        raise DataError(f"{name}: expected {expected}, found {found}")
+        raise DataError(f"{name}: expected {expected}, received {received}")
 
 
 def require_split(name: object, split: str, known: Iterable[str]) -> None:
-    """Raise DataError unless the split is one of those known."""
+    """Raise DataError unless `split` is one of the known splits."""
     known = tuple(known)
     require(split in known, f"split of {name}", " or ".join(map(repr, known)), repr(split))
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """At least one image of one size, with its label where there is one.
+    """A set of at least one image, all of one size, with optional labels.
 
-    Pixels are uint8 in [0, 255], [n, H, W, C], often a read-only view of a memory-mapped file with
-    strides of its own. Labels are int32 [n], indices into `class_names`. `source` says where they
-    come from. Raises DataError if any of this is untrue.
+    Attributes:
+        pixels: uint8 [n, H, W, C] in [0, 255]; may be a read-only view of a memory-mapped file, and
+            need not be contiguous.
+        labels: int32 [n], indices into `class_names`; None without labels.
+        class_names: name of each class.
+        source: where the images come from.
+
+    Raises:
+        DataError: if the pixels or labels have another type, shape or range.
     """
 
     pixels: np.ndarray
@@ -76,8 +78,9 @@ class Images:
 
 
 def subset(n: int, limit: int | None, seed: int) -> Int[np.ndarray, " kept"]:
-    """Choose min(n, limit) of n indices by the seed, ascending; a smaller limit's are in a larger
-    one's.
+    """Choose min(n, limit) of n indices at random, in ascending order.
+
+    With one seed, the indices of a smaller limit are among those of a larger one.
     """
     if limit is None or limit >= n:
         return np.arange(n)
@@ -85,28 +88,30 @@ def subset(n: int, limit: int | None, seed: int) -> Int[np.ndarray, " kept"]:
 
 
 def fit(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "{size} {size} c"]:
-    """Resize the central square to size x size px, antialiased bicubic; exact where it has that
-    side.
+    """Resize the central square to size x size px by antialiased bicubic interpolation.
+
+    A square of this size is returned unchanged.
     """
     side = min(image.shape[:2])
     top, left = ((length - side) // 2 for length in image.shape[:2])
     square = image[top : top + side, left : left + side]
     if side == size:
         return square
-    # Pillow would take four channels for RGBA and weight the colours by the fourth.
+    # Pillow would treat four channels as RGBA and weight the colours by the fourth.
     planes = [square] if image.shape[2] == 3 else np.moveaxis(square, 2, 0)
     pictures = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
-    done = [
+    resized = [
         np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)) for picture in pictures
     ]
-    return done[0] if image.shape[2] == 3 else np.stack(done, axis=-1)
+    return resized[0] if image.shape[2] == 3 else np.stack(resized, axis=-1)
 
 
 def fit_all(
     pixels: UInt8[np.ndarray, "n h w c"], size: int | None
 ) -> UInt8[np.ndarray, "n h2 w2 c"]:
-    """Fit every image to size x size px, one at a time; the array itself where there is nothing to
-    do.
+    """Fit every image to size x size px, one at a time.
+
+    Images of this size are returned as they are, without a copy.
     """
     n, height, width, channels = pixels.shape
     if size is None or height == width == size:

@@ -1,8 +1,8 @@
 """How one mode grows: closed forms, step times, fixed points and stability limits.
 
-A law speaks of the modes of a problem alone. What the data are, and how W starts, enters through
-their moments and λ_j(0) only. `base.Law` is the contract that every solver keeps to; whatever takes
-`law=` takes a function (problem, d) -> Law, and uses `DEFAULT` without one.
+A law depends only on the modes of a problem and on the initial eigenvalues λ_j(0). The data enter
+through their moments, and W(0) through λ_j(0). `Law` is the interface between laws and solvers.
+Every `law=` argument accepts a function (problem, d) -> Law and defaults to `DEFAULT`.
 """
 
 from stepwise.laws.barlow_twins import BarlowTwins

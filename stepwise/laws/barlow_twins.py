@@ -16,32 +16,34 @@ from stepwise.types import Numbers, Real, Whole
 class BarlowTwins(Law):
     r"""Growth of the embedding eigenvalues under L = ‖C − I‖², dW/dt = −4 (C − I) W Γ.
 
-    From an aligned start, W(0) = U diag(s(0)) V_{≤d}ᵀ, every λ_j = γ_j s_j² moves alone (source,
-    eq. 8-10):
+    From an aligned start, W(0) = U diag(s(0)) V_{≤d}ᵀ, each λ_j = γ_j s_j² evolves independently
+    (the paper, Simon et al. 2023, eq. 8-10):
 
         λ_j' = 8 γ_j λ_j (1 − λ_j),        λ_j/(1 − λ_j) = λ_j(0)/(1 − λ_j(0)) · e^{8 γ_j t}.
 
-    A small generic start follows the same law from the start that `effective_start` gives it.
+    A small generic start follows the same law from its effective aligned start
+    (`effective_start`).
 
     Args:
-        gamma: modes [r] from the largest down, negative ones included. The curves use the leading d
-            of them, one for each entry of `lam0`; `max_stable_lr` uses all.
-        lowest: the smallest mode of the data where `gamma` leaves it out; `max_stable_lr` needs it.
+        gamma: eigenvalues γ of the modes [r] in descending order, including negative ones. The
+            curves use the leading d, one for each entry of `lam0`; `max_stable_lr` uses all.
+        lowest: the smallest eigenvalue of the data, if `gamma` does not contain it;
+            `max_stable_lr` uses it.
 
     Raises:
-        ValueError: gamma is not a vector of finite numbers; lam0 is not a vector of at most r
-            finite numbers.
+        ValueError: if gamma is not a vector of finite numbers. Methods raise it if lam0 is not a
+            vector of at most r finite numbers.
 
-    All methods can be jitted, vmapped and differentiated in gamma, times and lam0.
+    All methods can be jitted, vmapped and differentiated with respect to gamma, times and lam0.
     """
 
     gamma: Numbers
     lowest: Numbers | None = None
 
     RATE: ClassVar[float] = 8.0
-    """λ_j grows as e^{RATE γ_j t} while it is small."""
+    """Growth rate of a small eigenvalue: λ_j grows as e^{RATE γ_j t}."""
     PULL: ClassVar[float] = 4.0
-    """dW/dt = PULL (I − C) W Γ."""
+    """Prefactor of the flow: dW/dt = PULL (I − C) W Γ."""
 
     domain = "the theory's loss, any data, in modes of Γ; closed form from an aligned start"
     observable = "C"
@@ -54,57 +56,58 @@ class BarlowTwins(Law):
 
     @classmethod
     def from_problem(cls, problem: Any, d: Whole) -> "BarlowTwins":
-        """The law of a problem's modes, with its lowest mode."""
+        """Build the law from a problem's modes and its lowest eigenvalue."""
         return cls(problem.gamma, problem.lowest)
 
     @property
     def order(self) -> Int[Array, " r"]:
-        """As gamma is given: from the largest down."""
+        """The modes in the order of `gamma`, which is descending."""
         return jnp.arange(self.gamma.shape[0])
 
     def growth(self) -> Float[Array, " r"]:
-        """8 γ_j."""
+        """Return the rates 8 γ_j at which small eigenvalues grow [r]."""
         return self.RATE * self.gamma
 
     def rest(self) -> Float[Array, " r"]:
-        """1 where γ_j > 0, else 0."""
+        """Return the final eigenvalues [r]: 1 if γ_j > 0, else 0."""
         return (self.gamma > 0).astype(self.gamma.dtype)
 
     def grows(self) -> Bool[Array, " r"]:
-        """γ_j > 0."""
+        """Return which modes grow [r]: those with γ_j > 0."""
         return self.gamma > 0
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
-        """4 (I − C) A diag(γ)."""
+        """Return the flow dA/dt = 4 (I − C) A diag(γ), with C = A diag(γ) Aᵀ."""
         AD = A * self.gamma
         return self.PULL * (AD - (AD @ jnp.asarray(A).T) @ AD)
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
-        """‖C − I‖_F², C = A diag(γ) Aᵀ."""
+        """Return the loss ‖C − I‖_F² with C = A diag(γ) Aᵀ."""
         return self.distance(self.measure(A))
 
     def contraction(self) -> float:
-        """4."""
+        """Return κ = 4, the prefactor of the flow."""
         return self.PULL
 
     def loss_of(self, eigenvalues: Numbers) -> Any:
-        """Σ_j (1 − λ_j)², in the eigenvalues' own kind of array."""
+        """Return Σ_j (1 − λ_j)² of NumPy or JAX eigenvalues [..., d], as the same kind of array."""
         return ((1 - eigenvalues) ** 2).sum(axis=-1)
 
     def lowest_loss(self, d: Whole) -> Float[Array, ""]:
-        """1 for each dimension without a positive mode."""
+        """Return the final loss: 1 for each of the d dimensions without a positive mode."""
         return jnp.maximum(d - jnp.sum(self.gamma > 0), 0).astype(self.gamma.dtype)
 
     @staticmethod
     def distance(C: Numbers) -> Float[Array, ""]:
-        """‖C − I‖_F²."""
+        """Return ‖C − I‖_F²."""
         C = jnp.asarray(C)
         return jnp.sum((C - jnp.eye(C.shape[0], dtype=C.dtype)) ** 2)
 
     @staticmethod
     def embedding_gradient(z: Numbers) -> tuple[Float[Array, "views d"], Float[Array, "d d"]]:
-        """∂L/∂z = (4/2n) P z (C − I) and C = (1/2n) zᵀ P z of embeddings z [2n, d], P swapping the
-        views.
+        """Return ∂L/∂z = (4/2n) P z (C − I) and C = (1/2n) zᵀ P z for embeddings z [2n, d].
+
+        P swaps the two views.
         """
         z = jnp.asarray(z)
         swapped = jnp.roll(z, len(z) // 2, axis=0) / len(z)
@@ -113,7 +116,7 @@ class BarlowTwins(Law):
 
     @staticmethod
     def transposed_gradient(zT: Numbers) -> tuple[Float[Array, "d views"], Float[Array, "d d"]]:
-        """The same of embeddings as columns [d, 2n], which costs no transposition."""
+        """Return the same for embeddings stored as columns [d, 2n], without transposing them."""
         zT = jnp.asarray(zT)
         views = zT.shape[1]
         swapped = jnp.roll(zT, views // 2, axis=1) / views
@@ -121,50 +124,51 @@ class BarlowTwins(Law):
         return 4 * (C - jnp.eye(len(C), dtype=C.dtype)) @ swapped, C
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
-        """λ_j(t) = 1 / (1 + (1/λ_j(0) − 1) e^{−8 γ_j t}), in the order of the modes (not sorted).
+        """Return λ_j(t) = 1 / (1 + (1/λ_j(0) − 1) e^{−8 γ_j t}), in the order of the modes.
 
-        Finite at every t, γ and λ(0): λ(0) = 0 stays 0, λ(0) = 1 stays 1, γ < 0 (where λ ≤ 0)
-        decays to 0. Signs that the model cannot have (λ(0) < 0 with γ > 0, λ(0) > 1 with γ < 0)
-        reach a pole at a finite time; there the largest finite number stands.
+        The result is finite for every t, γ and λ(0). λ(0) = 0 stays 0, λ(0) = 1 stays 1, and a
+        mode with γ < 0 (and so λ ≤ 0) decays to 0. Combinations of signs that the model cannot
+        have (λ(0) < 0 with γ > 0, or λ(0) > 1 with γ < 0) have a pole at a finite time, where the
+        largest finite number is returned.
 
         Args:
             times: t [T], learning rate × step.
             lam0: λ(0) [d], d ≤ r.
         """
-        times, lam0, gamma = self._leading(times, lam0)
+        times, lam0, gamma = self._leading_modes(times, lam0)
         return _logistic(times[:, None] * gamma, self.RATE, lam0)
 
     def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
-        """τ_j = [ln(1/λ_j(0) − 1) − ln(1/level − 1)] / (8 γ_j): when λ_j crosses `level`; infinite
-        for a mode that never does.
+        """Return when each λ_j crosses `level`, or infinity if it never does.
 
-        A mode that starts above the level, at or below 0, or has γ_j ≤ 0 crosses at no t ≥ 0.
+        τ_j = [ln(1/λ_j(0) − 1) − ln(1/level − 1)] / (8 γ_j). A mode never crosses if it starts
+        above the level, or at or below 0, or if γ_j ≤ 0.
         """
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
-        _, lam0, gamma = self._leading(jnp.zeros(1, self.gamma.dtype), lam0)
+        _, lam0, gamma = self._leading_modes(jnp.zeros(1, self.gamma.dtype), lam0)
         crosses = (gamma > 0) & (lam0 > 0) & (lam0 <= level)
         safe_lam0, safe_gamma = jnp.where(crosses, lam0, level / 2), jnp.where(crosses, gamma, 1)
         odds = jnp.log1p(-safe_lam0) - jnp.log(safe_lam0) + jnp.log(level / (1 - level))
         return jnp.where(crosses, odds / (self.RATE * safe_gamma), jnp.inf)
 
     def amplitude(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
-        """s_j(t)/s_j(0) = e^{4γ_j t} / sqrt(1 + (e^{8γ_j t} − 1) λ_j(0)) (slides, eq. 10; does not
-        overflow).
+        """Return s_j(t)/s_j(0) = e^{4γ_j t} / sqrt(1 + (e^{8γ_j t} − 1) λ_j(0)).
 
-        Assumes signs that the model can have: λ_j(0) and γ_j of one sign. Where λ_j(0) = 0 with γ_j
-        > 0 (a row that holds none of its mode) nothing grows, and 1 stands.
+        This is eq. 10 of the slides, in a form that does not overflow. λ_j(0) and γ_j must have the
+        same sign. If λ_j(0) = 0 and γ_j > 0, the row has no component along its mode, nothing
+        grows, and the ratio is 1.
         """
         return super().amplitude(times, lam0)
 
     def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
-        """0: a learned mode is never replaced."""
+        """Return 0: no mode replaces a learned one."""
         return jnp.zeros((), self.gamma.dtype)
 
     def max_stable_lr(self) -> Float[Array, ""]:
-        """min(1/(4 γ_1), 1/(2 |γ_min|)): gradient descent below it is stable at the solution C = I.
+        """Return min(1/(4 γ_1), 1/(2 |γ_min|)), below which descent is stable at C = I.
 
-        A positive mode near λ = 1 is multiplied by 1 − 8 lr γ a step, a negative one near 0 by
-        1 − 4 lr |γ|. Infinite where every γ is 0.
+        One step multiplies the deviation of a positive mode from λ = 1 by 1 − 8 lr γ, and the
+        amplitude of a negative mode near 0 by 1 − 4 lr |γ|. Infinite if every γ is 0.
         """
         gamma = self.gamma
         if self.lowest is not None:
@@ -173,18 +177,21 @@ class BarlowTwins(Law):
         return 1 / jnp.maximum(4 * top, 2 * bottom)
 
     def descent_delay(self, lr: Numbers, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
-        """By which fraction descent crosses `level` later than the flow: 2 lr γ_j (1 − 3 I_j/τ_j),
-        to order lr.
+        """Return the fraction 2 lr γ_j (1 − 3 I_j/τ_j) by which descent crosses `level` late.
 
-        I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j), τ_j the flow's crossing. Descent
-        is Euler's method, so it follows ds/dt = f − (lr/2) f'f with f = 4γ(1 − λ)s, f' = 4γ(1 −
-        3λ): a step multiplies the plateau by 1 + 4 lr γ where the flow has e^{4 lr γ}, late by 2 lr
-        γ; near the solution it overshoots and catches up. At level 1/2 the factor is 1 − 3 ln(2 −
-        2λ_j(0))/ln(1/λ_j(0) − 1): a tenth less than 1 at λ(0) = 1e-9. Zero where it never crosses.
+        The delay is relative to the flow's crossing τ_j, and correct to first order in lr. Here
+        I_j = ∫_0^τ λ_j dt = ln((1 − λ_j(0))/(1 − level))/(8γ_j). It is 0 for a mode that never
+        crosses.
+
+        Gradient descent is Euler's method, so it follows ds/dt = f − (lr/2) f'f with
+        f = 4γ(1 − λ)s and f' = 4γ(1 − 3λ). On the plateau one step multiplies s by 1 + 4 lr γ, and
+        the flow by e^{4 lr γ}, so descent is late by the fraction 2 lr γ. Near the solution it
+        overshoots and catches up. At level 1/2 the factor is
+        1 − 3 ln(2 − 2λ_j(0))/ln(1/λ_j(0) − 1), which is a tenth less than 1 at λ(0) = 1e-9.
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
-        _, lam0, gamma = self._leading(jnp.zeros(1, self.gamma.dtype), lam0)
+        _, lam0, gamma = self._leading_modes(jnp.zeros(1, self.gamma.dtype), lam0)
         crosses = (gamma > 0) & (lam0 > 0) & (lam0 < level)
         safe = jnp.where(crosses, lam0, level / 2)
         odds = jnp.log1p(-safe) - jnp.log(safe) + jnp.log(level / (1 - level))
@@ -192,15 +199,16 @@ class BarlowTwins(Law):
             crosses, 2 * lr * gamma * (1 - 3 * (jnp.log1p(-safe) - jnp.log(1 - level)) / odds), 0
         )
 
-    def _leading(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
-        """Times, λ(0) and the leading γ, one for each entry of λ(0)."""
+    def _leading_modes(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
+        """Return times, λ(0) and the leading γ, one for each entry of λ(0)."""
         times, lam0, _ = self._arguments(times, lam0)
         return times, lam0, self.gamma[: lam0.shape[0]]
 
 
 def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
-    """1 / (1 + (1/λ0 − 1) e^{−rate x}), in three forms so that neither the value nor a derivative
-    overflows.
+    """Return 1 / (1 + (1/λ0 − 1) e^{−rate x}).
+
+    Three forms are combined so that neither the value nor a derivative overflows.
     """
     dtype = jnp.result_type(x, lam0)
     x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
@@ -211,15 +219,15 @@ def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> 
     below = jnp.where(inside, lam0, 0.5)
     within = jax.nn.sigmoid(x - (jnp.log1p(-below) - jnp.log(below)))
 
-    # Without logarithms where λ0 < 0 or λ0 > 1, by e^{−|x|}; its pole is where the denominator is
-    # 0.
+    # λ0 < 0 and λ0 > 1 have no logarithm of the odds, so this form uses e^{−|x|}. It has a pole
+    # where the denominator is 0.
     beyond = jnp.where(inside | fixed, jnp.where(falls, -1, 2), lam0)
     decay = jnp.where(falls, x, -x)
     denominator = 1 + jnp.where(falls, beyond, 1 - beyond) * jnp.expm1(decay)
     denominator = jnp.where(jnp.abs(denominator) < 1 / largest, 1 / largest, denominator)
     outside = jnp.where(falls, beyond * jnp.exp(decay), beyond) / denominator
 
-    # λ0 itself, with the slope e^x at 0 and e^{−x} at 1 for whoever differentiates.
+    # At λ0 = 0 and 1 the value is λ0. Its derivative is e^x at 0 and e^{−x} at 1.
     slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), 0.99 * jnp.log(largest)))
     here = jax.lax.stop_gradient(lam0)
     resting = here + jax.lax.stop_gradient(jnp.where(fixed, slope, 0)) * (lam0 - here)

@@ -1,4 +1,4 @@
-"""Which law a solver follows: what `law=` takes, made into the law of one problem."""
+"""Resolution of `law=` arguments into the law of one problem."""
 
 from typing import Any
 
@@ -10,88 +10,92 @@ from stepwise.laws.base import Law, LawOf, NotKnownError
 from stepwise.types import Whole
 
 DEFAULT = BarlowTwins.from_problem
-"""The law of a problem where no other is asked for: Barlow Twins, as the theory has it."""
+"""The law used by default: Barlow Twins with the loss ‖C − I‖², as in the paper."""
 
 
 def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
-    """The law of this problem in d dimensions.
+    """Return the law of this problem in d dimensions.
 
     Args:
-        law: a function (problem, d) -> Law, the class of a law that needs the problem alone, a law
-            itself, or None for `DEFAULT`.
-        problem: a `Problem`, or `Modes` where there is none.
+        law: a function (problem, d) -> Law, a subclass of `Law` with `from_problem`, a law itself,
+            or None for `DEFAULT`.
+        problem: a `Problem`, or `Modes` if there is no problem.
         d: dimension of the embedding.
 
     Raises:
-        ValueError: that is no law, or has another number of modes; or the problem was cut to its
-            largest modes, and this law's modes do not grow in that order.
+        ValueError: if `law` is none of these, or has a different number of modes than the problem;
+            if its modes do not grow in the order of γ and the problem was truncated to its largest
+            modes.
     """
-    found: Any
+    resolved: Any
     if isinstance(law, Law):
-        found = law
+        resolved = law
     elif isinstance(law, type):
-        own: Any = law
-        _check.require(issubclass(own, Law), "law", "the class of a Law", own.__name__)
-        found = own.from_problem(problem, d)
+        law_class: Any = law
+        _check.require(issubclass(law_class, Law), "law", "a subclass of Law", law_class.__name__)
+        resolved = law_class.from_problem(problem, d)
     else:
-        make = DEFAULT if law is None else law
-        _check.require(callable(make), "law", "a function (problem, d) -> Law", _named(law))
-        found = make(problem, d)
-    _check.require(isinstance(found, Law), "law", "a function (problem, d) -> Law", _named(found))
-    assert isinstance(found, Law)
-    modes, own = problem.gamma, found.unit()
+        build = DEFAULT if law is None else law
+        _check.require(callable(build), "law", "a function (problem, d) -> Law", _type_name(law))
+        resolved = build(problem, d)
+    expected = "a function (problem, d) -> Law"
+    _check.require(isinstance(resolved, Law), "law", expected, _type_name(resolved))
+    assert isinstance(resolved, Law)
+    modes, unit = problem.gamma, resolved.unit()
     _check.require(
-        np.shape(own) == np.shape(modes),
+        np.shape(unit) == np.shape(modes),
         "law",
-        f"one of {np.size(modes)} modes as the problem",
-        own,
+        f"a law of {np.size(modes)} modes, as many as the problem has",
+        unit,
     )
-    if not type(found).__module__.startswith("stepwise."):
-        _require_modes(found, np.shape(modes))
-    if found.follows_gamma:
-        _require_sorted(own)
+    if not type(resolved).__module__.startswith("stepwise."):
+        _require_modes(resolved, np.shape(modes))
+    if resolved.follows_gamma:
+        _require_sorted(unit)
     else:
-        _require_whole(problem, type(found).__name__)
-    return found
+        _require_whole(problem, type(resolved).__name__)
+    return resolved
 
 
 def _require_modes(law: Law, shape: tuple[int, ...]) -> None:
-    """Refuse a law of the user's own whose rates or ends are no numbers, one a mode."""
+    """Raise unless a user's law returns one finite number for each mode."""
     for name in ("unit", "growth", "rest"):
         try:
             values = getattr(law, name)()
         except NotKnownError:
             continue
         what = f"{type(law).__name__}.{name}()"
-        _check.require(np.shape(values) == shape, what, f"{shape[0]} numbers, one a mode", values)
+        expected = f"{shape[0]} numbers, one for each mode"
+        _check.require(np.shape(values) == shape, what, expected, values)
         if not _check.is_traced(values):
             bad = int(np.size(values) - np.isfinite(np.asarray(values)).sum())
-            _check.require(bad == 0, what, "finite numbers", f"{bad} that are not")
+            _check.require(bad == 0, what, "finite numbers", f"{bad} non-finite")
 
 
-def _require_sorted(own: Any) -> None:
-    """Refuse modes that do not descend, for a law that takes their order for granted."""
-    if not _check.is_traced(own):
-        sizes = np.asarray(own)
+def _require_sorted(unit: Any) -> None:
+    """Raise unless the modes are in descending order, which `follows_gamma` relies on."""
+    if not _check.is_traced(unit):
+        sizes = np.asarray(unit)
         ordered = bool((np.diff(sizes) <= 1e-6 * np.abs(sizes).max(initial=0)).all())
-        _check.require(ordered, "gamma", "modes from the largest down", "another order")
+        _check.require(ordered, "gamma", "modes in descending order", "another order")
 
 
-def _named(value: Any) -> str:
-    return f"a {type(value).__name__}"
+def _type_name(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
 
 
 def _require_whole(problem: Any, name: str) -> None:
-    """Refuse a problem without its smallest mode: a law in another order may need what was cut
-    off.
+    """Raise if the problem was truncated.
+
+    A law whose modes grow in another order than γ may need the modes that were left out.
     """
     if problem.lowest is None or _check.is_traced(problem.gamma, problem.lowest):
         return
     gamma, lowest = np.asarray(problem.gamma), float(np.asarray(problem.lowest))
-    kept = lowest >= float(gamma.min()) - 1e-6 * float(np.abs(gamma).max())
+    complete = lowest >= float(gamma.min()) - 1e-6 * float(np.abs(gamma).max())
     _check.require(
-        kept,
+        complete,
         "problem",
-        f"all of its modes, since {name} does not follow the order of γ",
-        f"one cut to its {np.size(problem.gamma)} largest",
+        f"a problem with all of its modes, because {name} does not follow the order of γ",
+        f"one truncated to its {np.size(problem.gamma)} largest",
     )

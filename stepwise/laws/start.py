@@ -1,5 +1,4 @@
-"""What a random start means for the law: the aligned start that it acts as, and how that
-spreads."""
+"""The effective aligned start of a generic start, and its spread over random starts."""
 
 import jax.numpy as jnp
 from jax.scipy.special import digamma, polygamma
@@ -11,23 +10,24 @@ from stepwise.types import Numbers, Whole
 
 
 def effective_start(A: Numbers, law: Law | None = None) -> Float[Array, " d"]:
-    """s_j(0) = |R_jj|, with A_{≤d} = Q R the QR factorisation of the leading d × d block.
+    """Return s_j(0) = |R_jj| from the QR factorisation A_{≤d} = Q R of the leading d × d block.
 
-    A small start in general position moves, after its plateau, as if it had begun aligned with
-    these singular values: mode 1 chooses the first direction, mode 2 the best of what is left, and
-    so on (source, section 4.3). Valid while (1 − γ_{j+1}/γ_j) ln(1/α) ≫ 1 (see
+    After its plateau, a small generic start evolves as if it had been aligned with these singular
+    values: mode 1 takes the first direction, mode 2 the best remaining one, and so on (the paper,
+    Simon et al. 2023, section 4.3). This holds while (1 − γ_{j+1}/γ_j) ln(1/α) ≫ 1 (see
     `stepwise.validity`).
 
     Args:
-        A: mode coordinates [d, r] with r ≥ d, the modes from the largest down; any start.
-        law: whose modes do not grow in that order: its first d take the leading columns' place.
+        A: mode coordinates of any start [d, r] with r ≥ d, the modes in descending order.
+        law: a law whose modes grow in another order. Its first d modes then replace the leading
+            columns.
 
     Returns:
         s0 [d] in the order of growth: of the leading modes, or of law.order[:d].
 
     Raises:
-        ValueError: A is not a matrix of finite numbers with at least as many columns as rows; the
-            law's loss is not blind to rotations of the embedding, on which this rests.
+        ValueError: if A is not a matrix of finite numbers with at least as many columns as rows;
+            if the law's loss is not invariant under rotations of the embedding.
     """
     A = jnp.asarray(_check.real_array("A", A, ndim=2))
     d = A.shape[0]
@@ -39,27 +39,26 @@ def effective_start(A: Numbers, law: Law | None = None) -> Float[Array, " d"]:
 
 
 def leading_modes(law: Law, d: Whole) -> Int[Array, " k"]:
-    """The first d modes that grow, for a law under which a start acts as an aligned one.
+    """Return the first d modes to grow, for a law under which a start acts as an aligned one.
 
     Raises:
-        ValueError: the law's loss is not blind to rotations of the embedding.
+        ValueError: if the law's loss is not invariant under rotations of the embedding.
     """
     _check.require(
         law.rotates,
         "law",
-        "a loss that is blind to rotations of the embedding (a start then acts as an aligned one)",
+        "a law whose loss is invariant under rotations of the embedding",
         type(law).__name__,
     )
     return law.order[:d]
 
 
 def expected_start(d: Whole) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """Mean and standard deviation of ln s_j(0)² for a Gaussian start of scale α = 1, over draws of
-    W(0).
+    """Return mean and standard deviation of ln s_j(0)² over Gaussian starts of scale α = 1.
 
     The factor R of a Gaussian matrix has R_jj² ~ χ² with k = d − j + 1 degrees of freedom
-    (Bartlett), so ln s_j(0)² has mean ψ(k/2) + ln 2 (add ln α² for scale α) and variance ψ'(k/2):
-    step times have a predictable spread even when W(0) is not known.
+    (Bartlett). So ln s_j(0)² has mean ψ(k/2) + ln 2 (plus ln α² for scale α) and variance ψ'(k/2).
+    The spread of step times can therefore be predicted without knowing W(0).
 
     Args:
         d: dimension of the embedding, at least 1.

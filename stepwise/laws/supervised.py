@@ -1,4 +1,4 @@
-"""The supervised counterpart: exponential relaxation, the contrast to symmetry breaking."""
+"""The supervised law: exponential relaxation to targets, without symmetry breaking."""
 
 from dataclasses import dataclass
 
@@ -14,20 +14,22 @@ from stepwise.types import Numbers, Real, Whole
 class Supervised(Law):
     """Growth of the singular values of a linear model trained on targets with the squared loss.
 
-    s_j' = γ_j (s*_j − s_j), so s_j(t) = s*_j + (s_j(0) − s*_j) e^{−γ_j t}: one fixed point, of one
-    sign, no plateau. The self-supervised mode, s' = γ s (1 − s²) in units where s* = 1, is a
-    pitchfork instead: s = 0 is unstable and s = ±1 are both stable (slides, "symmetry breaking").
+    s_j' = γ_j (s*_j − s_j), so s_j(t) = s*_j + (s_j(0) − s*_j) e^{−γ_j t}. There is one fixed
+    point, of one sign, and no plateau. A self-supervised mode, s' = γ s (1 − s²) in units where
+    s* = 1, has a pitchfork instead: s = 0 is unstable, and s = 1 and s = −1 are both stable
+    (slides, "symmetry breaking").
 
-    As a `Law`, L = ½ tr (A − A*) diag(γ) (A − A*)ᵀ with row i of A* holding s* of mode order[i],
-    and λ_j = s_j². Rates near a small start, takeover and deflation do not exist: they are refused
-    by name, and so are `dynamics.closed_form` and `validity.report`, which rest on them.
+    As a `Law`, the loss is L = ½ tr (A − A*) diag(γ) (A − A*)ᵀ, row i of A* holds s* of mode
+    order[i], and λ_j = s_j². `growth`, `grows`, `takeover`, `next_growth` and `descent_delay` do
+    not exist for this law and raise `NotKnownError`. `dynamics.closed_form` and `validity.report`
+    raise ValueError, because this loss is not invariant under rotations of the embedding.
 
     Args:
         gamma: modes [r], eigenvalues of the inputs' second moment, non-negative.
         target: s* [r], the singular values at the solution.
 
     Raises:
-        ValueError: gamma or target is not a vector of finite numbers, or their sizes differ.
+        ValueError: if gamma or target is not a vector of finite numbers, or their sizes differ.
     """
 
     gamma: Numbers
@@ -47,7 +49,7 @@ class Supervised(Law):
         object.__setattr__(self, "target", target)
 
     def singular_values(self, times: Numbers, s0: Numbers) -> Float[Array, "T r"]:
-        """s_j(t) = s*_j + (s_j(0) − s*_j) e^{−γ_j t} at times [T] from s(0) [r]."""
+        """Return s_j(t) = s*_j + (s_j(0) − s*_j) e^{−γ_j t} at times [T], from s(0) [r]."""
         times = jnp.asarray(_check.real_array("times", times, ndim=1))
         s0 = jnp.asarray(_check.real_array("s0", s0, ndim=1))
         _check.require(
@@ -57,81 +59,86 @@ class Supervised(Law):
 
     @property
     def order(self) -> Int[Array, " r"]:
-        """Modes from the fastest to the slowest."""
+        """The modes from the fastest to the slowest."""
         return jnp.argsort(-self.gamma)
 
     def unit(self) -> Float[Array, " r"]:
-        """1: the observable is W Wᵀ."""
+        """Return 1 for each mode, because the observable is W Wᵀ."""
         return jnp.ones_like(self.gamma)
 
     def rest(self) -> Float[Array, " r"]:
-        """s*_j², which every mode with γ_j > 0 reaches."""
+        """Return the final eigenvalues [r]: s*_j² if γ_j > 0, else 0."""
         return jnp.where(self.gamma > 0, self.target**2, 0)
 
     def final_modes(self, d: Whole) -> Int[Array, " k"]:
-        """The fastest d: the rows are told which modes to hold."""
+        """Return the fastest d modes, which the targets assign to the rows."""
         return self.order[:d]
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
-        """(A* − A) diag(γ)."""
+        """Return the flow dA/dt = (A* − A) diag(γ)."""
         return (self._solution(len(A)) - A) * self.gamma
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
-        """½ tr (A − A*) diag(γ) (A − A*)ᵀ."""
+        """Return the loss ½ tr (A − A*) diag(γ) (A − A*)ᵀ."""
         return jnp.sum((A - self._solution(len(A))) ** 2 * self.gamma) / 2
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
-        """s_j(t)² from s_j(0) = +sqrt(λ_j(0))."""
-        times, lam0, at = self._arguments(times, lam0)
-        goal, start = self.target[at], jnp.sqrt(jnp.maximum(lam0, 0))
-        return (goal + (start - goal) * jnp.exp(-self.gamma[at] * times[:, None])) ** 2
+        """Return λ_j(t) = s_j(t)², from s_j(0) = +sqrt(λ_j(0))."""
+        times, lam0, modes = self._arguments(times, lam0)
+        goal, start = self.target[modes], jnp.sqrt(jnp.maximum(lam0, 0))
+        return (goal + (start - goal) * jnp.exp(-self.gamma[modes] * times[:, None])) ** 2
 
     def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
-        """When s_j rises through sqrt(level) s*_j: ln[(s* − s(0))/(s* − sqrt(level) s*)]/γ_j."""
-        _, lam0, at = self._arguments(jnp.zeros(1), lam0)
+        """Return when s_j rises through sqrt(level) s*_j, or infinity if it never does.
+
+        τ_j = ln[(s*_j − s_j(0))/(s*_j − sqrt(level) s*_j)]/γ_j.
+        """
+        _, lam0, modes = self._arguments(jnp.zeros(1), lam0)
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
-        rate, goal, start = self.gamma[at], self.target[at], jnp.sqrt(jnp.maximum(lam0, 0))
+        rate, goal = self.gamma[modes], self.target[modes]
+        start = jnp.sqrt(jnp.maximum(lam0, 0))
         mark = jnp.sqrt(level) * goal
         crosses = (rate > 0) & (goal > 0) & (start <= mark)
         ratio = jnp.where(crosses, (goal - start) / jnp.where(crosses, goal - mark, 1), 1)
         return jnp.where(crosses, jnp.log(ratio) / jnp.where(crosses, rate, 1), jnp.inf)
 
     def has_converged(self, loss: Numbers, d: Whole) -> Bool[Array, ""]:
-        """Whether the loss is below 1% of what zero weights have."""
+        """Return whether the loss is below 1% of the loss of zero weights."""
         start = self.objective(jnp.zeros((int(d), self.gamma.shape[0]), self.gamma.dtype))
         return loss < 1e-2 * jnp.where(start > 0, start, 1)
 
     def max_stable_lr(self) -> Float[Array, ""]:
-        """2/γ_1."""
+        """Return 2/γ_1, below which gradient descent is stable."""
         return 2 / jnp.max(self.gamma, initial=0)
 
     def growth(self) -> Float[Array, " r"]:
-        """Does not exist: there is no plateau."""
-        raise NotKnownError(self._refused("growth"))
+        """Raise NotKnownError, because there is no plateau."""
+        raise NotKnownError(self._refusal("growth"))
 
     def grows(self) -> Bool[Array, " r"]:
-        """Does not exist: no mode waits for its own size."""
-        raise NotKnownError(self._refused("grows"))
+        """Raise NotKnownError, because no mode has a rate proportional to its own size."""
+        raise NotKnownError(self._refusal("grows"))
 
     def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
-        """Does not exist: each row has its own target."""
-        raise NotKnownError(self._refused("takeover"))
+        """Raise NotKnownError, because each row has its own target."""
+        raise NotKnownError(self._refusal("takeover"))
 
     def next_growth(self, learned: Numbers) -> Float[Array, ""]:
-        """Does not exist: there is no plateau."""
-        raise NotKnownError(self._refused("next_growth"))
+        """Raise NotKnownError, because there is no plateau."""
+        raise NotKnownError(self._refusal("next_growth"))
 
     def descent_delay(self, lr: Numbers, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
-        """Does not exist: there is no plateau."""
-        raise NotKnownError(self._refused("descent_delay"))
+        """Raise NotKnownError, because there is no plateau."""
+        raise NotKnownError(self._refusal("descent_delay"))
 
-    def _refused(self, name: str) -> str:
+    def _refusal(self, name: str) -> str:
         return (
             f"{name}: expected a law with a plateau, received Supervised, whose modes relax to "
-            f"their targets from any start at once"
+            f"their targets without one"
         )
 
     def _solution(self, d: int) -> Array:
-        at = self.order[:d]
+        """Return the state A* [d, r] of lowest loss."""
+        modes = self.order[:d]
         rows = jnp.zeros((d, self.gamma.shape[0]), self.target.dtype)
-        return rows.at[jnp.arange(at.shape[0]), at].set(self.target[at])
+        return rows.at[jnp.arange(modes.shape[0]), modes].set(self.target[modes])

@@ -1,4 +1,4 @@
-"""Laws as trees of JAX: arrays and Python floats are leaves, all else is static."""
+"""Laws as JAX pytrees: arrays and Python floats are leaves, everything else is static."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def _is_leaf(value: Any) -> bool:
 
 def _split(law: Any) -> tuple[list[tuple[str, Any]], tuple[Any, ...]]:
     fields = dict(vars(law))
-    # what came out of a transformation keeps its leaves, whatever stands in them (axes of vmap)
+    # The result of a transformation keeps the same leaves, whatever their values are (axes of vmap).
     names = fields.pop("_leaf_names", None)
     if names is None:
         names = tuple(name for name, value in fields.items() if _is_leaf(value))
@@ -21,21 +21,21 @@ def _split(law: Any) -> tuple[list[tuple[str, Any]], tuple[Any, ...]]:
 
 
 def with_keys(law: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-    """Leaves with their names, and all else."""
-    inner, about = _split(law)
-    return [(jax.tree_util.GetAttrKey(name), value) for name, value in inner], about
+    """Return the leaves with their names, and the static fields."""
+    inner, static = _split(law)
+    return [(jax.tree_util.GetAttrKey(name), value) for name, value in inner], static
 
 
 def flatten(law: Any) -> tuple[list[Any], tuple[Any, ...]]:
-    """Leaves, and all else."""
-    inner, about = _split(law)
-    return [value for _, value in inner], about
+    """Return the leaves, and the static fields."""
+    inner, static = _split(law)
+    return [value for _, value in inner], static
 
 
-def unflatten(cls: type, about: tuple[Any, ...], leaves: Any) -> Any:
-    """The law again; nothing is checked anew, since anything may stand for a leaf."""
+def unflatten(cls: type, static: tuple[Any, ...], leaves: Any) -> Any:
+    """Rebuild the law without its checks, because JAX may put any object in place of a leaf."""
     law: Any = object.__new__(cls)
-    fields = [("_leaf_names", about[0]), *zip(about[0], leaves, strict=True), *about[1]]
+    fields = [("_leaf_names", static[0]), *zip(static[0], leaves, strict=True), *static[1]]
     for name, value in fields:
         object.__setattr__(law, name, value)
     return law

@@ -1,11 +1,13 @@
 """Networks, as pure functions of their parameters.
 
-`ResNet` and `Features` are backbones and `Head` what stands on them; an `Encoder` is both. `MLP` is
-in NTK parametrisation. `functional` splits any Flax NNX module into a pure function and its
-parameters, `stateful` one with batch statistics, `evaluation` one with those held fixed. A small
-start is `scale_start` (the rich regime: steps, but no lazy prediction) or `antisymmetric` (the
-lazy regime: near zero without changing the kernel); a loss of directions alone starts from
-`offset_start` and a small head.
+- `ResNet` and `Features` are backbones, `Head` maps features to embeddings, and an `Encoder` is a
+  backbone with its head. `MLP` is a network in NTK parametrisation.
+- `functional` splits a Flax NNX module into a pure function and its parameters. `stateful` does so
+  for a module with batch statistics, and `evaluation` for one whose statistics stay fixed.
+- `scale_start` makes a small start in the rich regime, where modes are learned in steps but the
+  lazy prediction does not hold. `antisymmetric` makes one in the lazy regime: outputs are near
+  zero, and the kernel is unchanged. A loss of directions alone needs `offset_start` and a small
+  head.
 """
 
 from stepwise._moved import former_names

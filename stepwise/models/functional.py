@@ -1,5 +1,4 @@
-"""From a module to a pure function of its parameters, and a start near zero that keeps the
-kernel."""
+"""Modules as pure functions of their parameters, and a start near zero that keeps the kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,16 +19,18 @@ Forward = Callable[[Any, Any, Any, bool], tuple[Any, dict[str, Any], Any]]
 
 
 def functional(model: nnx.Module) -> tuple[Apply, Any]:
-    """(apply, params) of a Flax NNX module all of whose state is parameters: apply(params, x) is
-    the module at x.
+    """Split a Flax NNX module into a pure function and its parameters.
+
+    Returns:
+        (apply, params), where apply(params, x) is the output of the module at x.
 
     Raises:
-        ValueError: the module has other state too (batch statistics, random keys), which a pure
-            function would drop.
+        ValueError: if the module has state other than parameters (batch statistics, random keys),
+            which a pure function would drop.
     """
     graph, params, *rest = nnx.split(model, nnx.Param, ...)
-    kept = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    names = sorted({type(leaf).__name__ for leaf in kept})
+    variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    names = sorted({type(leaf).__name__ for leaf in variables})
     _check.require(
         not names, "model", "a module whose state is parameters only", f"also {', '.join(names)}"
     )
@@ -42,21 +43,23 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
 
 
 def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
-    """(forward, params, stats) of a module with batch statistics, as plain trees of arrays.
+    """Split a module with batch statistics into a pure function, its parameters and its statistics.
 
-    forward(params, stats, x, train) -> (outputs, representations, stats): with train,
-    normalisations use the batch's statistics and return the updated running ones; without, they use
-    the running ones. The representations are those of a module that has them (`Encoder`), and none
-    otherwise.
+    Returns:
+        (forward, params, stats), where params and stats are plain trees of arrays, and
+        forward(params, stats, x, train) -> (outputs, representations, stats). If `train` is true,
+        normalisations use the statistics of the batch, and the running ones are returned updated;
+        otherwise they use the running ones. The representations are a dict of arrays for a module
+        that has them (`Encoder`), and empty otherwise.
 
     Raises:
-        ValueError: the module has state that is neither parameters nor batch statistics (random
+        ValueError: if the module has state that is neither parameters nor batch statistics (random
             keys).
     """
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, *rest = states
-    kept = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    names = sorted({type(leaf).__name__ for leaf in kept})
+    variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    names = sorted({type(leaf).__name__ for leaf in variables})
     _check.require(
         not names,
         "model",
@@ -67,47 +70,63 @@ def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
     def forward(
         new_params: Any, new_stats: Any, x: Any, train: bool
     ) -> tuple[Any, dict[str, Any], Any]:
-        module: Any = nnx.merge(graph, _with(params, new_params), _with(stats, new_stats))
+        module: Any = nnx.merge(graph, _replace(params, new_params), _replace(stats, new_stats))
         module.train() if train else module.eval()
         everything = getattr(module, "everything", None)
-        out, found = (module(x), {}) if everything is None else everything(x)
-        return out, found, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        outputs, hidden = (module(x), {}) if everything is None else everything(x)
+        return outputs, hidden, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     return forward, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
 def evaluation(model: nnx.Module) -> tuple[Apply, Any]:
-    """(apply, params) of a module in evaluation mode: apply(params, x) with its running batch
-    statistics held fixed, as `entk.gram` takes it.
+    """Split a module into a pure function in evaluation mode and its parameters.
+
+    Returns:
+        (apply, params), where apply(params, x) uses the module's present running batch statistics.
+        `entk.gram` takes this pair.
 
     Raises:
-        ValueError: the module has state that is neither parameters nor batch statistics.
+        ValueError: if the module has state that is neither parameters nor batch statistics.
     """
     forward, params, stats = stateful(model)
     return lambda params, x: forward(params, stats, x, False)[0], params
 
 
 def restore(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
-    """The module with these parameters and statistics (as `stateful` gives them), in place, in
-    evaluation mode.
+    """Set a module's parameters and batch statistics, in place, and set it to evaluation mode.
+
+    Args:
+        model: the module.
+        params, stats: trees of arrays, as `stateful` returns them.
+
+    Returns:
+        The same module.
     """
     for kind, values in ((nnx.Param, params), (nnx.BatchStat, stats)):
-        nnx.update(model, _with(nnx.state(model, kind), values))
+        nnx.update(model, _replace(nnx.state(model, kind), values))
     model.eval()
     return model
 
 
-def _with(state: Any, values: Any) -> Any:
-    """A copy of the module's state with the plain tree's values."""
+def _replace(state: Any, values: Any) -> Any:
+    """Return a copy of the module's state with the values of a plain tree."""
     leaves = jax.tree.leaves(values)
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 
 def antisymmetric(apply: Apply) -> Apply:
-    """f(x) = (h(θ1, x) − h(θ2, x))/√2 of two copies, with parameters {"plus": θ1, "minus": θ2}.
+    """Return f(x) = (h(θ1, x) − h(θ2, x))/√2, the scaled difference of two copies of a network h.
 
-    Its empirical NTK is the mean of the copies', and with θ1 = θ2 that of one copy, whatever f is:
-    with θ1 near θ2 it starts near zero in the lazy regime, where small weights would leave it.
+    The empirical NTK of f is the mean of the copies' NTKs, and with θ1 = θ2 it is that of one copy.
+    With θ1 near θ2 the network therefore starts near zero and stays in the lazy regime, which small
+    weights would leave.
+
+    Args:
+        apply: the network h, a pure function (params, x) -> outputs.
+
+    Returns:
+        A pure function (params, x) -> f(x), with parameters {"plus": θ1, "minus": θ2}.
     """
 
     def difference(params: Any, x: Any) -> Any:
@@ -117,14 +136,19 @@ def antisymmetric(apply: Apply) -> Apply:
 
 
 def antisymmetric_start(params: Any, key: Array, scale: Real) -> Any:
-    """Parameters of `antisymmetric` near zero: both copies at `params`, one of them moved by
-    Gaussian noise of this scale.
+    """Return parameters of `antisymmetric` at which its outputs are near zero.
 
-    f(x) is then Gaussian over the noise with covariance (scale²/2) Θ(x, x') to first order, Θ the
-    network's own NTK: the start scale of a kernel problem is α = scale/√2.
+    Both copies have the parameters `params`, and Gaussian noise is added to the copy "plus". To
+    first order, f(x) is then Gaussian with covariance (scale²/2) Θ(x, x') over the noise, where Θ
+    is the NTK of the network. The start scale of the corresponding kernel problem is α = scale/√2.
+
+    Args:
+        params: parameters of one copy.
+        key: random key of the noise.
+        scale: standard deviation of the noise.
 
     Raises:
-        ValueError: scale is not positive.
+        ValueError: if scale is not positive.
     """
     _check.require(scale > 0, "scale", "a positive number", scale)
     leaves, tree = jax.tree.flatten(params)

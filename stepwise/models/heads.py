@@ -1,4 +1,4 @@
-"""What stands on a backbone: read-out, projector, predictor; and the whole encoder."""
+"""Heads (read-outs, projectors, predictors), a perceptron backbone, and the encoder."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,24 +15,29 @@ from stepwise.types import Numbers, Real, Whole
 
 
 class Head(nnx.Module):
-    """Dense layers, each but the last followed by batch normalisation (unless switched off) and
-    ReLU.
+    """Dense layers, with batch normalisation and ReLU after each layer but the last.
 
-    A linear read-out is Head(f, [d]); the projector of Barlow Twins Head(f, [8192, 8192, 8192],
-    bias=False), that of SimCLR Head(f, [2048, 2048, 128], last_norm=True), of VICReg Head(f, [8192,
-    8192, 8192], last_bias=False), and BYOL's projector and predictor Head(f, [4096, 256]).
+    A linear read-out is Head(f, [d]). Published heads are
+
+    - the projector of Barlow Twins: Head(f, [8192, 8192, 8192], bias=False);
+    - the projector of SimCLR: Head(f, [2048, 2048, 128], last_norm=True);
+    - the projector of VICReg: Head(f, [8192, 8192, 8192], last_bias=False);
+    - the projector and the predictor of BYOL: Head(f, [4096, 256]).
 
     Args:
-        inputs: features of the backbone.
-        sizes: of the layers, the last one d.
-        norm: batch normalisation after each hidden layer.
-        last_norm: and after the last, without scale and offset.
-        bias: of the layers; the last one's is `last_bias`.
-        dtype: of the computation; the last layer computes in float32 at least, since a small
-            start's differences are below what bfloat16 tells apart.
+        inputs: number of features of the backbone.
+        sizes: widths of the layers; the last is the embedding dimension d.
+        norm: whether batch normalisation follows each hidden layer.
+        last_norm: whether batch normalisation, without scale and offset, follows the last layer.
+        bias: whether the layers have biases.
+        last_bias: whether the last layer has a bias; by default, as `bias`.
+        dtype: dtype of the computation. The last layer computes at least in float32, because
+            bfloat16 cannot resolve the small differences of a small start.
+        param_dtype: dtype of the parameters.
+        rngs: random numbers of the start, flax.nnx.Rngs(seed).
 
     Raises:
-        ValueError: a size is not positive, or there is none.
+        ValueError: if there are no sizes, or one is not positive.
     """
 
     def __init__(
@@ -55,23 +60,26 @@ class Head(nnx.Module):
             "positive numbers, one a layer",
             str(list(sizes)),
         )
-        of = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        wide = of | {"dtype": None if dtype is None else jnp.promote_types(dtype, jnp.float32)}
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        last_dtype = None if dtype is None else jnp.promote_types(dtype, jnp.float32)
+        last_options = options | {"dtype": last_dtype}
         last = len(sizes) - 1
         biases = [bias if i < last or last_bias is None else last_bias for i in range(len(sizes))]
         layers = zip(itertools.pairwise(widths), biases, strict=True)
         self.layers = nnx.List(
-            nnx.Linear(a, b, use_bias=with_bias, **(wide if i == last else of))
+            nnx.Linear(a, b, use_bias=with_bias, **(last_options if i == last else options))
             for i, ((a, b), with_bias) in enumerate(layers)
         )
-        norms = [batch_norm(b, **of) for b in widths[1:-1] if norm]
+        norms = [batch_norm(b, **options) for b in widths[1:-1] if norm]
         self.norms = nnx.List(norms)
         self.last_norm = (
-            batch_norm(widths[-1], use_scale=False, use_bias=False, **wide) if last_norm else None
+            batch_norm(widths[-1], use_scale=False, use_bias=False, **last_options)
+            if last_norm
+            else None
         )
 
     def __call__(self, x: Numbers) -> Float[Array, "k d"]:
-        """Outputs [k, d]."""
+        """Return the outputs [k, d]."""
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             x = nnx.relu(self.norms[i](x) if len(self.norms) else x)
@@ -81,11 +89,18 @@ class Head(nnx.Module):
 
 
 class Features(nnx.Module):
-    """A multilayer perceptron as a backbone: flattened images -> the last hidden layer, He-normal
-    weights.
+    """A multilayer perceptron as a backbone: images are flattened, and every layer ends in ReLU.
+
+    Weights start from the He-normal distribution.
+
+    Args:
+        inputs: number of values in one flattened image.
+        widths: widths of the hidden layers; the last is the number of features.
+        rngs: random numbers of the start, flax.nnx.Rngs(seed).
+        options: further arguments of `nnx.Linear`.
 
     Raises:
-        ValueError: a size is not positive, or there is none.
+        ValueError: if there are no widths, or a size is not positive.
     """
 
     def __init__(
@@ -106,15 +121,15 @@ class Features(nnx.Module):
         self.features = sizes[-1]
 
     def representations(self, x: Numbers) -> dict[str, Float[Array, "k features"]]:
-        """What every hidden layer hands on: {"layer1": [k, width], ...}."""
-        x, found = jnp.reshape(x, (len(x), -1)), {}
+        """Return the output of every hidden layer: {"layer1": [k, width], ...}."""
+        x, outputs = jnp.reshape(x, (len(x), -1)), {}
         for i, layer in enumerate(self.layers):
             x = nnx.relu(layer(x))
-            found[f"layer{i + 1}"] = x
-        return found
+            outputs[f"layer{i + 1}"] = x
+        return outputs
 
     def __call__(self, x: Numbers) -> Float[Array, "k features"]:
-        """The last hidden layer."""
+        """Return the features, which are the output of the last hidden layer."""
         return self.representations(x)[f"layer{len(self.layers)}"]
 
 
@@ -122,11 +137,11 @@ class Encoder(nnx.Module):
     """A backbone and its head: images [k, h, w, c] -> embeddings [k, d].
 
     Args:
-        backbone: a module with `representations` (a dict of [k, f] arrays, the last of which are
-            its outputs), such as `ResNet` or `Features`.
+        backbone: a module with a method `representations`, such as `ResNet` or `Features`. The
+            method returns a dict of [k, f] arrays, the last of which holds the features.
         head: a module from features to embeddings, such as `Head`.
-        mean, std: pixels in [0, 1] enter the backbone as (x − mean)/std, so that the encoder is a
-            function of images as `views.positive_pairs` makes them; one number, or one a channel.
+        mean, std: the backbone receives (x − mean)/std, for pixels x in [0, 1] as
+            `views.positive_pairs` returns them; one number, or one for each channel.
     """
 
     def __init__(
@@ -141,30 +156,39 @@ class Encoder(nnx.Module):
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, x: Numbers) -> Float[Array, "k d"]:
-        """Embeddings [k, d]."""
+        """Return the embeddings [k, d]."""
         return self.everything(x)[0]
 
     def everything(
         self, x: Numbers
     ) -> tuple[Float[Array, "k d"], dict[str, Float[Array, "k features"]]]:
-        """Embeddings [k, d], and the hidden representations by name, in the order in which they are
-        computed.
+        """Return the embeddings [k, d] and the hidden representations.
+
+        The representations are a dict by name, in the order of computation.
         """
         x = (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
-        found: dict[str, Array] = self.backbone.representations(x)  # type: ignore[attr-defined]
-        return self.head(list(found.values())[-1]), found
+        hidden: dict[str, Array] = self.backbone.representations(x)  # type: ignore[attr-defined]
+        return self.head(list(hidden.values())[-1]), hidden
 
 
 def offset_start(encoder: Encoder, norm: Real, *, rngs: nnx.Rngs) -> Encoder:
-    """The encoder with its head's last bias brought to this norm, in a random direction, in place.
+    """Set the last bias of an encoder's head to a random vector of this norm, in place.
 
-    A loss of directions u = z/‖z‖ (SimCLR, BYOL) has no saddle at z = 0, and its small start is not
-    one of small z but one of small differences: embeddings near one vector, z = b + small · W h.
-    With ‖b‖ = norm, tangential modes of SimCLR then grow by the law of small dot products with
+    A loss of directions u = z/‖z‖ (SimCLR, BYOL) has no saddle at z = 0. Its small start therefore
+    has small differences instead of small embeddings: all lie near one vector, z = b + small · W h.
+    With ‖b‖ = norm, tangential modes of SimCLR then grow by the law of small dot products, with
     weights divided by norm.
 
+    Args:
+        encoder: an encoder whose head is a `Head`.
+        norm: norm of the bias b.
+        rngs: random numbers of its direction.
+
+    Returns:
+        The same encoder.
+
     Raises:
-        ValueError: the norm is not positive, or the head's last layer has no bias.
+        ValueError: if the norm is not positive, or the head's last layer has no bias.
     """
     _check.require(norm > 0, "norm", "a positive number", norm)
     bias = encoder.head.layers[-1].bias  # type: ignore[attr-defined]
@@ -175,15 +199,21 @@ def offset_start(encoder: Encoder, norm: Real, *, rngs: nnx.Rngs) -> Encoder:
 
 
 def scale_start(encoder: Encoder, scale: Real, where: Literal["head", "all"] = "head") -> Encoder:
-    """The encoder with its starting weights multiplied by `scale`, in place: a small start.
+    """Multiply the starting weights of an encoder by `scale`, in place: a small start.
 
     Args:
-        where: "head", the weights (and bias) of the head's last layer, whose outputs shrink by the
-            factor; or "all", every parameter that trains, scales of normalisations included, whose
-            outputs shrink by more.
+        encoder: the encoder.
+        scale: the factor.
+        where: which parameters to multiply. "head" means the weights and the bias of the head's
+            last layer, and embeddings shrink by the factor `scale`. "all" means every parameter
+            that trains, including the scales of normalisations, and embeddings shrink by more.
+
+    Returns:
+        The same encoder.
 
     Raises:
-        ValueError: the scale is not positive, or `where` is unknown.
+        ValueError: if the scale is not positive, `where` is unknown, or, for "head", the encoder's
+            head is not a `Head`.
     """
     _check.require(scale > 0, "scale", "a positive number", scale)
     _check.require(where in ("head", "all"), "where", "'head' or 'all'", repr(where))

@@ -1,4 +1,4 @@
-"""Normalisations as torchvision has them, in any precision."""
+"""Normalisation layers with torchvision's conventions, in any precision."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 GROUPS = 8
-"""Channels are normalised in at most so many groups."""
+"""Largest number of groups of channels in group normalisation."""
 
 
 def batch_norm(channels: int, *, param_dtype: Any = jnp.float32, **options: Any) -> nnx.BatchNorm:
-    """Batch normalisation with running statistics in `param_dtype` (flax keeps them in float32).
+    """Return batch normalisation with running statistics in `param_dtype`.
 
-    Flax counts momentum from the other side: 0.9 is torchvision's 0.1. The variance takes two
-    passes, because the difference of squares loses a small one.
+    Flax itself stores running statistics in float32. Its momentum is the weight of the old value,
+    so that 0.9 is torchvision's 0.1. The variance is computed in two passes, because the difference
+    E x² − (E x)² loses a small variance to rounding.
     """
     norm = nnx.BatchNorm(
         channels, momentum=0.9, use_fast_variance=False, param_dtype=param_dtype, **options
@@ -26,7 +27,9 @@ def batch_norm(channels: int, *, param_dtype: Any = jnp.float32, **options: Any)
 
 
 def group_norm(channels: int, **options: Any) -> nnx.GroupNorm:
-    """Group normalisation in as many of at most `GROUPS` groups as divide the channels."""
+    """Return group normalisation with the largest number of groups, up to `GROUPS`, that divides
+    the number of channels.
+    """
     groups = max(g for g in range(1, min(GROUPS, channels) + 1) if channels % g == 0)
     return nnx.GroupNorm(
         channels, num_groups=groups, epsilon=1e-5, use_fast_variance=False, **options

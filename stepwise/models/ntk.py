@@ -1,5 +1,5 @@
-"""Networks in NTK parametrisation: weights of unit variance, divided by the root of what they sum
-over.
+"""Networks in NTK parametrisation: weights have unit variance, and each layer divides by the square
+root of its number of inputs.
 """
 
 import itertools
@@ -16,11 +16,11 @@ from stepwise.types import Numbers, Real, Whole
 
 
 class Dense(nnx.Module):
-    """y = (w_std/√in) x W + b_std b, entries of W and b standard normal (Jacot et al. 2018, section
-    3).
+    """A dense layer y = (w_std/√inputs) x W + b_std b, with standard normal W and b.
 
-    The gradient with respect to W then has a limit as the width grows, and so has the learning
-    rate; the layer of `neural_tangents.stax.Dense` with the same numbers is its infinite width.
+    Jacot et al. (2018), section 3. With this scaling the gradient with respect to W, and with it
+    the learning rate, has a limit as the width grows. `neural_tangents.stax.Dense` with the same
+    numbers is the layer of infinite width.
     """
 
     def __init__(
@@ -43,25 +43,26 @@ class Dense(nnx.Module):
         self.w_scale, self.b_std = float(w_std) / inputs**0.5, float(b_std)
 
     def __call__(self, x: Numbers) -> Float[Array, "k outputs"]:
-        """Outputs of the layer."""
+        """Return the outputs of the layer [k, outputs]."""
         y = self.w_scale * (x @ self.kernel[...])
         return y if self.bias is None else y + self.b_std * self.bias[...]
 
 
 class MLP(nnx.Module):
-    """Dense layers with a nonlinearity between, in NTK parametrisation; inputs are flattened.
+    """A multilayer perceptron in NTK parametrisation; inputs are flattened.
 
     Args:
-        inputs: numbers of one flattened input.
-        widths: of the hidden layers; may be empty.
-        outputs: d.
-        activation: applied after every hidden layer.
-        w_std, b_std: of every layer; as in `neural_tangents.stax.Dense`.
-        rngs: the start's random numbers, flax.nnx.Rngs(seed).
-        dtype: of the parameters; the default float.
+        inputs: number of values in one flattened input.
+        widths: widths of the hidden layers; may be empty.
+        outputs: number of outputs d.
+        activation: nonlinearity after every hidden layer.
+        w_std, b_std: standard deviations of weights and biases of every layer, as in
+            `neural_tangents.stax.Dense`.
+        rngs: random numbers of the start, flax.nnx.Rngs(seed).
+        dtype: dtype of the parameters; by default JAX's default float.
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: if a size is not positive.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Numbers) -> Float[Array, "k outputs"]:
-        """Outputs [k, d] of inputs [k, ...]."""
+        """Return the outputs [k, d] of inputs [k, ...]."""
         x = jnp.reshape(x, (len(x), -1))
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))

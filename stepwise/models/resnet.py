@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016), with torchvision's layout, and the representation after every
+"""Residual networks (He et al. 2016) in torchvision's layout, with the representation after every
 stage.
 """
 
@@ -22,33 +22,34 @@ LAYOUTS = {
     "resnet34": ((3, 4, 6, 3), False),
     "resnet50": ((3, 4, 6, 3), True),
 }
-"""Blocks a stage, and whether they are bottlenecks."""
-_he = nnx.initializers.variance_scaling(
-    2.0, "fan_out", "normal"
-)  # as torchvision: kaiming_normal_, fan_out
+"""Blocks of each stage, and whether they are bottlenecks, by name."""
+# torchvision's initialisation of convolutions: kaiming_normal_ with fan_out
+_he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ResNet(nnx.Module):
-    """A residual network without its read-out: images [k, h, w, c] -> features [k, f], pooled over
-    space.
+    """A residual network without its read-out: images [k, h, w, c] -> features [k, f].
+
+    Features are means over the positions of the last stage.
 
     Args:
-        blocks: residual blocks of each stage; every stage but the first halves height and width and
-            doubles the width.
-        width: channels of the first stage; 64 is the standard one, and f = 8 · width for four
-            stages (4 times that with bottlenecks).
-        bottleneck: blocks of 1 x 1, 3 x 3, 1 x 1 convolutions with four times the channels at the
-            end (ResNet-50), instead of two 3 x 3 ones.
-        stem: "imagenet", a 7 x 7 convolution and a pooling, each of stride 2, or "small", one 3 x 3
-            convolution of stride 1, for images of some 32 pixels.
-        norm: "batch", with statistics of the whole batch in training (of all devices) and running
-            ones otherwise, or "group", of each image alone.
-        channels: of the images.
-        dtype: of the computation, such as bfloat16; parameters stay in `param_dtype`.
-        rngs: the start's random numbers, flax.nnx.Rngs(seed).
+        blocks: number of residual blocks in each stage. Every stage but the first halves the height
+            and width of the images and doubles the number of channels.
+        width: number of channels in the first stage. The standard width is 64. With four stages,
+            f = 8 · width, or 32 · width with bottlenecks.
+        bottleneck: whether blocks are bottlenecks (ResNet-50): convolutions of 1 x 1, 3 x 3 and
+            1 x 1 with four times the channels at the end, instead of two of 3 x 3.
+        stem: "imagenet", a 7 x 7 convolution and a max-pooling, each of stride 2; or "small", one
+            3 x 3 convolution of stride 1, for images of about 32 pixels.
+        norm: "batch", with the statistics of the whole batch (over all devices) in training and the
+            running ones in evaluation; or "group", with the statistics of each image.
+        channels: number of channels of the images.
+        dtype: dtype of the computation, such as bfloat16.
+        param_dtype: dtype of the parameters.
+        rngs: random numbers of the start, flax.nnx.Rngs(seed).
 
     Raises:
-        ValueError: a size is not positive, or stem or norm are unknown.
+        ValueError: if a size is not positive, or `stem` or `norm` is unknown.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class ResNet(nnx.Module):
         _check.require(width >= 1, "width", "a positive number of channels", width)
         _check.require(stem in ("imagenet", "small"), "stem", "'imagenet' or 'small'", repr(stem))
         _check.require(norm in ("batch", "group"), "norm", "'batch' or 'group'", repr(norm))
-        of = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        convolution: Any = partial(_convolution, **of)
-        normal: Any = partial(batch_norm if norm == "batch" else group_norm, **of)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        convolution: Any = partial(_convolution, **options)
+        normal: Any = partial(batch_norm if norm == "batch" else group_norm, **options)
         large = stem == "imagenet"
         self.pooled_stem = large
         self.stem = convolution(channels, width, 7 if large else 3, 2 if large else 1)
@@ -96,38 +97,44 @@ class ResNet(nnx.Module):
     def standard(
         cls, name: Literal["resnet18", "resnet34", "resnet50"], **options: Any
     ) -> "ResNet":
-        """A ResNet of a standard layout, with options as above (width, stem, norm, channels, dtype,
-        rngs).
+        """Create a ResNet of a standard layout.
+
+        Args:
+            name: "resnet18", "resnet34" or "resnet50".
+            options: other arguments of `ResNet` (width, stem, norm, channels, dtype, rngs).
 
         Raises:
-            ValueError: the name is unknown.
+            ValueError: if the name is unknown.
         """
         _check.require(name in LAYOUTS, "name", f"one of {', '.join(LAYOUTS)}", repr(name))
         blocks, bottleneck = LAYOUTS[name]
         return cls(blocks, bottleneck=bottleneck, **options)
 
     def representations(self, x: Numbers) -> dict[str, Float[Array, "k features"]]:
-        """What the stem and every stage hand on, pooled over space: {"stem": [k, width], "stage1":
-        ..., ...}.
+        """Return the outputs of the stem and of every stage, averaged over positions.
+
+        They are a dict {"stem": [k, width], "stage1": [k, ...], ...}.
         """
         x = nnx.relu(self.norm(self.stem(x)))
         if self.pooled_stem:
             x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        found = {"stem": _pooled(x)}
+        outputs = {"stem": _pool(x)}
         for i, stage in enumerate(self.stages):
             for block in stage:
                 x = block(x)
-            found[f"stage{i + 1}"] = _pooled(x)
-        return found
+            outputs[f"stage{i + 1}"] = _pool(x)
+        return outputs
 
     def __call__(self, x: Numbers) -> Float[Array, "k features"]:
-        """Features [k, f]: the last stage's."""
+        """Return the features [k, f], which are the output of the last stage."""
         return self.representations(x)[f"stage{len(self.stages)}"]
 
 
 class _Block(nnx.Module):
-    """x -> relu(x + F(x)), F two 3 x 3 convolutions or a bottleneck; 1 x 1 on x where the shape
-    changes.
+    """A residual block x -> relu(S(x) + F(x)).
+
+    F is two 3 x 3 convolutions or a bottleneck. The shortcut S is a 1 x 1 convolution if the shape
+    changes, and the identity otherwise.
     """
 
     def __init__(
@@ -140,8 +147,8 @@ class _Block(nnx.Module):
         normal: Any,
     ) -> None:
         inner = outputs // 4 if bottleneck else outputs
-        # (channels in, channels out, side, stride); the stride on the 3 x 3, as torchvision's v1.5
-        # has it
+        # (channels in, channels out, side, stride); the 3 x 3 convolution of a bottleneck has the
+        # stride, as in torchvision's v1.5
         shapes = (
             [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
             if bottleneck
@@ -162,10 +169,9 @@ class _Block(nnx.Module):
         return nnx.relu(x + y)
 
 
-def _convolution(inputs: int, outputs: int, side: int, stride: int, **of: Any) -> nnx.Conv:
-    pad = (
-        side // 2
-    )  # on both sides, as torchvision; "SAME" pads one side more where the stride is 2
+def _convolution(inputs: int, outputs: int, side: int, stride: int, **options: Any) -> nnx.Conv:
+    # equal padding on both sides, as in torchvision; "SAME" pads unequally at stride 2
+    pad = side // 2
     padding = ((pad, pad), (pad, pad))
     return nnx.Conv(
         inputs,
@@ -175,14 +181,14 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int, **of: Any) -
         padding=padding,
         use_bias=False,
         kernel_init=_he,
-        **of,
+        **options,
     )
 
 
-def _pooled(x: Array) -> Array:
+def _pool(x: Array) -> Array:
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def count_parameters(module: nnx.Module) -> int:
-    """How many numbers train; of a module, or of the shapes that `nnx.eval_shape` gives."""
+    """Count the trainable numbers of a module, or of the shapes that `nnx.eval_shape` returns."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))

@@ -1,11 +1,11 @@
-"""Training of real networks on random views, with checkpoints, a log and runs that are shared.
+"""Training of real networks on random views, with checkpoints, a log and cached runs.
 
-- `config`: every knob of a run; `runs`: runs by their configuration, kept in a folder.
-- `plan`, `step`, `loop`: what is descended and how, one compiled step, the loop around it.
-- `checkpoints`, `snapshots`, `log`, `ownership`: what a run leaves in its folder, and whose it is.
+- `config`: all settings of a run; `runs`: a cache of runs, one folder for each configuration.
+- `plan`, `step`, `loop`: the hyper-parameters, one compiled step, and the loop around it.
+- `checkpoints`, `snapshots`, `log`: the files of a run; `ownership`: its fingerprint and its lock.
 
-`train`, `Trained`, `Objective`, `Plan` and `Config` can be imported from here; each is loaded when
-it is first used, so that reading a configuration needs no JAX.
+`train`, `Trained`, `Objective`, `Plan` and `Config` can be imported from here. Each is loaded when
+it is first used, because importing `Config` alone needs no JAX.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Checkpoints of long runs: written whole or not at all, refused by name where they are not what
-they should be.
+"""Checkpoints of long runs: each is written atomically, and damaged or foreign ones are refused by
+name.
 
-The only importer of orbax.
+This is the only module that imports orbax.
 """
 
 import logging
@@ -23,17 +23,21 @@ _NAME = "step"
 
 
 class Checkpoints:
-    """The checkpoints of one run in a folder, one a step, the newest few kept.
+    """The checkpoints of one run in a folder, one for each saved step, of which the newest remain.
 
-    A state is any tree of arrays, whole in every process. Each process of a `jax.distributed`
-    program makes one of these on the same folder and calls it at the same steps.
+    A state is any tree of arrays, and every process holds all of it. In a `jax.distributed`
+    program, each process creates its own `Checkpoints` of the same folder and calls it at the same
+    steps.
 
     Args:
-        folder: made if it is not there.
-        about: what the run is (anything JSON holds), kept with every checkpoint; one with another
-            is foreign.
-        keep: how many to keep; at least two, so that one is left when the newest is damaged.
-        warn: is told of every checkpoint that is refused.
+        folder: created if it is missing.
+        about: a description of the run (anything that JSON can hold), stored with every checkpoint.
+            A checkpoint with another description belongs to another run and is refused.
+        keep: number of checkpoints to keep; at least two, because the newest may be damaged.
+        warn: called with a message for every checkpoint that is refused.
+
+    Raises:
+        ValueError: if `keep` is less than 2.
     """
 
     def __init__(
@@ -52,23 +56,25 @@ class Checkpoints:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
         )
-        self._manager = self._made()
+        self._manager = self._open()
 
-    def _made(self) -> ocp.CheckpointManager:
+    def _open(self) -> ocp.CheckpointManager:
         self.folder.mkdir(parents=True, exist_ok=True)
         return ocp.CheckpointManager(self.folder, options=self._options)
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints that are there, in order, whole or not."""
+        """Return the steps of all checkpoints in the folder, in ascending order, damaged or not."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
-        """Write the state under a temporary name, then rename it, then remove the oldest that is
-        not kept.
+        """Write the checkpoint of a step, then remove the oldest one beyond `keep`.
+
+        The state is written under a temporary name and then renamed. A step that already has a
+        checkpoint is skipped.
 
         Raises:
-            OSError: it could not be written (a full disk); the checkpoints that were there are
-                still there.
+            OSError: if it could not be written (for instance on a full disk); the earlier
+                checkpoints are unchanged.
         """
         if step in self._manager.all_steps():
             return
@@ -79,41 +85,44 @@ class Checkpoints:
         try:
             self._manager.save(step, args=items, force=True)
             self._manager.wait_until_finished()
-        except (
-            Exception
-        ) as error:  # orbax and tensorstore raise ValueError and more for what the disk refused
+        # orbax and tensorstore raise ValueError and other types when the disk rejects a write
+        except Exception as error:
             self._manager.close()
-            self._manager = self._made()
+            self._manager = self._open()
             raise OSError(
                 f"{self.folder}: the checkpoint of step {step} could not be written ({error})"[:500]
             ) from error
 
     def restore(self, template: Any) -> tuple[int, Any] | None:
-        """The newest whole checkpoint's step and state, laid out like `template`; None where there
-        is none at all.
+        """Return the step and the state of the newest usable checkpoint.
 
-        One that is truncated, damaged or of another run is refused by name to `warn`, and the one
-        before it is used; those refused are then set aside as refused_step_N_0. Where none is
-        usable, all stay as they are.
+        A checkpoint that is truncated, damaged or of another run is refused: its name and the
+        reason are passed to `warn`, and the one before it is tried. If one is usable, the refused
+        ones are renamed to refused_step_N_0. If none is usable, all keep their names.
+
+        Args:
+            template: a tree of arrays with the structure, shapes and dtypes of the state.
+
+        Returns:
+            (step, state), with the state in the structure of `template`; None if the folder has no
+            checkpoint.
 
         Raises:
-            ValueError: there are checkpoints and every one was refused (the reasons are in the
-                message).
+            ValueError: if there are checkpoints and all are refused; the message has the reasons.
         """
         refused: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                found = self._restored(step, template)
-            except (
-                Exception
-            ) as error:  # whatever orbax, tensorstore and json raise at bytes that are not theirs
+                state = self._read(step, template)
+            # orbax, tensorstore and json raise many types of error for damaged files
+            except Exception as error:
                 reason = " ".join(str(error).split())[:300]
                 refused[step] = f"{self.folder / f'{_NAME}_{step}'}: refused, {reason}"
                 self.warn(refused[step])
                 continue
             for bad in refused:
                 self._set_aside(bad)
-            return step, found
+            return step, state
         if refused:
             reasons = "; ".join(refused.values())
             raise ValueError(
@@ -122,20 +131,21 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder's checkpoint manager."""
         self._manager.close()
 
-    def _restored(self, step: int, template: Any) -> Any:
-        kept = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))[
+    def _read(self, step: int, template: Any) -> Any:
+        record = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))[
             "about"
         ]
-        about = kept["of"]
+        about = record["of"]
         if about != self.about:
             differs = sorted(
                 key for key in {*about, *self.about} if about.get(key) != self.about.get(key)
             )
             raise ValueError(
-                f"expected a checkpoint of this run, found one of another (it differs in {differs})"
+                "expected a checkpoint of this run, "
+                f"received one of another run (it differs in {differs})"
             )
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flat(template))
         items = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
@@ -143,12 +153,14 @@ class Checkpoints:
         for name, leaf in _flat(template).items():
             if flat[name].shape != np.shape(leaf) or flat[name].dtype != np.asarray(leaf).dtype:
                 raise ValueError(
-                    f"expected {name} {leaf.dtype} {list(leaf.shape)}, found {flat[name].shape}"
+                    f"expected {name} {leaf.dtype} {list(leaf.shape)}, "
+                    f"received {flat[name].dtype} {list(flat[name].shape)}"
                 )
-        damaged = sorted(name for name, found in _sums(flat).items() if found != kept["sums"][name])
+        sums = _sums(flat)
+        damaged = sorted(name for name in sums if sums[name] != record["sums"][name])
         if damaged:
             raise ValueError(
-                f"expected the numbers that were written, found others in {damaged[:5]}"
+                f"expected the numbers that were written, received different ones in {damaged[:5]}"
             )
         return jax.tree.unflatten(
             jax.tree.structure(template), [flat[name] for name in _flat(template)]
@@ -159,23 +171,21 @@ class Checkpoints:
         path = self.folder / f"{_NAME}_{step}"
         if jax.process_index() == 0:
             number = 0
-            while (to := path.with_name(f"refused_{_NAME}_{step}_{number}")).exists():
+            while (target := path.with_name(f"refused_{_NAME}_{step}_{number}")).exists():
                 number += 1
-            path.replace(to)
+            path.replace(target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"set aside {path}")
-        self._manager = self._made()
+        self._manager = self._open()
 
 
 def _sums(flat: dict[str, Any]) -> dict[str, int]:
-    """A checksum of each array's bytes; every process has the whole of each."""
+    """Return a checksum of each array's bytes; every process holds the whole of each array."""
     return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in flat.items()}
 
 
 def _flat(state: Any) -> dict[str, Any]:
-    """Leaves by their path, so that the tree's own types (optax's, flax's) need not be known to
-    read it.
-    """
+    """Return the leaves by their paths, because then reading needs no types of optax or flax."""
     return {
         jax.tree_util.keystr(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

@@ -1,4 +1,7 @@
-"""Every knob of a training run, and the refusal of what no run could use. Needs no JAX."""
+"""The settings of a training run and their checks.
+
+Importing this module needs no JAX; creating a `Config` does.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,82 +11,91 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Config:
-    """Every knob of a training run; the defaults are those of a small ResNet that two cores train
-    in minutes.
+    """All settings of a training run.
+
+    With the defaults, a small ResNet trains in minutes on two cores.
     """
 
     data: str = "photos"
-    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images to train on: photos, cifar10, stl10, folder:PATH or npz:PATH."""
     data_dir: str | None = None
-    """Where cifar10 or stl10 lie."""
+    """Folder of the cifar10 or stl10 files; by default they are downloaded once to a cache."""
     split: str = "train"
+    """Part of the data set to train on: train, test, val (folders) or unlabeled (stl10)."""
     n_images: int = 4096
+    """Number of images to train on, a random subset of the split; fewer images are an error."""
     side: int = 32
-    """Images are brought to this side before views are made of them."""
+    """Side of the square images, in pixels, before views are made of them."""
     recipe: str = "small"
-    """Of the views, a name in `views.RECIPES`."""
+    """Augmentations that make the views, a name in `views.RECIPES`."""
     method: str = ""
-    """A name in `methods.METHODS`, or FILE.py:NAME of your own; by default `methods.DEFAULT`."""
+    """Objective: a name in `methods.METHODS`, or FILE.py:NAME; if empty, `methods.DEFAULT`."""
     temperature: float | None = None
-    """Temperature of a loss that has one; by default the official one."""
+    """Temperature of the loss, for a loss that has one; by default the official value."""
     blocks: tuple[int, ...] = (1, 1, 1, 1)
-    """Residual blocks of each stage."""
+    """Number of residual blocks in each stage of the network."""
     bottleneck: bool = False
+    """Use bottleneck blocks, as ResNet-50 does, instead of blocks of two 3 x 3 convolutions."""
     width: int = 16
-    """Channels of the first stage."""
+    """Number of channels in the first stage; each later stage has twice as many."""
     stem: Literal["small", "imagenet"] = "small"
+    """First layer: a 3 x 3 convolution (small), or a strided 7 x 7 and a max-pooling (imagenet)."""
     norm: Literal["batch", "group"] = "batch"
+    """Normalisation in the backbone: over the batch, or over groups of channels of one image."""
     head: tuple[int, ...] = (10,)
-    """Layers from features to embedding; the last is d."""
+    """Widths of the layers from features to embedding; the last is the embedding dimension d."""
     predictor: tuple[int, ...] = (512,)
-    """Hidden layers of the predictor, where the method has one."""
+    """Widths of the predictor's hidden layers, for a method that has a predictor."""
     start_scale: float = 1e-3
     """Factor on the starting weights; 1 is a standard start."""
     start_of: Literal["head", "all"] = "head"
-    """Which weights it shrinks: the head's last layer, or all."""
+    """Weights that the start scale multiplies: those of the head's last layer, or all."""
     offset: float = 0.0
-    """Norm of the head's bias at the start, the small start of a loss that is blind to scale
-    (`models.offset_start`); 0: no bias.
-    """
+    """Norm of the head's bias at the start (`models.offset_start`); 0 means a head without bias."""
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
-    """lars leaves biases and normalisations alone, as does adamw's decay."""
+    """Optimiser; lars and adamw exempt biases and normalisations from decay, lars from scaling."""
     lr: float = 0.004
+    """Learning rate, after any warm-up and before any cosine decay."""
     momentum: float = 0.9
-    """Of sgd and lars."""
+    """Momentum of sgd and lars; adam and adamw ignore it."""
     weight_decay: float = 0.0
-    """Of all but adam."""
+    """Weight decay of sgd, lars and adamw, where 0 means none; adam ignores it."""
     warmup: int = 0
-    """Steps of linear warm-up."""
+    """Number of steps over which the learning rate rises linearly; 0 means no warm-up."""
     cosine: bool = False
-    """Whether the rate then falls to a thousandth as a cosine."""
+    """Lower the learning rate to a thousandth along a cosine, over the steps after the warm-up."""
     batch_size: int = 64
-    """Pairs a step."""
+    """Number of images in each step, each with its own random views."""
     steps: int = 2200
+    """Number of training steps."""
     probe: int = 256
-    """Images on which all curves are measured."""
+    """Number of training images on which the loss and the eigenvalues are measured."""
     records: int = 150
-    """Samples of the curves, on a geometric grid of steps."""
+    """Number of measurements during training, at geometrically spaced steps."""
     checkpoint_every: int = 200
-    """Steps."""
+    """Number of steps between two checkpoints."""
     snapshots: int = 0
-    """So many networks on the way are kept, on a geometric grid from a hundredth of the steps, and
-    that at step 0.
-    """
+    """Number of networks to save, at geometrically spaced steps, besides step 0; 0 means none."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0
+    """Seed of the starting weights, the subset of images, the batches and the views."""
 
     def __post_init__(self) -> None:
-        """Refuse what no run could use, before anything is loaded."""
+        """Reject settings that no run can use, before any data are loaded.
+
+        Raises:
+            ValueError: if a setting is out of range or unknown; the message names it.
+        """
         from stepwise import _check, methods  # which import JAX
         from stepwise.views import RECIPES
 
         object.__setattr__(self, "method", self.method or methods.DEFAULT)
-        known = {
+        choices = {
             "recipe": RECIPES,
             "optimiser": ("sgd", "lars", "adam", "adamw"),
         }
-        for name, names in known.items():
+        for name, names in choices.items():
             value = getattr(self, name)
             _check.require(value in names, name, f"one of {sorted(names)}", repr(value))
         for name in ("blocks", "head", "predictor"):
@@ -93,29 +105,34 @@ class Config:
             )
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        from_one, from_zero = (
-            ("n_images", "side", "width", "steps"),
-            ("warmup", "snapshots", "seed"),
-        )
-        for name in (*from_one, *from_zero):
-            _check.whole(name, getattr(self, name), 1 if name in from_one else 0)
-        for name, below in {"offset": math.inf, "weight_decay": math.inf, "momentum": 1.0}.items():
+        least = dict.fromkeys(("n_images", "side", "width", "steps"), 1)
+        least |= dict.fromkeys(("warmup", "snapshots", "seed"), 0)
+        for name, minimum in least.items():
+            _check.whole(name, getattr(self, name), minimum)
+        for name, bound in {"offset": math.inf, "weight_decay": math.inf, "momentum": 1.0}.items():
             value = getattr(self, name)
-            _check.require(0 <= value < below, name, f"a number in [0, {below})", repr(value))
+            _check.require(0 <= value < bound, name, f"a number in [0, {bound})", repr(value))
         for name in ("start_scale", "lr"):
             value = getattr(self, name)
             _check.require(0 < value < math.inf, name, "a positive number", repr(value))
-        has_one = "temperature" in signature(methods.find(self.method).objective.loss).parameters
+        arguments = signature(methods.find(self.method).objective.loss).parameters
         expected = "None for a loss without a temperature"
-        fits = self.temperature is None or has_one
+        fits = self.temperature is None or "temperature" in arguments
         _check.require(fits, "temperature", expected, self.temperature)
         fits = self.temperature is None or 0 < self.temperature < math.inf
         _check.require(fits, "temperature", "a positive number", self.temperature)
 
     @classmethod
     def for_method(cls, method: str = "", occasion: str = "small", **changes: Any) -> "Config":
-        """The configuration of a method with the start and the schedule of its row
-        (`methods.Method.settings`), and these changes.
+        """Return the configuration of a method, with the start and the schedule of its row.
+
+        Args:
+            method: a name, or FILE.py:NAME, as in `methods.find`.
+            occasion: one of `methods.OCCASIONS`; see `methods.Method.settings`.
+            changes: values of other fields, which take precedence over the row's.
+
+        Raises:
+            ValueError: if the method or the occasion is unknown, or a value is out of range.
         """
         from stepwise import methods
 

@@ -1,5 +1,5 @@
-"""The log of a training run: arrays for trajectory and checkpoints, JSON lines and TensorBoard
-events to look at.
+"""The log of a training run: arrays for the trajectory and the checkpoints, JSON lines, and
+TensorBoard events.
 """
 
 import json
@@ -19,13 +19,14 @@ MEASURED = ("eigenvalues", "covariance_eigenvalues", "loss")
 
 
 class RunLog:
-    """What was measured at each sample of a run.
+    """The measurements of a run, one sample for each measured step.
 
     Args:
-        at: the steps that are measured, from 0 up.
-        times: t of each of them.
-        first: what was measured at the first, by name; the shapes of the others.
-        folder: where log.jsonl and the TensorBoard events go; None keeps them nowhere.
+        at: the measured steps, ascending from 0 [T].
+        times: the time t of each of these steps [T].
+        first: the measurements at the first step, by name; later samples have the same names and
+            shapes.
+        folder: folder for log.jsonl and the TensorBoard events; None writes no files.
     """
 
     def __init__(
@@ -45,9 +46,13 @@ class RunLog:
         self.add(first)
 
     def add(self, measured: dict[str, Any]) -> None:
-        """What was measured at the next sample."""
+        """Record the measurements of the next sample.
+
+        Raises:
+            ValueError: if all samples are recorded already.
+        """
         _check.require(
-            self._done < len(self.at), "measured", f"at most {len(self.at)} samples", "another one"
+            self._done < len(self.at), "measured", f"at most {len(self.at)} samples", "one more"
         )
         for name, array in self._arrays.items():
             array[self._done] = measured[name]
@@ -56,20 +61,22 @@ class RunLog:
             self._write(self._done - 1)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """A copy of everything so far, NaN where nothing was measured yet, as `load` takes it."""
+        """Return a copy of all samples, NaN for those not measured yet, in the form of `load`."""
         return {name: array.copy() for name, array in self._arrays.items()} | {
             "done": np.asarray(self._done)
         }
 
     def load(self, arrays: dict[str, Any]) -> None:
-        """Go on from what `arrays` gave."""
+        """Resume from the samples that `arrays` returned."""
         self._done = int(arrays["done"])
         for name in self._arrays:
             self._arrays[name] = np.array(arrays[name])
 
     def open(self) -> None:
-        """Begin to write: log.jsonl from the start (a run that was killed may have written more
-        than it kept).
+        """Start writing files.
+
+        log.jsonl is rewritten from its first line, because a run that was killed may have logged
+        samples after its last checkpoint.
         """
         if self._folder is None:
             return
@@ -82,17 +89,17 @@ class RunLog:
             self._events(0)
 
     def close(self) -> None:
-        """Stop writing."""
+        """Stop writing files."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def trajectory(self, result: Result, source: str) -> Trajectory:
-        """The samples so far."""
+        """Return the samples recorded so far."""
         rows = slice(0, self._done)
-        kept = {name: array[rows] for name, array in self._arrays.items()}
-        measured = {name: kept.pop(name) for name in MEASURED}
-        stats = {"step": self.at[rows], **kept}
+        stats = {name: array[rows] for name, array in self._arrays.items()}
+        measured = {name: stats.pop(name) for name in MEASURED}
+        stats = {"step": self.at[rows], **stats}
         return Trajectory(self.times[rows], result=result, source=source, stats=stats, **measured)
 
     def _row(self, i: int) -> dict[str, Any]:

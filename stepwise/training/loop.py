@@ -1,4 +1,4 @@
-"""Training of an encoder on two views of every image: one loop for all losses, returning a
+"""Training of an encoder on random views of every image: one loop for all losses, which returns a
 Trajectory.
 """
 
@@ -36,13 +36,13 @@ class Trained:
     """A finished or interrupted run.
 
     Attributes:
-        trajectory: eigenvalues of C and of the covariance on the probe, its loss; in `stats` the
-            monitors [T], the mean training loss since the sample before ("train_loss"), the step of
-            every sample ("step") and the covariance eigenvalues of every hidden representation
-            ("stages/NAME" [T, k]).
-        encoder: with the last parameters, in evaluation mode.
-        finished: whether all steps were taken (or the run diverged); otherwise it was interrupted,
-            and goes on when called again with the same folder.
+        trajectory: the loss on the probe, and the eigenvalues of C and of the embedding's
+            covariance. Its `stats` hold the monitors [T], the mean training loss since the
+            previous sample ("train_loss" [T]), the step of each sample ("step" [T]), and the
+            covariance eigenvalues of each hidden representation ("stages/NAME" [T, k]).
+        encoder: the encoder with the last parameters, in evaluation mode.
+        finished: whether all steps were taken or the run diverged. If False, the run was
+            interrupted, and `train` with the same folder resumes it.
     """
 
     trajectory: Trajectory
@@ -63,58 +63,61 @@ def train(
     mesh: Mesh | None = None,
     progress: bool | None = None,
 ) -> Trained:
-    """Train an encoder by stochastic gradient descent on two random views of every image.
+    """Train an encoder by stochastic gradient descent on random views of every image.
 
-    Views are made on the device inside the compiled step. Under a mesh, whose first axis the batch
-    is shared over, the program is the global one: batch statistics, loss and gradient are those of
-    the whole batch.
+    Views are made on the device inside the compiled step. With a mesh, the batch is sharded over
+    the mesh's first axis; batch statistics, loss and gradient are those of the whole batch.
 
     Args:
         encoder: images [k, h, w, c] in [0, 1] -> embeddings [k, d], such as `models.Encoder`;
             trained in place.
         pixels: uint8 [n, h, w, c].
-        predictor: a module from embeddings to predictions, where the objective wants one.
-        folder: checkpoints, log.jsonl and TensorBoard events; a run that was killed goes on from
-            there to the same bits, and one that is finished is only read.
-        metadata: what else the run is, so that its folder is not taken for another's; anything JSON
-            holds. What is inside a function, such as an optimiser's momentum where it is no
-            `functools.partial`, cannot be seen from here.
-        mesh: devices that share each batch; by default all, or one where they cannot share it
-            evenly.
-        progress: show a bar with loss, rank and time left; by default if stderr is a terminal.
+        objective: the loss, and the predictor and target network that it needs.
+        plan: the hyper-parameters.
+        predictor: a module from embeddings to predictions, for an objective with a predictor.
+        folder: folder for checkpoints, log.jsonl and TensorBoard events. An interrupted run resumes
+            from it to the same bits; a finished run is loaded.
+        metadata: a further description of the run, anything that JSON can hold; a folder whose run
+            has other metadata is rejected. List here what the other arguments hide inside a
+            function, such as the momentum of an optimiser that is not a `functools.partial`.
+        mesh: devices that share each batch; by default all devices, or one if they do not divide
+            the batch evenly.
+        progress: whether to show a bar with loss, rank and time left; by default, if stderr is a
+            terminal.
 
     Returns:
-        What was measured, with times = Σ lr. A loss or gradient that is not finite, or a loss of
-        1e6 times its start, ends the run as diverged, with the parameters before it. SIGTERM and
-        Ctrl-C save a checkpoint and end it unfinished.
+        The measurements, with times = Σ lr, and the trained encoder. If a loss or gradient is not
+        finite, or a loss exceeds 1e6 times the first one, the run ends as diverged, with the last
+        good parameters. SIGTERM and Ctrl-C save a checkpoint and end the run unfinished.
 
     Raises:
-        ValueError: pixels are not uint8 [n, h, w, c] or fewer than a batch; a number of the plan is
-            not positive; a predictor is missing or idle; the folder holds another run (of other
-            images, objective, plan or `metadata`, or one that began elsewhere), or another process
-            trains there.
-        OSError: a checkpoint could not be written; those before it are kept.
+        ValueError: if pixels are not uint8 [n, h, w, c] or are fewer than a batch; a number of the
+            plan is not positive; a predictor is missing or unused; the folder holds another run
+            (of other images, objective, plan, `metadata` or starting weights); or another process
+            trains in the folder.
+        OSError: if a checkpoint could not be written; earlier checkpoints remain.
     """
     plan.require()
     step = Step(encoder, pixels, objective, plan, predictor, mesh)
-    state, at = step.start(), plan.samples()
-    first = _measured(step, state, plan)
-    log = RunLog(at, plan.times()[at], first, folder)
-    with contextlib.ExitStack() as held:
+    state, samples = step.start(), plan.samples()
+    first = _measure(step, state, plan)
+    log = RunLog(samples, plan.times()[samples], first, folder)
+    with contextlib.ExitStack() as resources:
         store = None
         if folder is not None:
-            held.enter_context(ownership.alone(Path(folder)))
+            resources.enter_context(ownership.alone(Path(folder)))
             identity = ownership.identity(pixels, objective, plan, log, metadata)
             store = Checkpoints(Path(folder) / "checkpoints", identity)
-            held.callback(store.close)
-            found = store.restore({"state": state, "log": log.arrays()})
-            if found is not None:
-                state = found[1]["state"]
-                ownership.require_start(Path(folder), found[1]["log"], first)
-                log.load(found[1]["log"])
+            resources.callback(store.close)
+            restored = store.restore({"state": state, "log": log.arrays()})
+            if restored is not None:
+                _, checkpoint = restored
+                state = checkpoint["state"]
+                ownership.require_start(Path(folder), checkpoint["log"], first)
+                log.load(checkpoint["log"])
         if int(state["step"]) < plan.steps and bool(state["ok"]):
             log.open()
-            held.callback(log.close)
+            resources.callback(log.close)
         state, finished = _run(step, state, plan, log, store, progress, folder)
     last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
     models.restore(encoder, *jax.tree.map(jnp.asarray, last))
@@ -137,70 +140,75 @@ def _run(
     progress: bool | None,
     folder: str | os.PathLike[str] | None,
 ) -> tuple[Any, bool]:
-    """The state at the end, and whether it is the run's own end."""
-    samples, at = set(plan.samples().tolist()), int(state["step"])
-    wanted = (
+    """Run the loop. Return the last state, and whether the run finished or diverged."""
+    samples, position = set(plan.samples().tolist()), int(state["step"])
+    snapshot_steps = (
         set(map(int, plan.snapshot_at))
         if folder is not None and jax.process_index() == 0
         else set()
     )
-    stops = samples | wanted
+    stops = samples | snapshot_steps
 
-    def keep() -> None:
-        if at in wanted:
-            snapshots.write(folder or "", at, state["params"]["encoder"], state["stats"]["encoder"])
+    def save_snapshot() -> None:
+        if position in snapshot_steps:
+            encoder = (state["params"]["encoder"], state["stats"]["encoder"])
+            snapshots.write(folder or "", position, *encoder)
 
     def save() -> None:
         if store is not None:
-            store.save(at, {"state": state, "log": log.arrays()})
+            store.save(position, {"state": state, "log": log.arrays()})
 
     with (
-        _stopping() as stopping,
+        _watch_signals() as interrupted,
         _bars.bar(
             total=plan.steps,
-            initial=at,
+            initial=position,
             unit="step",
             progress=progress,
         ) as bar,
     ):
-        keep()
-        while at < plan.steps and bool(state["ok"]):
+        save_snapshot()
+        while position < plan.steps and bool(state["ok"]):
             ends = (
-                min((s for s in stops if s > at), default=plan.steps),
-                at - at % plan.checkpoint_every + plan.checkpoint_every,
+                min((s for s in stops if s > position), default=plan.steps),
+                position - position % plan.checkpoint_every + plan.checkpoint_every,
             )
-            until = min(*ends, at + plan.dispatch)
-            state = step.advance(state, until - at)
-            bar.update(int(state["step"]) - at)
-            at = int(state["step"])
-            if at < until:
-                break  # diverged: the state is that before it
-            keep()
-            if at in samples:
-                measured = _measured(step, state, plan)
+            end = min(*ends, position + plan.dispatch)
+            state = step.advance(state, end - position)
+            bar.update(int(state["step"]) - position)
+            position = int(state["step"])
+            if position < end:
+                break  # the run diverged; the state is the one before the bad step
+            save_snapshot()
+            if position in samples:
+                measured = _measure(step, state, plan)
                 log.add(measured)
-                if not np.isfinite(measured["loss"]):  # the step was taken, and is too far
+                # the step itself was finite, but the embeddings that it leads to are not
+                if not np.isfinite(measured["loss"]):
                     state = step.mark_failed(state)
                     break
                 state = step.reset_mean_loss(state)
                 bar.set_postfix(loss=f"{measured['loss']:.4g}", rank=f"{measured['rankme']:.1f}")
-            if at % plan.checkpoint_every == 0:
+            if position % plan.checkpoint_every == 0:
                 save()
-            if stopping() and at < plan.steps:
+            if interrupted() and position < plan.steps:
                 save()
                 return state, False
     save()
     return state, True
 
 
-def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
-    """All that is kept of one sample; NaN where an embedding or a representation is not finite."""
+def _measure(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
+    """Return the measurements of one sample, by name.
+
+    All but the training loss are NaN if an embedding or a representation is not finite.
+    """
     z1, z2, loss, hidden = step.evaluate_probe(state)
-    d, taken = z1.shape[1], max(int(state["taken"]), 1)
+    d, count = z1.shape[1], max(int(state["taken"]), 1)
     finite = all(bool(np.isfinite(values).all()) for values in (z1, z2, *hidden.values()))
     measured: dict[str, Any] = {
         "loss": float(loss) if finite else np.nan,
-        "train_loss": float(state["loss_sum"]) / taken,
+        "train_loss": float(state["loss_sum"]) / count,
         "eigenvalues": np.full(d, np.nan),
         "covariance_eigenvalues": np.full(d, np.nan),
         **spectra.monitors(z1, z2 if finite else np.full_like(z2, np.nan)),
@@ -218,25 +226,29 @@ def _measured(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C has come, in any process; a second Ctrl-C is not held back."""
-    asked = threading.Event()
+def _watch_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether any process has received SIGTERM or Ctrl-C.
 
-    def ask(number: int, frame: Any) -> None:
-        asked.set()
+    Only the first Ctrl-C is recorded; a second one raises KeyboardInterrupt at once.
+    """
+    event = threading.Event()
+
+    def record(number: int, frame: Any) -> None:
+        event.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def stopping() -> bool:
+    def interrupted() -> bool:
         if jax.process_count() == 1:
-            return asked.is_set()
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(asked.is_set()))))
+            return event.is_set()
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(event.is_set()))))
 
+    # Python allows signal handlers in the main thread only
     if threading.current_thread() is not threading.main_thread():
-        yield stopping
+        yield interrupted
         return
-    before = {each: signal.signal(each, ask) for each in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.signal(number, record) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stopping
+        yield interrupted
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,5 +1,5 @@
-"""Whose a run's folder is: recognised by what can be seen of a run, and held by one process at a
-time.
+"""Ownership of a run's folder: a fingerprint that checkpoints must match, and a lock for one
+process.
 """
 
 import contextlib
@@ -20,73 +20,99 @@ from stepwise.training.plan import Plan
 from stepwise.types import Numbers
 
 FORMERLY = {new: old for old, new in MOVED.items()}
+"""Former name of each module that moved, by its present name."""
 
 
 def identity(
     pixels: Numbers, objective: Objective, plan: Plan, log: RunLog, metadata: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What a checkpoint has to be of, as far as it can be seen."""
+    """Return the fingerprint of a run, which its checkpoints must match.
+
+    It covers the images, the objective, the plan and the metadata. A function enters by its module
+    and name, and a `functools.partial` also by its arguments; values inside a closure do not enter.
+    """
     images = _files.digest(pixels)
-    what = {
+    fingerprint = {
         "about": metadata or {},
         "images": [*map(int, np.shape(pixels)), images],
         "samples": log.at.tolist(),
     }
-    what |= {name: getattr(plan, name) for name in ("seed", "batch_size", "probe", "covariance")}
-    what |= {
+    fingerprint |= {
+        name: getattr(plan, name) for name in ("seed", "batch_size", "probe", "covariance")
+    }
+    fingerprint |= {
         "times": log.times.tolist(),
         "recipe": repr(plan.recipe),
-        "optimiser": _said(plan.optimiser),
+        "optimiser": _describe_function(plan.optimiser),
     }
-    return what | {"objective": _objective(objective)}
+    return fingerprint | {"objective": _describe_objective(objective)}
 
 
-def _objective(objective: Objective) -> list[Any]:
-    """What can be seen of an objective; fields at their defaults are left out."""
-    known = [_said(objective.loss), objective.predictor, objective.decay]
-    more: dict[str, Any] = {} if objective.views == 2 else {"views": objective.views}
+def _describe_objective(objective: Objective) -> list[Any]:
+    """Return the fields of an objective as JSON types.
+
+    The fields views, state and parameters are left out at their default values.
+    """
+    fields = [_describe_function(objective.loss), objective.predictor, objective.decay]
+    extra: dict[str, Any] = {} if objective.views == 2 else {"views": objective.views}
     for name in ("state", "parameters"):
         if getattr(objective, name) is not None:
-            more[name] = _said(getattr(objective, name))
-    return [*known, more] if more else known
+            extra[name] = _describe_function(getattr(objective, name))
+    return [*fields, extra] if extra else fields
 
 
-def _said(function: Any) -> str:
-    """A function by its name, a partial one with what it was given."""
+def _describe_function(function: Any) -> str:
+    """Return the module and name of a function, with the arguments of a `functools.partial`."""
     if isinstance(function, functools.partial):
-        return f"{_said(function.func)}{function.args}{sorted(function.keywords.items())}"
+        inner = _describe_function(function.func)
+        return f"{inner}{function.args}{sorted(function.keywords.items())}"
     name = getattr(function, "__qualname__", type(function).__name__)
     module = getattr(function, "__module__", "")
-    # runs that were made before a module moved are still recognised
+    # the former name of a module that moved, so that runs from before the move still match
     return f"{FORMERLY.get(module, module)}.{name}"
 
 
 def require_start(folder: Path, log: dict[str, Any], first: dict[str, Any]) -> None:
-    """Refuse a run that began with other numbers, as another network, start or loss does; devices
-    round differently.
+    """Reject a folder whose run began with another loss or spectrum on the probe.
+
+    This detects another network, start or loss. The tolerance of 5% allows for devices that round
+    differently.
+
+    Args:
+        folder: the folder of the run, for the message.
+        log: the recorded samples of the run, as `RunLog.arrays`.
+        first: the measurements of the present run at step 0.
+
+    Raises:
+        ValueError: if the first sample of the log differs from `first`.
     """
     for name in ("loss", "covariance_eigenvalues"):
-        there, here = np.asarray(log[name])[0], np.asarray(first[name])
+        recorded, present = np.asarray(log[name])[0], np.asarray(first[name])
         near = np.allclose(
-            there, here, rtol=0.05, atol=0.05 * np.abs(here).max(initial=0), equal_nan=True
+            recorded, present, rtol=0.05, atol=0.05 * np.abs(present).max(initial=0), equal_nan=True
         )
-        expected = (
-            f"a run that begins with {name.replace('_', ' ')} {np.array2string(here, precision=3)}"
-        )
+        number = np.array2string(present, precision=3)
+        expected = f"a run that begins with {name.replace('_', ' ')} {number}"
         _check.require(
-            near, str(folder), expected, f"one with {np.array2string(there, precision=3)}"
+            near, str(folder), expected, f"one with {np.array2string(recorded, precision=3)}"
         )
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; refuse a folder that another process holds."""
+    """Hold the lock of a run's folder inside the block.
+
+    In a `jax.distributed` program only the first process takes the lock.
+
+    Raises:
+        ValueError: if another process holds the lock.
+    """
     if jax.process_index() != 0:
         yield
         return
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            held.enter_context(_files.locked(folder / ".lock", wait=False))
+            stack.enter_context(_files.locked(folder / ".lock", wait=False))
         except BlockingIOError:
             expected = "a folder that no other process trains in"
             received = "one that another process holds"

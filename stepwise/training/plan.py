@@ -1,4 +1,4 @@
-"""How a training run proceeds."""
+"""The hyper-parameters of a training run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,29 @@ Schedule = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train.
+    """The hyper-parameters of a training run.
 
     Attributes:
-        steps, batch_size: of pairs; images are drawn without replacement in each epoch, the partial
-            batch dropped.
+        steps: number of training steps.
+        batch_size: number of images in each step. Each epoch draws images without replacement and
+            drops the last, partial batch.
         lr: learning rate, or an optax schedule of the step.
-        optimiser: from a schedule to an optax transformation, such as partial(optax.sgd,
-            momentum=0.9).
-        recipe: of the views, or its name.
-        seed: of batches and views.
-        probe: so many images of the set, spread evenly, with views of a key of their own, are what
-            is measured.
-        record_at: steps that are measured; by default 0 and a geometric grid of `records`.
-        snapshot_at: steps at which parameters and batch statistics are kept in the folder
+        optimiser: a function from a learning rate or schedule to an optax transformation, such as
+            partial(optax.sgd, momentum=0.9).
+        recipe: the augmentations that make the views, or their name in `views.RECIPES`.
+        seed: seed of the batches and the views.
+        probe: number of images on which everything is measured (all images, if there are fewer).
+            They are spaced evenly over the set, and their views do not change during the run.
+        records: number of steps in the default geometric grid of measured steps.
+        record_at: steps to measure, to which the first and the last are added; by default, a
+            geometric grid of `records` steps.
+        snapshot_at: steps whose parameters and batch statistics are saved in the folder
             (`snapshots.load`).
-        dispatch: at most so many steps run between two looks at the clock and at signals.
-        checkpoint_every: steps.
-        covariance: at most so many eigenvalues of each representation are kept.
+        dispatch: largest number of steps that run before the loop next updates the progress bar and
+            handles signals.
+        checkpoint_every: number of steps between two checkpoints.
+        covariance: largest number of covariance eigenvalues that are recorded of each hidden
+            representation.
     """
 
     steps: int
@@ -51,10 +56,11 @@ class Plan:
     covariance: int = 64
 
     def require(self) -> None:
-        """Refuse what no run could use.
+        """Check the numbers of the plan.
 
         Raises:
-            ValueError: names the number.
+            ValueError: if a number is not a positive whole number, or a learning rate is negative
+                or not finite, or all are 0.
         """
         for name in (
             "steps",
@@ -71,22 +77,25 @@ class Plan:
         _check.require(fits, "lr", "positive learning rates", f"{rates[:3]}")
 
     def samples(self) -> np.ndarray:
-        """The steps that are measured, from 0 on; without those at which Σ lr has not grown (a
-        warm-up from zero).
+        """Return the steps to measure [T], ascending from 0.
+
+        A step is left out if Σ lr has not grown since the step before it in the list, as in a
+        warm-up from zero.
         """
         if self.record_at is None:
-            at = np.geomspace(1, self.steps, self.records).round().astype(int)
+            steps = np.geomspace(1, self.steps, self.records).round().astype(int)
         else:
-            at = np.asarray(self.record_at, int)
-        at = np.unique(np.concatenate([[0], at[(at >= 0) & (at <= self.steps)], [self.steps]]))
-        return at[np.diff(self.times()[at], prepend=-1) > 0]
+            steps = np.asarray(self.record_at, int)
+        inside = steps[(steps >= 0) & (steps <= self.steps)]
+        steps = np.unique(np.concatenate([[0], inside, [self.steps]]))
+        return steps[np.diff(self.times()[steps], prepend=-1) > 0]
 
     def times(self) -> np.ndarray:
-        """Σ lr before every step and after the last [steps + 1]."""
+        """Return the time Σ lr before every step and after the last one [steps + 1]."""
         return np.concatenate([[0], np.cumsum(self.rates())])
 
     def rates(self) -> np.ndarray:
-        """The learning rate of every step [steps]."""
+        """Return the learning rate of every step [steps]."""
         if not callable(self.lr):
             return np.full(self.steps, float(self.lr))
         return np.asarray(jax.vmap(self.lr)(jnp.arange(self.steps)), np.float64)

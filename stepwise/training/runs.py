@@ -1,5 +1,5 @@
-"""Training runs by their configuration, kept under runs/HASH-OF-CONFIG: who asks for the same
-training shares it.
+"""Training runs by their configuration: a run is cached in runs/HASH-OF-CONFIG and never trained
+twice.
 """
 
 import json
@@ -27,16 +27,18 @@ from stepwise.training.plan import Plan
 
 LOG = logging.getLogger(__name__)
 ELSEWHERE = ("data", "data_dir", "split")
-"""Fields that say where images lie; which images they are is said by their pixels."""
+"""Fields that locate the images. They do not enter the hash of a run, because the pixels do."""
 SETTLED = 100
-"""Batches after which running statistics, a tenth of a batch each, have forgotten where they began.
+"""Number of batches after which running statistics no longer depend on their initial values. Each
+batch enters with weight 0.1.
 """
 
 
 def __getattr__(name: str) -> Any:
     if name == "OBJECTIVES":
         message = (
-            "runs.OBJECTIVES is now methods.METHODS[name].objective; it works until version 0.3"
+            "runs.OBJECTIVES is now methods.METHODS[name].objective; "
+            "the former name works until version 0.3"
         )
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return {row.name: row.objective for row in methods.METHODS.values()}
@@ -46,13 +48,22 @@ def __getattr__(name: str) -> Any:
 def train(
     config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool | None = None
 ) -> Trained:
-    """The run of a configuration: read if it is finished, gone on with if it was stopped, begun
-    otherwise.
+    """Train, resume or load the run of a configuration.
 
-    One that another version of the code trained is used too, with a warning.
+    A finished run is loaded, an interrupted one is resumed, and otherwise a new one is started. A
+    run that another version of the code trained is used too, with a warning.
+
+    Args:
+        config: all settings of the run.
+        root: folder of all runs; this run has the folder root/HASH (`folder`).
+        progress: whether to show a progress bar; by default, if stderr is a terminal.
+
+    Returns:
+        The run, as `training.train` returns it.
 
     Raises:
-        ValueError: a field is out of range, there are too few images, or as `loop.train`.
+        ValueError: if the data set has fewer than `n_images` images, or as in `training.train`.
+        OSError: if a checkpoint could not be written.
     """
     images = load(config)
     objective = methods.find(config.method).objective
@@ -63,46 +74,54 @@ def train(
     if config.temperature is not None:
         loss = partial(objective.loss, temperature=config.temperature)
         objective = replace(objective, loss=loss)
-    where = folder(config, images, root)
-    about = _known(config)
+    run_folder = folder(config, images, root)
     trained = loop.train(
         encoder(config, images.pixels.shape[-1]),
         images.pixels,
         objective,
         plan(config),
         predictor=predictor,
-        folder=where,
-        metadata=json.loads(json.dumps(about)),
+        folder=run_folder,
+        metadata=json.loads(json.dumps(_fingerprint(config))),
         progress=progress,
     )
-    made = where / "config.json"
-    if not made.is_file():
-        _files.write_json(made, asdict(_with_its_file(config, where)) | {"code": _code()})
-    elif json.loads(made.read_text()).get("code") != _code():
-        LOG.warning("%s: trained by another version of the code; delete it to train anew", where)
+    record = run_folder / "config.json"
+    if not record.is_file():
+        settings = asdict(_copy_method_file(config, run_folder))
+        _files.write_json(record, settings | {"code": _code()})
+    elif json.loads(record.read_text()).get("code") != _code():
+        message = "%s: trained by another version of the code; delete this folder to train again"
+        LOG.warning(message, run_folder)
     return trained
 
 
-def _with_its_file(config: Config, where: Path) -> Config:
-    """The configuration with the full path of its method's file, of which the run keeps a copy."""
+def _copy_method_file(config: Config, run_folder: Path) -> Config:
+    """Copy the method's file, if it has one, into the run's folder.
+
+    Return the configuration with the full path of the original file.
+    """
     if config.method in methods.METHODS:
         return config
     file, _, variable = config.method.rpartition(":")
-    with _files.replacing(where / "method.py") as temporary:
+    with _files.replacing(run_folder / "method.py") as temporary:
         temporary.write_bytes(Path(file).read_bytes())
     return replace(config, method=f"{Path(file).resolve()}:{variable}")
 
 
 def _code() -> str:
-    """A hash of this module and of all modules of the package that it imports: whatever a run's
-    numbers depend on.
-    """
+    """Return a hash of the source of this module and of all project modules that it imports."""
     return _files.code_digest(Path(__file__), Path(__file__).parents[2])
 
 
 def settle_statistics(encoder: models.Encoder, pixels: np.ndarray) -> models.Encoder:
-    """The encoder with the running batch statistics of these images, in place, in evaluation
-    mode."""
+    """Set the encoder's running batch statistics to those of these images, in place.
+
+    The parameters stay as they are.
+
+    Args:
+        encoder: the network; it is returned in evaluation mode.
+        pixels: uint8 [n, h, w, c].
+    """
     forward, params, stats = models.stateful(encoder)
     settle = jax.jit(
         lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2]
@@ -124,61 +143,73 @@ def knn(
     n_test: int = 2000,
     k: int = 20,
 ) -> dict[str, float] | None:
-    """Nearest-neighbour accuracy on the test split, of the run's own images as neighbours; None
-    without labels.
+    """Compute the nearest-neighbour accuracy of a trained encoder's backbone on the test split.
 
-    Of a trained encoder's backbone, beside two that learned nothing: the raw pixels, and the same
-    network at its start with batch statistics of these images (`probes.knn_accuracy`). Kept with
-    the run, for these parameters.
+    The neighbours are the images of the run (`probes.knn_accuracy`). For comparison, the accuracy
+    is also computed for two representations that learned nothing: the raw pixels, and the network
+    at its start with the batch statistics of these images. The result is cached in the folder of
+    the run, separately for each set of parameters.
+
+    Args:
+        config: all settings of the run.
+        trained: its encoder.
+        root: folder of all runs.
+        n_test: number of test images.
+        k: number of neighbours.
+
+    Returns:
+        Accuracies in [0, 1] by the names "pixels", "untrained" and "trained"; None if the images
+        have no labels.
 
     Raises:
-        ValueError: there is no test split (a folder has one where it is laid out as train/ and
-            test/), or as `probes.knn_accuracy`.
+        ValueError: if there is no test split (a folder needs sub-folders train/ and test/), or as
+            in `probes.knn_accuracy`.
     """
     images = load(config)
     if images.labels is None:
         return None
-    which = _files.digest(*jax.tree.leaves(nnx.state(trained, nnx.Param)), length=8)
-    kept = folder(config, images, root) / f"knn-{n_test}-{k}-{which}.json"
-    if kept.is_file():
-        found: dict[str, float] = json.loads(kept.read_text())
-        return found
+    parameters = _files.digest(*jax.tree.leaves(nnx.state(trained, nnx.Param)), length=8)
+    cache = folder(config, images, root) / f"knn-{n_test}-{k}-{parameters}.json"
+    if cache.is_file():
+        accuracies: dict[str, float] = json.loads(cache.read_text())
+        return accuracies
     test = load(replace(config, split="test", n_images=n_test))
     untrained = settle_statistics(encoder(config, images.pixels.shape[-1]), images.pixels)
-    seen: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    representations: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,
         "untrained": lambda pixels: probes.features(untrained, pixels),
         "trained": lambda pixels: probes.features(trained, pixels),  # type: ignore[arg-type]
     }
-    found = {
+    accuracies = {
         name: probes.knn_accuracy(
-            of(images.pixels), images.labels, of(test.pixels), test.labels, k=k
+            represent(images.pixels), images.labels, represent(test.pixels), test.labels, k=k
         )
-        for name, of in seen.items()
+        for name, represent in representations.items()
     }
-    _files.write_json(kept, found)
-    return found
+    _files.write_json(cache, accuracies)
+    return accuracies
 
 
 def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs") -> Path:
-    """root/HASH of the configuration and its images, whatever path they came from."""
-    text = json.dumps(_known(config) | {"images": digest(images)}, sort_keys=True)
+    """Return the folder of a run, root/HASH, with a hash of the configuration and the pixels.
+
+    The hash does not depend on the path of the images.
+    """
+    text = json.dumps(_fingerprint(config) | {"images": digest(images)}, sort_keys=True)
     return Path(root) / _files.digest(text)
 
 
-def _known(config: Config) -> dict[str, Any]:
-    """What tells a run from others: its configuration, but not where its images and its method's
-    file lie.
-    """
-    known = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
-    return known | {"method": methods.identity(config.method)}
+def _fingerprint(config: Config) -> dict[str, Any]:
+    """Return the settings that identify a run, without the paths of its images and method."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    return settings | {"method": methods.identity(config.method)}
 
 
 def load(config: Config) -> Images:
-    """The images of a run.
+    """Load the images of a run.
 
     Raises:
-        ValueError: there are fewer than n_images.
+        ValueError: if the data set has fewer than `n_images` images, or as in `data.load`.
     """
     images = data.load(
         config.data,
@@ -196,12 +227,12 @@ def load(config: Config) -> Images:
 
 
 def digest(images: Images) -> str:
-    """A hash of the pixels."""
+    """Return a hash of the pixels."""
     return _files.digest(images.pixels)
 
 
 def encoder(config: Config, channels: int = 3) -> models.Encoder:
-    """The network of a run, at its start."""
+    """Build the network of a run, with its starting weights, for images of `channels` channels."""
     rngs = nnx.Rngs(config.seed)
     dtype = jnp.bfloat16 if config.half else None
     backbone = models.ResNet(
@@ -215,21 +246,22 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
         rngs=rngs,
     )
     options: dict[str, Any] = {"bias": False, "last_bias": config.offset > 0, "dtype": dtype}
-    whole = models.Encoder(
+    network = models.Encoder(
         backbone, models.Head(backbone.features, config.head, **options, rngs=rngs)
     )
     if config.start_scale != 1:
-        whole = models.scale_start(whole, config.start_scale, config.start_of)
-    return models.offset_start(whole, config.offset, rngs=rngs) if config.offset > 0 else whole
+        network = models.scale_start(network, config.start_scale, config.start_of)
+    return models.offset_start(network, config.offset, rngs=rngs) if config.offset > 0 else network
 
 
 def plan(config: Config) -> Plan:
-    """How a run trains."""
+    """Return the hyper-parameters of a run."""
     lr: Any = config.lr
     if config.warmup or config.cosine:
-        after = optax.cosine_decay_schedule(config.lr, max(1, config.steps - config.warmup), 1e-3)
-        rest = after if config.cosine else optax.constant_schedule(config.lr)
-        first = config.lr / max(1, config.warmup)  # not 0: every step takes time
+        decay_steps = max(1, config.steps - config.warmup)
+        falling = optax.cosine_decay_schedule(config.lr, decay_steps, 1e-3)
+        rest = falling if config.cosine else optax.constant_schedule(config.lr)
+        first = config.lr / max(1, config.warmup)  # above 0, so that t = Σ lr grows at every step
         rising = optax.linear_schedule(first, config.lr + first, config.warmup)
         lr = optax.join_schedules([rising, rest], [config.warmup])
     decay = config.weight_decay
@@ -262,7 +294,11 @@ def plan(config: Config) -> Plan:
 
 
 def snapshot_steps(config: Config) -> tuple[int, ...]:
-    """The steps whose networks are kept (`dynamics.snapshots`)."""
+    """Return the steps whose networks are saved (`training.snapshots`).
+
+    They are step 0 and a geometric grid of `config.snapshots` steps from a hundredth of the run to
+    its end; none if `config.snapshots` is 0.
+    """
     if config.snapshots == 0:
         return ()
     first = config.steps if config.snapshots == 1 else max(1, config.steps // 100)
@@ -274,5 +310,5 @@ def snapshot_steps(config: Config) -> tuple[int, ...]:
 
 
 def _matrices(params: Any) -> Any:
-    """Weights, but not biases and scales of normalisations, which LARS and AdamW leave alone."""
+    """Select the weights that LARS and AdamW treat, without biases and normalisations."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,5 +1,7 @@
-"""The network of a run at chosen steps, kept beside its checkpoints, of which only the newest
-stay."""
+"""Snapshots: the network of a run at chosen steps.
+
+Unlike checkpoints, of which only the newest remain, snapshots are never removed.
+"""
 
 import os
 from pathlib import Path
@@ -17,8 +19,12 @@ KIND = "snapshot"
 
 
 def write(folder: str | os.PathLike[str], step: Whole, params: Any, stats: Any) -> None:
-    """Keep parameters and batch statistics (as `models.stateful` gives them), unless that step's
-    are there.
+    """Write the parameters and batch statistics of a step, unless its snapshot already exists.
+
+    Args:
+        folder: the folder of the run; the file is snapshots/step_N.npz in it.
+        step: the step N.
+        params, stats: trees of arrays, as `models.stateful` returns them.
     """
     path = _path(folder, step)
     if path.is_file():
@@ -34,29 +40,38 @@ def write(folder: str | os.PathLike[str], step: Whole, params: Any, stats: Any) 
 
 
 def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nnx.Module:
-    """The encoder as a run in this folder had it at one of its plan's `snapshot_at`, in place, in
-    evaluation mode.
+    """Load the snapshot of a step into an encoder, in place, and set it to evaluation mode.
+
+    Args:
+        encoder: a network of the same shapes as that of the run.
+        folder: the folder of the run.
+        step: one of the steps in the plan's `snapshot_at`.
+
+    Returns:
+        The same encoder.
 
     Raises:
-        ValueError: there is none of that step, or it is of another network.
+        ValueError: if the step has no snapshot, or the snapshot is of a network of other shapes.
     """
     path = _path(folder, step)
-    there = sorted(int(each.stem.removeprefix("step_")) for each in path.parent.glob("step_*.npz"))
-    _check.require(path.is_file(), "step", f"one of the snapshots' {there}", step)
+    steps = sorted(int(file.stem.removeprefix("step_")) for file in path.parent.glob("step_*.npz"))
+    _check.require(path.is_file(), "step", f"one of the snapshots {steps}", step)
     arrays, _ = _npz.read(path, KIND, ())
-    _, *like = models.stateful(encoder)
-    leaves, tree = jax.tree.flatten(tuple(like))
-    found = [arrays.get(f"leaf{i}", np.empty(0)) for i in range(len(leaves))]
+    _, *template = models.stateful(encoder)
+    leaves, tree = jax.tree.flatten(tuple(template))
+    values = [arrays.get(f"leaf{i}", np.empty(0)) for i in range(len(leaves))]
     fits = len(arrays) == len(leaves) and all(
-        np.shape(a) == np.shape(b) for a, b in zip(found, leaves, strict=True)
+        np.shape(a) == np.shape(b) for a, b in zip(values, leaves, strict=True)
     )
     _check.require(
         fits,
         str(path),
-        f"a snapshot of {len(leaves)} arrays as the encoder's",
-        f"{len(arrays)}, or others",
+        f"a snapshot of {len(leaves)} arrays with the encoder's shapes",
+        f"one of {len(arrays)} arrays, or with other shapes",
     )
-    return models.restore(encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in found]))
+    return models.restore(
+        encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in values])
+    )
 
 
 def _path(folder: str | os.PathLike[str], step: Whole) -> Path:

@@ -1,4 +1,4 @@
-"""One compiled step of a network's training, and what is measured on the probe."""
+"""One compiled training step of a network, and its evaluation on the probe."""
 
 from functools import partial
 from typing import Any
@@ -17,19 +17,28 @@ from stepwise.training.plan import Plan
 from stepwise.types import Numbers
 
 LIMIT = 1e6
-"""A loss of so many times its start's, and at least so many, counts as diverged."""
+"""A run has diverged if its loss reaches LIMIT times max(1, first loss)."""
 
 
 class Step:
     """The compiled program of a run.
 
-    Its state is a tree of arrays: parameters, batch statistics, target, optimiser, random key,
-    step, and what the log needs between two samples. The program is the global one: with the batch
-    shared over a mesh's devices, every mean over it is that of the whole batch.
+    Its state is a tree of arrays: parameters, batch statistics, target network, state of the loss,
+    state of the optimiser, random key, step, and the sums behind the mean training loss. When a
+    mesh shards the batch over devices, every mean over the batch is that of the whole batch.
+
+    Args:
+        encoder: images [k, h, w, c] in [0, 1] -> embeddings [k, d].
+        pixels: uint8 [n, h, w, c].
+        objective: the loss, and the predictor and target network that it needs.
+        plan: the hyper-parameters.
+        predictor: a module from embeddings to predictions; None for an objective without one.
+        mesh: devices that share each batch; None takes all, or one if they do not divide the batch.
 
     Raises:
-        ValueError: the images are not uint8 [n, h, w, c] or fewer than a batch; predictor and
-            objective do not fit; the mesh cannot share the batch evenly.
+        ValueError: if the images are not uint8 [n, h, w, c] or are fewer than a batch; predictor
+            and objective do not fit; the loss is not one real number, or changes the form of its
+            state; or the devices of the mesh do not divide the batch.
     """
 
     def __init__(
@@ -50,25 +59,26 @@ class Step:
             f"at least a batch of {plan.batch_size} images",
             pixels,
         )
-        given = "none" if predictor is None else "one"
-        wanted = "a module" if objective.predictor else "None, as the objective has none"
-        _check.require(objective.predictor == (predictor is not None), "predictor", wanted, given)
+        received = "none" if predictor is None else "one"
+        expected = "a module" if objective.predictor else "None, as the objective has none"
+        fits = objective.predictor == (predictor is not None)
+        _check.require(fits, "predictor", expected, received)
         needs = objective.loss in _losses_with_predictor() or (
             getattr(objective.loss, "func", None) in _losses_with_predictor()
         )
         _check.require(
             objective.predictor or not needs,
             "objective",
-            "predictor=True for a loss that collapses without",
+            "predictor=True for a loss that collapses without a predictor",
             "False",
         )
         self.objective, self.plan = objective, plan
-        self.mesh = mesh if mesh is not None else _mesh(plan.batch_size)
+        self.mesh = mesh if mesh is not None else _default_mesh(plan.batch_size)
         devices = self.mesh.devices.size
         _check.require(
             plan.batch_size % devices == 0,
             "mesh",
-            f"devices that divide {plan.batch_size}",
+            f"a number of devices that divides the batch size {plan.batch_size}",
             f"{devices}",
         )
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
@@ -80,29 +90,29 @@ class Step:
                 predictor
             )
         self.optimiser = plan.optimiser(plan.lr)
-        self.pixels = self._placed(pixels)
-        some = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
+        self.pixels = self._place(pixels)
+        rows = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
         key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-        drawn = self._views(np.asarray(pixels[some]), key)
-        self.probe = tuple(self._placed(view) for view in drawn)
-        d = jax.eval_shape(self._embedded, params, stats, self.probe[0]).shape[1]
+        probe = self._draw_views(np.asarray(pixels[rows]), key)
+        self.probe = tuple(self._place(view) for view in probe)
+        d = jax.eval_shape(self._embed, params, stats, self.probe[0]).shape[1]
         if objective.parameters is not None:
             self.params["loss"] = jax.tree.map(jnp.asarray, objective.parameters(d))
         first = {} if objective.state is None else objective.state(d)
         self.loss_state = jax.tree.map(jnp.asarray, first)
         self._require_scalar()
-        self._advance = jax.jit(self._steps, donate_argnums=0, out_shardings=self.everywhere)
-        self._once = jax.jit(self._step, donate_argnums=0, out_shardings=self.everywhere)
+        self._advance = jax.jit(self._take_steps, donate_argnums=0, out_shardings=self.everywhere)
+        self._advance_one = jax.jit(
+            self._take_step, donate_argnums=0, out_shardings=self.everywhere
+        )
         self._probe = jax.jit(self._measure, out_shardings=self.everywhere)
 
     def _require_scalar(self) -> None:
-        """Refuse, before anything is compiled, a loss that is no scalar or changes the form of its
-        state.
-        """
+        """Reject a loss that is not a scalar or changes the form of its state, before compiling."""
         state = {"stats": self.stats, "target": self.params["encoder"], "loss": self.loss_state}
 
-        def loss_and_state(*seen: Array) -> tuple[Array, Any]:
-            loss, _, _, _, after = self._loss(self.params, state, seen)
+        def loss_and_state(*batch_views: Array) -> tuple[Array, Any]:
+            loss, _, _, _, after = self._loss(self.params, state, batch_views)
             return jnp.asarray(loss), after
 
         loss, after = jax.eval_shape(loss_and_state, *self.probe)
@@ -117,8 +127,8 @@ class Step:
         _check.require(forms[0] == forms[1], "objective", form, f"{after}")
 
     def start(self) -> Any:
-        """The state before the first step."""
-        # copies, because the state is donated and the module keeps its own
+        """Return the state before the first step."""
+        # copies, because the state is donated and the module's own arrays must remain valid
         params = jax.tree.map(jnp.array, self.params)
         state = {
             "params": params,
@@ -135,65 +145,70 @@ class Step:
             "loss_sum": jnp.asarray(0.0, float),
             "taken": jnp.asarray(0, jnp.int32),
         }
-        return jax.tree.map(self._placed, state)
+        return jax.tree.map(self._place, state)
 
     def advance(self, state: Any, steps: int) -> Any:
-        """The state so many steps on, or before the first bad one with "ok" False; the given one is
-        used up.
+        """Advance the state by `steps` steps.
+
+        If a step diverges, the state before it is returned, with "ok" False. The buffers of the
+        argument `state` are donated, so it cannot be used again.
         """
         if jax.default_backend() != "cpu":
             return self._advance(state, jnp.asarray(steps, jnp.int32), self.pixels)
-        # XLA's CPU backend computes a convolution's weight gradient some 250 times as slowly inside
-        # a loop as outside
+        # a Python loop, because XLA's CPU backend computes the weight gradient of a convolution
+        # about 250 times as slowly inside a compiled loop
         for _ in range(steps):
-            state = self._once(state, self.pixels)
+            state = self._advance_one(state, self.pixels)
         return state
 
     def mark_failed(self, state: Any) -> Any:
-        """The state as one after which nothing good comes."""
-        return state | {"ok": self._placed(jnp.asarray(False))}
+        """Return the state marked as diverged."""
+        return state | {"ok": self._place(jnp.asarray(False))}
 
     def reset_mean_loss(self, state: Any) -> Any:
-        """The state with the mean of the training loss begun again."""
+        """Return the state with the mean of the training loss reset."""
         zero = {"loss_sum": jnp.asarray(0.0, float), "taken": jnp.asarray(0, jnp.int32)}
-        return state | jax.tree.map(self._placed, zero)
+        return state | jax.tree.map(self._place, zero)
 
     def evaluate_probe(
         self, state: Any
     ) -> tuple[np.ndarray, np.ndarray, float, dict[str, np.ndarray]]:
-        """Embeddings of the probe's first two views [k, d], the loss, and hidden representations
-        of all views.
+        """Evaluate the network on the probe.
 
-        Normalised by the probe's own statistics, as training normalises by its batch's: the running
-        ones lag behind, which at each step of the staircase shows as eigenvalues several times too
-        large.
+        Batch normalisation uses the probe's own statistics, as training uses those of its batch.
+        The running statistics lag behind, and would make eigenvalues several times too large at
+        each step of the staircase.
+
+        Returns:
+            Embeddings of the first view [k, d], embeddings of the second view [k, d], the loss, and
+            the hidden representations of all views by name [views · k, f].
         """
         z, loss, hidden = jax.tree.map(np.asarray, self._probe(state, *self.probe))
         count = self.objective.views
         return z[0::count], z[1::count], float(loss), hidden
 
     def gradient(self, state: Any) -> tuple[Float[Array, ""], Any, Any]:
-        """Loss, batch statistics after it, and gradient of the next step."""
-        (loss, (stats, _)), slopes = jax.jit(self._slopes, out_shardings=self.everywhere)(
-            state, self.pixels
-        )
+        """Return the loss of the next step, the batch statistics after it, and the gradient."""
+        differentiate = jax.jit(self._differentiate, out_shardings=self.everywhere)
+        (loss, (stats, _)), slopes = differentiate(state, self.pixels)
         return loss, stats, slopes
 
-    def _placed(self, array: Any) -> Any:
+    def _place(self, array: Any) -> Any:
+        """Return the array on every device of the mesh."""
         return jax.make_array_from_callback(
-            np.shape(array), self.everywhere, lambda at: np.asarray(array)[at]
+            np.shape(array), self.everywhere, lambda index: np.asarray(array)[index]
         )
 
-    def _steps(self, state: Any, steps: Array, pixels: Array) -> Any:
-        until = state["step"] + steps
+    def _take_steps(self, state: Any, steps: Array, pixels: Array) -> Any:
+        end = state["step"] + steps
         return jax.lax.while_loop(
-            lambda state: (state["step"] < until) & state["ok"],
-            lambda state: self._step(state, pixels),
+            lambda state: (state["step"] < end) & state["ok"],
+            lambda state: self._take_step(state, pixels),
             state,
         )
 
-    def _step(self, state: Any, pixels: Array) -> Any:
-        (loss, (stats, loss_state)), slopes = self._slopes(state, pixels)
+    def _take_step(self, state: Any, pixels: Array) -> Any:
+        (loss, (stats, loss_state)), slopes = self._differentiate(state, pixels)
         loss = loss.astype(state["first_loss"].dtype)
         first = jnp.where(state["step"] == 0, loss, state["first_loss"])
         ok = (
@@ -207,7 +222,7 @@ class Step:
         new = {
             "params": params,
             "stats": stats,
-            "target": self._target(state, params),
+            "target": self._update_target(state, params),
             "loss": loss_state,
             "optimiser": optimiser,
             "step": state["step"] + 1,
@@ -215,50 +230,53 @@ class Step:
             "loss_sum": state["loss_sum"] + loss,
             "taken": state["taken"] + 1,
         }
-        kept = {name: state[name] for name in new}
-        return jax.tree.map(partial(jnp.where, ok), new, kept) | {"key": state["key"], "ok": ok}
+        old = {name: state[name] for name in new}
+        return jax.tree.map(partial(jnp.where, ok), new, old) | {"key": state["key"], "ok": ok}
 
-    def _slopes(self, state: Any, pixels: Array) -> tuple[tuple[Array, Any], Any]:
-        order, drawn = jax.random.split(jax.random.wrap_key_data(state["key"]))
-        batch = self._batch(order, state["step"], pixels)
-        seen = self._views(batch, jax.random.fold_in(drawn, state["step"]))
+    def _differentiate(self, state: Any, pixels: Array) -> tuple[tuple[Array, Any], Any]:
+        order_key, view_key = jax.random.split(jax.random.wrap_key_data(state["key"]))
+        batch = self._draw_batch(order_key, state["step"], pixels)
+        batch_views = self._draw_views(batch, jax.random.fold_in(view_key, state["step"]))
 
         def objective(params: Any) -> tuple[Array, Any]:
-            loss, _, _, stats, loss_state = self._loss(params, state, seen)
+            loss, _, _, stats, loss_state = self._loss(params, state, batch_views)
             return loss, (stats, loss_state)
 
         return jax.value_and_grad(objective, has_aux=True)(state["params"])
 
-    def _views(self, pixels: Numbers, key: Array) -> tuple[Array, ...]:
-        """As many views of every image as the objective has; the first two are a positive pair."""
+    def _draw_views(self, pixels: Numbers, key: Array) -> tuple[Array, ...]:
+        """Draw as many views of every image as the objective asks; the first two are a pair."""
         count = self.objective.views
         keys = [key, *(jax.random.fold_in(key, i) for i in range(1, (count + 1) // 2))]
         pairs = [views.positive_pairs(pixels, each, self.plan.recipe) for each in keys]
         return tuple(view for pair in pairs for view in pair)[:count]
 
-    def _embedded(self, params: Any, stats: Any, images: Array) -> Array:
+    def _embed(self, params: Any, stats: Any, images: Array) -> Array:
         return self.forward(params, stats, images, True)[0]
 
-    def _batch(self, key: Array, step: Array, pixels: Array) -> Array:
-        """Images of a step: an epoch's own permutation, in order, its partial batch dropped."""
+    def _draw_batch(self, key: Array, step: Array, pixels: Array) -> Array:
+        """Return the images of a step.
+
+        Each epoch runs through a permutation of its own and drops the last, partial batch.
+        """
         size = self.plan.batch_size
-        a_whole = len(pixels) // size
-        order = jax.random.permutation(jax.random.fold_in(key, step // a_whole), len(pixels))
-        chosen = jax.lax.dynamic_slice_in_dim(order, (step % a_whole) * size, size)
-        return jax.lax.with_sharding_constraint(pixels[chosen], self.shared)
+        batches = len(pixels) // size
+        order = jax.random.permutation(jax.random.fold_in(key, step // batches), len(pixels))
+        rows = jax.lax.dynamic_slice_in_dim(order, (step % batches) * size, size)
+        return jax.lax.with_sharding_constraint(pixels[rows], self.shared)
 
     def _loss(
-        self, params: Any, state: Any, seen: tuple[Array, ...]
+        self, params: Any, state: Any, batch_views: tuple[Array, ...]
     ) -> tuple[Array, Array, dict[str, Array], Any, Any]:
-        """The loss, embeddings of all views in turn [views · n, d], representations, new batch
-        statistics, the loss's next state.
+        """Return the loss, the embeddings [views · n, d] with all views of an image in adjacent
+        rows, the hidden representations, the new batch statistics, and the loss's next state.
         """
-        # the views of an image beside one another, so that each device keeps the images that it has
-        count, stats = len(seen), state["stats"]
-        together = jnp.stack(seen, axis=1)
-        if len(together) % self.mesh.devices.size == 0:
-            together = jax.lax.with_sharding_constraint(together, self.shared)
-        images = together.reshape(-1, *together.shape[2:])
+        # the views of one image are adjacent, so that all of them stay on the image's device
+        count, stats = len(batch_views), state["stats"]
+        stacked = jnp.stack(batch_views, axis=1)
+        if len(stacked) % self.mesh.devices.size == 0:
+            stacked = jax.lax.with_sharding_constraint(stacked, self.shared)
+        images = stacked.reshape(-1, *stacked.shape[2:])
         new = dict(stats)
         z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, True)
         online = z
@@ -266,36 +284,37 @@ class Step:
             online, _, new["predictor"] = self.predict(
                 params["predictor"], stats["predictor"], z, True
             )
-        given = [online[i::count] for i in range(count)]
+        arguments = [online[i::count] for i in range(count)]
         if self.objective.decay is not None:
             target = jax.lax.stop_gradient(state["target"])
             fixed = self.forward(target, stats["encoder"], images, True)[0]
-            given += [fixed[i::count] for i in range(count)]
+            arguments += [fixed[i::count] for i in range(count)]
         elif self.predict is not None:
-            given += [z[i::count] for i in range(count)]
+            arguments += [z[i::count] for i in range(count)]
         extra = {} if self.objective.parameters is None else {"parameters": params["loss"]}
         if self.objective.state is None:
-            return self.objective.loss(*given, **extra), z, hidden, new, {}
-        loss, loss_state = self.objective.loss(*given, state=state["loss"], **extra)
+            return self.objective.loss(*arguments, **extra), z, hidden, new, {}
+        loss, loss_state = self.objective.loss(*arguments, state=state["loss"], **extra)
         return loss, z, hidden, new, jax.lax.stop_gradient(loss_state)
 
-    def _target(self, state: Any, params: Any) -> Any:
+    def _update_target(self, state: Any, params: Any) -> Any:
         if self.objective.decay is None:
             return {}
-        along = (1 + jnp.cos(jnp.pi * state["step"] / self.plan.steps)) / 2
-        decay = 1 - (1 - self.objective.decay) * along
+        cosine = (1 + jnp.cos(jnp.pi * state["step"] / self.plan.steps)) / 2
+        decay = 1 - (1 - self.objective.decay) * cosine
         return optax.incremental_update(params["encoder"], state["target"], 1 - decay)
 
-    def _measure(self, state: Any, *seen: Array) -> tuple[Array, Array, dict[str, Array]]:
-        loss, z, hidden, _, _ = self._loss(state["params"], state, seen)
+    def _measure(self, state: Any, *probe: Array) -> tuple[Array, Array, dict[str, Array]]:
+        loss, z, hidden, _, _ = self._loss(state["params"], state, probe)
         return z, loss, hidden
 
 
 def _losses_with_predictor() -> list[Any]:
-    """Losses that collapse without the predictor that their method has."""
+    """Return the losses of all methods with a predictor; without one, they collapse."""
     return [row.objective.loss for row in METHODS.values() if row.objective.predictor]
 
 
-def _mesh(batch_size: int) -> Mesh:
+def _default_mesh(batch_size: int) -> Mesh:
+    """Return a mesh of all devices, or of one if they do not divide the batch."""
     devices = jax.devices()
     return Mesh(np.array(devices if batch_size % len(devices) == 0 else devices[:1]), ("data",))

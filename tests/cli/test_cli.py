@@ -1,6 +1,4 @@
-"""The command line: help everywhere, one line for what is wrong, the files it says, and the numbers
-of the library.
-"""
+"""The command line: its help, one-line errors and files, and numbers equal to the library's."""
 
 import json
 import os
@@ -57,13 +55,21 @@ def trained(images, tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
-def test_help_says_what_a_command_does(command, capsys):
+def test_help_describes_a_command(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert " ".join(["usage: stepwise", *command]) in said
-    assert len(said) > 400
+    text = capsys.readouterr().out
+    assert " ".join(["usage: stepwise", *command]) in text
+    assert len(text) > 400
+
+
+def test_the_help_of_train_names_the_group_and_the_defaults_in_words(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "training options" in text and "(default: the method's)" in text
+    assert "None" not in text and "''" not in text
 
 
 @pytest.mark.parametrize(
@@ -72,10 +78,10 @@ def test_help_says_what_a_command_does(command, capsys):
         (["predict", "--data", "folder:/nowhere"], "/nowhere: expected a folder of images"),
         (["predict", "--recipe", "crop21"], "--recipe: expected one of"),
         (["predict", "--n-pairs", "1"], "--n-pairs: expected a whole number from 2, received 1"),
-        (["predict", "--side", "0"], "--side: expected a positive integer or None, found 0"),
+        (["predict", "--side", "0"], "--side: expected a positive integer or None, received 0"),
         (
             ["predict", "--n-pairs", "99999999"],
-            "--n-pairs: expected 39316 photo patches at the most",
+            "--n-pairs: expected at most 39316 photo patches",
         ),
         (["predict", "--data", "photo"], "--data: expected 'photos', "),
         (
@@ -85,18 +91,18 @@ def test_help_says_what_a_command_does(command, capsys):
         (["train", "--batch-size", "0"], "--batch-size"),
         (
             ["train", "--n-images", "99999999"],
-            "--n-images: expected 39316 photo patches at the most",
+            "--n-images: expected at most 39316 photo patches",
         ),
         (["train", "--lr", "-1"], "--lr: expected a positive number, received -1.0"),
         (["train", "--steps", "-5"], "--steps: expected a positive whole number, received -5"),
-        (["align"], "--run-dir, --network: expected one of them, received none"),
+        (["align"], "--run-dir, --network: expected exactly one, received none"),
         (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
         (
-            ["entk", "--network", "nowhere.py:made"],
-            "--network: expected FILE.py:NAME with a file that is there",
+            ["entk", "--network", "nowhere.py:build"],
+            "--network: expected FILE.py:NAME with a file that exists",
         ),
         (
-            ["align", "--network", "nowhere.py:made", "--resamples", "-1"],
+            ["align", "--network", "nowhere.py:build", "--resamples", "-1"],
             "--resamples: expected a whole number from 0",
         ),
         (["figure", "fig2", "--set", "colour=blue"], "expected FIELD=VALUE"),
@@ -105,39 +111,37 @@ def test_help_says_what_a_command_does(command, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(
-    arguments, message, capsys, tmp_path, monkeypatch
-):
+def test_an_error_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.startswith("stepwise ")
-    assert "Traceback" not in said and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("stepwise ")
+    assert "Traceback" not in error and error.count("\n") == 1
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_images_that_memory_does_not_hold_are_one_line(monkeypatch, capsys):
+def test_images_that_do_not_fit_in_memory_are_a_one_line_error(monkeypatch, capsys):
     def load(*args, **kwargs):
         raise MemoryError("Unable to allocate 34.9 GiB")
 
     monkeypatch.setattr(data, "load", load)
     assert main(["predict"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(
-        "stepwise predict: out of memory, with fewer or smaller images it may fit: Unable to"
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "stepwise predict: out of memory; try fewer or smaller images: Unable to"
     )
-    assert said.count("\n") == 1
+    assert error.count("\n") == 1
 
 
-def test_an_unknown_flag_is_refused_without_a_traceback(capsys):
+def test_an_unknown_flag_is_rejected_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as end:
         main(["predict", "--colour", "blue"])
     assert end.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_its_script_is_installed_and_says_its_version():
+def test_the_script_is_installed_and_prints_its_version():
     done = subprocess.run(
         [Path(sys.executable).parent / "stepwise", "--version"], capture_output=True, text=True
     )
@@ -145,7 +149,7 @@ def test_its_script_is_installed_and_says_its_version():
     assert done.stdout.startswith("stepwise 0.")
 
 
-def test_a_prediction_is_the_librarys(images, tmp_path, capsys):
+def test_a_prediction_equals_the_librarys(images, tmp_path, capsys):
     flags = [
         "--data",
         images,
@@ -173,7 +177,7 @@ def test_a_prediction_is_the_librarys(images, tmp_path, capsys):
     assert {"seconds", "versions", "device", "commit"} <= summary.keys()
     with np.load(tmp_path / "arrays.npz") as arrays:
         np.testing.assert_array_equal(arrays["gamma"], p.gamma)
-        # the closed form that is drawn crosses one half when the report says
+        # the drawn closed form crosses one half at the reported step times
         rises = [np.interp(0.5, arrays["eigenvalues"][:, j], arrays["times"]) for j in range(3)]
     np.testing.assert_allclose(rises, expected.step_times, rtol=0.02)
 
@@ -196,7 +200,7 @@ def test_a_wide_networks_prediction_runs(images, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_is_the_librarys_run_and_is_read_again(trained, capsys):
+def test_a_finished_training_is_loaded_and_not_repeated(trained, capsys):
     run, base, flags = trained
     (out,) = (base / "out").iterdir()
     assert out.name == run.name
@@ -205,13 +209,17 @@ def test_a_training_is_the_librarys_run_and_is_read_again(trained, capsys):
     with jax.enable_x64(False):
         assert main(["train", *flags]) == 0
     assert (run / "log.jsonl").read_bytes() == before
-    assert f"stepwise align --run-dir {run}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"stepwise align --run-dir {run}" in text
+    assert "finished after 40 steps" in text and "stopped" not in text
     config = json.loads((out / "config.json").read_text())
     assert config["steps"] == 40 and config["command"] == "train"
 
 
 @pytest.mark.slow
-def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, capsys, tmp_path):
+def test_alignment_has_both_nulls_and_its_kernels_are_stored_with_the_run(
+    trained, capsys, tmp_path
+):
     run, _, _ = trained
     flags = [
         "--run-dir",
@@ -225,9 +233,9 @@ def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, cap
     ]
     with jax.enable_x64(False):
         assert main(["align", *flags]) == 0
-        said = capsys.readouterr().out
+        text = capsys.readouterr().out
         assert all(
-            name in said
+            name in text
             for name in ("its eNTK", "eNTK, at the start", "pixel kernel", "random subspaces")
         )
         scores = json.loads((tmp_path / "align" / "summary.json").read_text())["numbers"]["scores"]
@@ -240,40 +248,36 @@ def test_alignment_has_both_nulls_and_its_kernels_stay_with_the_run(trained, cap
         )
     with np.load(tmp_path / "entk" / "arrays.npz") as arrays:
         K = arrays["K"]
-    (kept,) = (run / "entk").glob("step_40_*.npz")
-    with np.load(kept) as arrays:
+    (stored,) = (run / "entk").glob("step_40_*.npz")
+    with np.load(stored) as arrays:
         np.testing.assert_array_equal(arrays["K"], K)
     assert {path.name for path in (tmp_path / "entk").iterdir()} == FILES
 
 
 @pytest.mark.slow
-def test_a_run_is_looked_at_from_within_its_folder_and_is_not_trained_anew(
+def test_a_run_is_analysed_from_within_its_folder_without_training(
     trained, capsys, tmp_path, monkeypatch
 ):
     run, _, _ = trained
     monkeypatch.chdir(run)
-    kept = set(run.rglob("log.jsonl"))
-    half = (
-        run / "checkpoints" / "step_40.orbax-checkpoint-tmp"
-    )  # a kill while it was written; orbax clears it away
-    half.mkdir()
+    logs = set(run.rglob("log.jsonl"))
+    # what a run leaves that was killed while writing a checkpoint; orbax removes it
+    (run / "checkpoints" / "step_40.orbax-checkpoint-tmp").mkdir()
     with jax.enable_x64(False):
         flags = ["--n-pairs", "60", "--resamples", "2", "--d", "2"]
         assert main(["align", "--run-dir", ".", *flags, "--out", str(tmp_path)]) == 0
-    assert set(run.rglob("log.jsonl")) == kept
-    said = capsys.readouterr().out
-    assert "step 40" in said and "only 48 images there, of 60 asked for" in said
+    assert set(run.rglob("log.jsonl")) == logs
+    text = capsys.readouterr().out
+    assert "step 40" in text and "only 48 of the 60 requested images are available" in text
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_there_and_other_images_at_the_same_path_are_refused(
-    trained, capsys, tmp_path
-):
+def test_a_step_without_a_network_and_changed_images_are_rejected(trained, capsys, tmp_path):
     run, _, _ = trained
     with jax.enable_x64(False):
         assert main(["entk", "--run-dir", str(run), "--step", "3", "--out", str(tmp_path)]) == 2
         assert (
-            "--step: expected one of those that the run keeps, [0, 1, 40]"
+            "--step: expected a step that the run saved, one of [0, 1, 40]"
             in capsys.readouterr().err
         )
         path = run.parent.parent / "other" / run.name
@@ -292,7 +296,7 @@ NETWORK = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 import beside
-def made():
+def build():
     params = {"w": jax.random.normal(jax.random.key(0), (108, 3)) / 10, "b": jnp.zeros(3)}
     return lambda p, x: jnp.tanh(x.reshape(len(x), -1) @ p["w"] + p["b"]), params
 def wrong():
@@ -300,20 +304,20 @@ def wrong():
 def broken():
     raise RuntimeError("inside")
 def other():
-    apply, params = made()
+    apply, params = build()
     return apply, {"w": 2 * params["w"], "b": params["b"]}
 def infinite():
-    apply, params = made()
+    apply, params = build()
     return lambda p, x: apply(p, x) / 0.0, params
 def alike():
-    apply, params = made()
+    apply, params = build()
     return lambda p, x: apply(p, 0 * x), params
 def leaving():
     sys.exit(0)
 def swapped():
-    return made()[::-1]
+    return build()[::-1]
 def not_jax():
-    apply, params = made()
+    apply, params = build()
     return lambda p, x: jnp.asarray(np.asarray(apply(p, x))), params
 number = 3
 """
@@ -326,18 +330,18 @@ def test_a_network_of_ones_own(tmp_path, images, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     flags = ["--data", images, "--side", "6", "--n-pairs", "20", "--out", str(tmp_path / "out")]
     with jax.enable_x64(False):
-        assert main(["align", "--network", f"{file}:made", "--resamples", "5", *flags]) == 0
+        assert main(["align", "--network", f"{file}:build", "--resamples", "5", *flags]) == 0
         assert "its eNTK" in capsys.readouterr().out
-        # another network meets the first one's kernel file, and is not stopped by it
+        # another network replaces the first one's kernel file
         assert main(["align", "--network", f"{file}:other", "--resamples", "5", *flags]) == 0
-        assert main(["align", "--network", f"{file}:made", *flags, "--side", "7"]) == 2
+        assert main(["align", "--network", f"{file}:build", *flags, "--side", "7"]) == 2
         assert (
             "expected apply(params, x [40, 7, 7, 3]), received TypeError" in capsys.readouterr().err
         )
         for name, message in {
             "broken": "received RuntimeError: inside (line 11)",
             "leaving": "received SystemExit: 0 (line",
-            "swapped": "expected (apply, params), the first a function, received dict first",
+            "swapped": "expected (apply, params), where apply is a function, received dict",
             "not_jax": "expected a pure JAX function apply(params, x) of one view or more, "
             "received Tracer",
             "alike": "it has collapsed",
@@ -351,11 +355,9 @@ def test_a_network_of_ones_own(tmp_path, images, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(
-    images, tmp_path, capsys, monkeypatch
-):
+def test_a_run_that_diverged_is_reported_and_not_analysed(images, tmp_path, capsys, monkeypatch):
     titles, draw = [], train._figure
-    monkeypatch.setattr(train, "_figure", lambda *given: titles.append(given[-1]) or draw(*given))
+    monkeypatch.setattr(train, "_figure", lambda *args: titles.append(args[-1]) or draw(*args))
     flags = [
         "--data",
         images,
@@ -367,13 +369,13 @@ def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(
     ]
     with jax.enable_x64(False):
         assert main(["train", *flags, "--lr", "1e6"]) == 1
-        said = capsys.readouterr()
-        assert "0 modes learned, 0 of them alone, at steps -" in said.out
+        printed = capsys.readouterr()
+        assert "no modes learned\n" in printed.out and "finished" not in printed.out
         assert "diverged by step" in titles[0]
         assert (
-            "diverged by step" in said.err
-            and "try --lr 2.5e+05" in said.err
-            and "next" not in said.out
+            "diverged by step" in printed.err
+            and "try --lr 2.5e+05" in printed.err
+            and "next" not in printed.out
         )
         (run,) = (tmp_path / "runs").iterdir()
         assert main(["align", "--run-dir", str(run), "--out", str(tmp_path / "align")]) == 2
@@ -383,7 +385,7 @@ def test_a_run_that_diverged_is_said_to_have_and_is_not_looked_at(
         )
 
 
-def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
+def test_another_package_called_experiments_is_not_imported(tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "__init__.py").write_text(
         "raise RuntimeError('not to be imported')"
@@ -397,18 +399,16 @@ def test_a_package_of_the_name_of_ours_is_left_alone(tmp_path):
     assert "within a clone of the repository" in done.stderr
 
 
-def test_a_path_that_would_be_a_wrong_formula_is_drawn_and_too_few_images_are_counted(
-    tmp_path, capsys
-):
+def test_a_path_with_dollar_signs_is_drawn_and_missing_images_are_reported(tmp_path, capsys):
     name = r"a$\frac$"
     np.savez(tmp_path / f"{name}.npz", pixels=data.load("photos", limit=10, size=24).pixels)
     flags = ["--data", f"npz:{tmp_path / name}.npz", "--n-pairs", "20", "--d", "2", "--side", "24"]
     assert main(["predict", *flags, "--out", str(tmp_path / "out")]) == 0
-    assert "only 10 images there, of 20 asked for" in capsys.readouterr().out
+    assert "only 10 of the 20 requested images are available" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
-def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+def test_a_folder_that_cannot_be_written_to_is_rejected_before_anything_is_computed(
     images, tmp_path, capsys
 ):
     (tmp_path / "file").write_text("")
@@ -417,7 +417,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_compute
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_ends_with_its_exit_code_and_goes_on(images, tmp_path):
+def test_an_interrupted_training_ends_with_exit_code_130_and_a_checkpoint(images, tmp_path):
     flags = ["--data", images, *SMALL, "--steps", "4000", "--checkpoint-every", "20"]
     command = [sys.executable, "-m", "stepwise.cli", "train", *flags]
     first = subprocess.Popen(
@@ -432,20 +432,20 @@ def test_an_interrupted_training_ends_with_its_exit_code_and_goes_on(images, tmp
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=120)
-    assert first.returncode == 130, said
-    assert b"interrupted; run the same command to resume" in said and b"Traceback" not in said
+    _, error = first.communicate(timeout=120)
+    assert first.returncode == 130, error
+    assert b"interrupted; run the same command to resume" in error and b"Traceback" not in error
     reached = max(int(path.name[5:]) for path in tmp_path.glob("runs/*/checkpoints/step_*"))
     assert 20 <= reached < 4000
 
 
-def test_images_are_shown(images, capsys):
+def test_images_are_described(images, capsys):
     assert main(["data", "show", images]) == 0
     assert "80 images of 24 x 24 px, 3 channels" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_by_the_same_command(images, tmp_path):
+def test_a_killed_training_resumes_with_the_same_command(images, tmp_path):
     flags = [
         "--data",
         images,

@@ -1,4 +1,4 @@
-"""Small files in the official layouts, archives of them, and a server on the loopback address."""
+"""Small files in the official layouts, archives of these files, and a server on localhost."""
 
 import hashlib
 import io
@@ -17,8 +17,9 @@ NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 def cifar_files(each=3):
-    """A CIFAR-10 with `each` records a file: record i of file f has label (f + i) % 10, random
-    pixels.
+    """Build a CIFAR-10 of `each` records per file.
+
+    Record i of file f has the label (f + i) % 10 and random pixels.
     """
     rng = np.random.default_rng(0)
     files = {}
@@ -44,9 +45,7 @@ def write(folder, files):
 
 
 def packed(folder, files, *extra):
-    """A .tar.gz of the files in a folder, with members of any other kind added as (TarInfo,
-    content).
-    """
+    """Build a .tar.gz of the files in a folder, plus extra members (TarInfo, content)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
@@ -60,7 +59,7 @@ def packed(folder, files, *extra):
 
 
 def claim(monkeypatch, content, name="CIFAR10", url=None):
-    """Make the loader take this content for the official archive."""
+    """Make the loader accept this content as the official archive."""
     archive = getattr(binary, name)
     md5 = hashlib.md5(content).hexdigest()
     changed = replace(archive, md5=md5, url=url or archive.url)
@@ -69,8 +68,9 @@ def claim(monkeypatch, content, name="CIFAR10", url=None):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one body; cuts the connection after `stop` bytes, or waits there until it is let go
-    on.
+    """A server of one body, which disconnects or pauses after `stop` bytes.
+
+    If `wait` is set, it pauses until `let_go` is set, and then sends the rest.
     """
 
     def __init__(self, body):
@@ -79,7 +79,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, *args):
-        """Say nothing of a client that was killed."""
+        """Ignore a client that was killed."""
 
     @property
     def url(self):

@@ -40,7 +40,7 @@ def test_a_cifar_record_is_a_label_then_red_green_and_blue_row_by_row(cifar):
     np.testing.assert_array_equal(images.pixels[0], expected)
 
 
-def test_cifar_train_is_the_five_files_in_order_and_a_limit_some_of_their_rows(cifar):
+def test_cifar_train_is_the_five_files_in_order_and_a_limit_selects_rows_of_them(cifar):
     records = [
         np.frombuffer((cifar / name).read_bytes(), np.uint8).reshape(-1, 3073)
         for name in layouts.BATCHES
@@ -51,15 +51,15 @@ def test_cifar_train_is_the_five_files_in_order_and_a_limit_some_of_their_rows(c
     np.testing.assert_array_equal(
         whole.pixels.transpose(0, 3, 1, 2).reshape(15, 3072), records[:, 1:]
     )
-    some = data.load("cifar10", root=cifar.parent, limit=6, seed=1)
-    rows = [np.flatnonzero((whole.pixels == image).all((1, 2, 3)))[0] for image in some.pixels]
+    few = data.load("cifar10", root=cifar.parent, limit=6, seed=1)
+    rows = [np.flatnonzero((whole.pixels == image).all((1, 2, 3)))[0] for image in few.pixels]
     assert (np.diff(rows) > 0).all() and len(rows) == 6
-    np.testing.assert_array_equal(some.labels, whole.labels[rows])
+    np.testing.assert_array_equal(few.labels, whole.labels[rows])
 
 
 def test_an_stl_image_has_its_rows_and_columns_the_right_way_round(stl):
-    # Column-major: within a channel the row runs fastest. Each byte says its channel, row and
-    # column.
+    # Column-major: the row index varies fastest within a channel. Each byte encodes its own row,
+    # column or channel.
     channel, column, row = np.indices((3, 96, 96))
     for name, code in (("row", row), ("column", column), ("channel", channel)):
         (stl / "unlabeled_X.bin").write_bytes(code.astype(np.uint8).tobytes())
@@ -74,9 +74,9 @@ def test_stl_labels_count_from_zero_and_the_unlabeled_have_none(stl):
     assert data.load("stl10", split="unlabeled", root=stl.parent).labels is None
 
 
-def test_a_limit_takes_images_and_their_labels_together(stl):
-    whole, some = (data.load("stl10", root=stl, limit=limit) for limit in (None, 2))
-    np.testing.assert_array_equal(some.pixels, whole.pixels[some.labels])
+def test_a_limit_selects_images_with_their_labels(stl):
+    whole, few = (data.load("stl10", root=stl, limit=limit) for limit in (None, 2))
+    np.testing.assert_array_equal(few.pixels, whole.pixels[few.labels])
 
 
 @pytest.mark.parametrize(
@@ -88,46 +88,46 @@ def test_a_set_of_one_file_is_a_read_only_view_of_it(tmp_path, name, split):
     assert is_mapped(pixels) and not pixels.flags.writeable
 
 
-def test_of_unlabeled_stl_at_full_size_only_the_rows_kept_are_read(stl):
+def test_a_subset_of_unlabeled_stl_at_full_size_reads_only_its_own_rows(stl):
     with (stl / "unlabeled_X.bin").open("r+b") as file:
-        file.truncate(100_000 * 27648)  # a sparse file: 2.7 GB that take no room
+        file.truncate(100_000 * 27648)  # a sparse file: its 2.7 GB use no disk space
         file.seek(99_999 * 27648)
         file.write(b"\xff" * 27648)
     tracemalloc.start()
     try:
         whole = data.load("stl10", split="unlabeled", root=stl)
-        some = data.load("stl10", split="unlabeled", root=stl, limit=20)
+        few = data.load("stl10", split="unlabeled", root=stl, limit=20)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert len(whole) == 100_000 and (whole.pixels[-1] == 255).all() and not whole.pixels[-2].any()
-    assert len(some) == 20
+    assert len(few) == 20
     assert peak < 5e6
 
 
 @pytest.mark.parametrize("cut", [100, 3072])
-def test_a_cifar_file_cut_short_is_refused_with_the_bytes_expected_and_found(cifar, cut):
+def test_a_cifar_file_cut_short_is_refused_with_the_bytes_expected_and_received(cifar, cut):
     (cifar / "data_batch_2.bin").write_bytes(bytes(30_730_000 - cut))
     left = 3073 - cut
     expected = r"a whole number of 3,073-byte records \(officially 10,000 in 30,730,000 bytes\)"
-    found = f"{30_730_000 - cut:,} bytes, 9,999 records and {left:,} bytes more"
+    received = f"{30_730_000 - cut:,} bytes, 9,999 records and {left:,} bytes more"
     with pytest.raises(
-        data.DataError, match=rf"data_batch_2\.bin: expected {expected}, found {found}"
+        data.DataError, match=rf"data_batch_2\.bin: expected {expected}, received {received}"
     ):
         data.load("cifar10", root=cifar)
 
 
-def test_a_cifar_file_cut_at_a_record_is_refused_beside_the_others(cifar):
+def test_a_cifar_file_with_fewer_records_than_the_longest_is_refused(cifar):
     (cifar / "data_batch_2.bin").write_bytes(bytes(2 * 3073))
     with pytest.raises(
-        data.DataError, match=r"data_batch_2\.bin: expected 3 records of 3,073 bytes.* found 2"
+        data.DataError, match=r"data_batch_2\.bin: expected 3 records of 3,073 bytes.* received 2"
     ):
         data.load("cifar10", root=cifar, limit=1)
 
 
 def test_an_empty_file_is_refused(cifar):
     (cifar / "test_batch.bin").write_bytes(b"")
-    with pytest.raises(data.DataError, match=r"test_batch\.bin: expected .* found 0 bytes"):
+    with pytest.raises(data.DataError, match=r"test_batch\.bin: expected .* received 0 bytes"):
         data.load("cifar10", root=cifar, split="test")
 
 
@@ -136,7 +136,7 @@ def test_a_cifar_label_out_of_range_is_refused_by_file_and_record(cifar):
     content[2 * 3073] = 200
     (cifar / "data_batch_4.bin").write_bytes(content)
     with pytest.raises(
-        data.DataError, match=r"data_batch_4\.bin: expected labels 0 to 9, found 200 in record 2"
+        data.DataError, match=r"data_batch_4\.bin: expected labels 0 to 9, received 200 in record 2"
     ):
         data.load("cifar10", root=cifar)
 
@@ -144,21 +144,21 @@ def test_a_cifar_label_out_of_range_is_refused_by_file_and_record(cifar):
 @pytest.mark.parametrize("label", [0, 11])
 def test_an_stl_label_out_of_range_is_refused_by_file_and_record(stl, label):
     (stl / "train_y.bin").write_bytes(bytes([1, label, 3, 4]))
-    match = rf"train_y\.bin: expected labels 1 to 10, found {label} in record 1"
+    match = rf"train_y\.bin: expected labels 1 to 10, received {label} in record 1"
     with pytest.raises(data.DataError, match=match):
         data.load("stl10", root=stl)
 
 
 def test_stl_images_cut_at_a_record_no_longer_match_their_labels(stl):
     (stl / "train_X.bin").write_bytes(bytes(3 * 27648))
-    match = r"train_y\.bin: expected 3 labels, one for each image of train_X\.bin, found 4"
+    match = r"train_y\.bin: expected 3 labels, one for each image of train_X\.bin, received 4"
     with pytest.raises(data.DataError, match=match):
         data.load("stl10", root=stl)
 
 
 def test_stl_images_cut_within_a_record_are_refused(stl):
     (stl / "unlabeled_X.bin").write_bytes(bytes(2 * 27648 - 1))
-    match = r"unlabeled_X\.bin: expected .*100,000 in 2,764,800,000 bytes\), found 55,295 bytes"
+    match = r"unlabeled_X\.bin: expected .*100,000 in 2,764,800,000 bytes\), received 55,295 bytes"
     with pytest.raises(data.DataError, match=match):
         data.load("stl10", root=stl, split="unlabeled")
 
@@ -167,7 +167,7 @@ def test_stl_images_cut_within_a_record_are_refused(stl):
 def test_a_missing_file_is_named(cifar, name):
     (cifar / name).unlink()
     with pytest.raises(
-        data.MissingDataError, match=f"{cifar / name}: expected .* found no such file"
+        data.MissingDataError, match=f"{cifar / name}: expected .* received a path with no file"
     ):
         data.load("cifar10", root=cifar)
 
@@ -175,6 +175,6 @@ def test_a_missing_file_is_named(cifar, name):
 def test_another_number_of_class_names_is_refused(stl):
     (stl / "class_names.txt").write_text("cat\ndog\n")
     with pytest.raises(
-        data.DataError, match=r"class_names\.txt: expected 10 class names.* found 2"
+        data.DataError, match=r"class_names\.txt: expected 10 class names.* received 2"
     ):
         data.load("stl10", root=stl)

@@ -39,7 +39,7 @@ def device(name):
     return member
 
 
-def test_the_official_addresses_and_checksums_stand():
+def test_the_official_urls_and_checksums_are_unchanged():
     assert binary.CIFAR10.url == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     assert binary.CIFAR10.md5 == "c32a1d4ab5d03f1284b67883e8d87530"
     assert binary.STL10.url == "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
@@ -66,17 +66,20 @@ def test_stl_is_downloaded_the_same_way(cache, monkeypatch):
 def test_a_wrong_checksum_is_refused_and_leaves_nothing(cache, monkeypatch):
     with layouts.serving(ARCHIVE) as server:
         official = layouts.claim(monkeypatch, b"another", url=server.url)
-        match = f"{server.url}: expected an archive of MD5 {official.md5}, found: .*does not match"
+        expected = f"expected an archive of MD5 {official.md5}"
+        match = f"{server.url}: {expected}, received an error: .*does not match"
         with pytest.raises(data.DataError, match=match):
             data.load("cifar10")
     assert left(cache) == set()
 
 
-def test_an_address_that_does_not_answer_is_one_clear_error(cache, monkeypatch):
+def test_an_unreachable_server_raises_one_clear_error(cache, monkeypatch):
     with layouts.serving(ARCHIVE) as server:
         url = server.url
     layouts.claim(monkeypatch, ARCHIVE, url=url)
-    with pytest.raises(data.DataError, match=f"{url}: expected an archive of MD5 .* found: "):
+    with pytest.raises(
+        data.DataError, match=f"{url}: expected an archive of MD5 .* received an error: "
+    ):
         data.load("cifar10")
     assert left(cache) == set()
 
@@ -111,8 +114,8 @@ def test_after_a_process_killed_half_way_the_next_call_recovers(cache, monkeypat
     assert left(cache) == {FOLDER}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such lock")
-def test_of_two_that_want_the_same_set_one_downloads_and_the_other_waits(cache, monkeypatch):
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+def test_two_threads_loading_the_same_set_download_it_once(cache, monkeypatch):
     with layouts.serving(ARCHIVE) as server:
         layouts.claim(monkeypatch, ARCHIVE, url=server.url)
         server.stop, server.wait = len(ARCHIVE) // 2, True
@@ -130,9 +133,7 @@ def test_of_two_that_want_the_same_set_one_downloads_and_the_other_waits(cache, 
         assert sizes == [200, 200] and server.requests == 1
 
 
-def test_the_official_archive_lying_in_the_root_is_checked_and_unpacked_there(
-    tmp_path, monkeypatch
-):
+def test_an_official_archive_in_the_root_is_verified_and_unpacked_there(tmp_path, monkeypatch):
     archive = layouts.claim(monkeypatch, ARCHIVE)
     (tmp_path / archive.filename).write_bytes(ARCHIVE)
     assert len(data.load("cifar10", root=tmp_path)) == 200
@@ -141,14 +142,14 @@ def test_the_official_archive_lying_in_the_root_is_checked_and_unpacked_there(
 
 def test_an_archive_in_the_root_with_another_checksum_is_refused(tmp_path):
     (tmp_path / binary.CIFAR10.filename).write_bytes(ARCHIVE)
-    match = rf"cifar-10-binary\.tar\.gz: expected MD5 {binary.CIFAR10.md5}, found [0-9a-f]{{32}}"
+    match = rf"cifar-10-binary\.tar\.gz: expected MD5 {binary.CIFAR10.md5}, received [0-9a-f]{{32}}"
     with pytest.raises(data.DataError, match=match):
         data.load("cifar10", root=tmp_path)
     assert left(tmp_path) == {binary.CIFAR10.filename}
 
 
 @pytest.mark.parametrize(
-    ("member", "content", "found"),
+    ("member", "content", "received"),
     [
         (tarfile.TarInfo("../climbed"), b"x", r"a path '\.\./climbed' that leads out"),
         (tarfile.TarInfo(f"{FOLDER}/../../climbed"), b"x", "a path .* that leads out"),
@@ -158,8 +159,8 @@ def test_an_archive_in_the_root_with_another_checksum_is_refused(tmp_path):
         (device(f"{FOLDER}/null"), b"", "a device or pipe .*null'"),
     ],
 )
-def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
-    tmp_path, monkeypatch, member, content, found
+def test_an_archive_member_outside_the_folder_is_refused_by_name(
+    tmp_path, monkeypatch, member, content, received
 ):
     body = layouts.packed(FOLDER, FILES, (member, content))
     root = tmp_path / "a" / "root"
@@ -167,7 +168,7 @@ def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
     layouts.write(root, {archive.filename: body})
     expected = "plain files and folders inside the archive's own folder"
     with pytest.raises(
-        data.DataError, match=rf"cifar-10-binary\.tar\.gz: expected {expected}, found {found}"
+        data.DataError, match=rf"cifar-10-binary\.tar\.gz: expected {expected}, received {received}"
     ):
         data.load("cifar10", root=root)
     assert left(root) == {archive.filename}
@@ -175,22 +176,26 @@ def test_an_archive_that_climbs_out_is_refused_by_the_name_of_the_member(
 
 
 @pytest.mark.parametrize(
-    ("body", "found"),
+    ("body", "message"),
     [
-        (ARCHIVE[: len(ARCHIVE) // 2], "a whole .tar.gz archive, found: "),
-        (b"no archive", "a whole .tar.gz archive, found: "),
+        (ARCHIVE[: len(ARCHIVE) // 2], "a complete .tar.gz archive, received an error: "),
+        (b"no archive", "a complete .tar.gz archive, received an error: "),
         (
             layouts.packed(FOLDER, {"test_batch.bin": b""}),
-            "the files .*data_batch_1.*, found an archive without them",
+            "the files .*data_batch_1.*, received an archive without them",
         ),
     ],
-    ids=["cut", "no archive", "without files"],  # the bytes of an archive hold the time
+    ids=[
+        "cut",
+        "no archive",
+        "without files",
+    ],  # an archive contains the time, so its bytes make no stable id
 )
 def test_an_archive_that_is_cut_or_lacks_files_is_refused_and_leaves_nothing(
-    tmp_path, monkeypatch, body, found
+    tmp_path, monkeypatch, body, message
 ):
     archive = layouts.claim(monkeypatch, body)
     layouts.write(tmp_path, {archive.filename: body})
-    with pytest.raises(data.DataError, match=f"expected {found}"):
+    with pytest.raises(data.DataError, match=f"expected {message}"):
         data.load("cifar10", root=tmp_path)
     assert left(tmp_path) == {archive.filename}

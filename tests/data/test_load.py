@@ -10,7 +10,7 @@ from tests.data import layouts
 )
 def test_an_unknown_name_is_refused_with_the_names_known(name):
     known = r"'photos', 'cifar10', 'stl10', 'folder:PATH' or 'npz:PATH'"
-    with pytest.raises(data.DataError, match=f"expected {known}, found '{name}'"):
+    with pytest.raises(data.DataError, match=f"expected {known}, received '{name}'"):
         data.load(name)
 
 
@@ -25,7 +25,7 @@ def test_an_unknown_name_is_refused_with_the_names_known(name):
     ],
 )
 def test_an_unknown_split_is_refused_with_the_splits_known(name, known):
-    with pytest.raises(data.DataError, match=f"split of {name}: expected {known}, found 'all'"):
+    with pytest.raises(data.DataError, match=f"split of {name}: expected {known}, received 'all'"):
         data.load(name, split="all")
 
 
@@ -33,15 +33,15 @@ def test_an_unknown_split_is_refused_with_the_splits_known(name, known):
 @pytest.mark.parametrize("value", [0, -3])
 def test_limit_and_size_are_positive(argument, value):
     with pytest.raises(
-        data.DataError, match=f"{argument}: expected a positive integer or None, found {value}"
+        data.DataError, match=f"{argument}: expected a positive integer or None, received {value}"
     ):
         data.load("photos", **{argument: value})
 
 
 @pytest.mark.parametrize("name", ["cifar10", "stl10"])
-def test_a_root_without_the_set_is_missing_data_and_names_what_was_looked_for(tmp_path, name):
+def test_a_root_without_the_set_is_missing_data_and_names_what_was_expected(tmp_path, name):
     with pytest.raises(
-        data.MissingDataError, match=rf"{tmp_path}: expected .*\.tar\.gz, found none"
+        data.MissingDataError, match=rf"{tmp_path}: expected .*\.tar\.gz, received none"
     ):
         data.load(name, root=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -53,7 +53,7 @@ def test_a_relative_path_starts_at_the_root(tmp_path, kind):
         data.load(f"{kind}:absent", root=tmp_path)
 
 
-def test_size_resizes_what_was_kept(tmp_path):
+def test_size_resizes_the_images_of_the_subset(tmp_path):
     layouts.write(tmp_path, layouts.cifar_files())
     native = data.load("cifar10", root=tmp_path, limit=5)
     small = data.load("cifar10", root=tmp_path, limit=5, size=8)

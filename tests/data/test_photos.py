@@ -7,7 +7,7 @@ from stepwise.data.photos import SEAM
 
 
 def windows(name, side, columns):
-    """All patches of a side at steps of a pixel, as bytes."""
+    """Return all patches of a side, at steps of side / 8 px, as bytes."""
     photo = load_sample_image(f"{name}.jpg")[:, columns]
     view = np.lib.stride_tricks.sliding_window_view(photo, (side, side), (0, 1))[
         :: side // 8, :: side // 8
@@ -15,7 +15,7 @@ def windows(name, side, columns):
     return {patch.transpose(1, 2, 0).tobytes() for row in view for patch in row}
 
 
-def test_the_default_has_more_patches_than_a_patch_has_pixel_values_half_of_each_photograph():
+def test_by_default_patches_outnumber_pixel_values_and_photographs_have_equal_shares():
     images = data.load("photos")
     assert images.pixels.shape == (4096, 32, 32, 3) and images.class_names == ("china", "flower")
     assert images.pixels[0].size < 4096
@@ -25,10 +25,10 @@ def test_the_default_has_more_patches_than_a_patch_has_pixel_values_half_of_each
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("side", [32, 64])
-def test_patches_of_the_side_asked_for_are_exact_cuts_of_the_half_of_their_split(split, side):
+def test_patches_that_need_no_resizing_are_exact_cuts_of_their_split(split, side):
     columns = {"train": slice(0, SEAM), "test": slice(SEAM, None)}
     images = data.load("photos", split=split, size=side, limit=200)
-    # 200 patches of 10 groups of a side and a photograph in turn, ordered by side: 20 of each.
+    # 200 patches from 10 groups (5 sides, 2 photographs), sorted by side: 20 per group.
     first = {32: 0, 64: 80}[side]
     for label, name in enumerate(images.class_names):
         here = windows(name, side, columns[split])
@@ -54,17 +54,17 @@ def test_a_smaller_limit_is_a_subset_of_a_larger_one_in_the_same_order():
     assert (np.diff(places) > 0).all()
 
 
-def test_the_smallest_limits_still_see_both_photographs():
+def test_two_patches_show_both_photographs():
     assert data.load("photos", limit=2).labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("split", "most"), [("train", 39316), ("test", 10612)])
-def test_more_patches_than_there_are_is_refused_with_their_number(split, most):
-    match = f"limit: expected {most} photo patches at the most, found {most + 1}"
+def test_a_limit_above_the_number_of_patches_is_refused(split, most):
+    match = f"limit: expected at most {most} photo patches, received {most + 1}"
     with pytest.raises(data.DataError, match=match):
         data.load("photos", split=split, limit=most + 1)
 
 
-def test_every_patch_there_is_can_be_had():
+def test_a_limit_may_select_all_patches():
     images = data.load("photos", split="test", limit=10612, size=1)
     assert np.bincount(images.labels).tolist() == [5306, 5306]

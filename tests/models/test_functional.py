@@ -21,7 +21,7 @@ def test_a_module_becomes_a_pure_function(dtype):
     np.testing.assert_array_equal(apply(params, X.astype(dtype)), out)
 
 
-def test_state_that_is_no_parameter_is_refused_by_name():
+def test_a_module_with_other_state_is_refused_by_name():
     with pytest.raises(
         ValueError, match=r"model: expected a module whose .* only, received also BatchStat"
     ):
@@ -43,7 +43,7 @@ def test_weights_have_unit_variance():
     assert abs(float(module.layers[0].kernel[...].std()) - 1) < 0.02
 
 
-def test_doubling_starts_at_zero_and_keeps_the_kernel(x64):
+def test_an_antisymmetric_network_starts_at_zero_and_keeps_the_kernel(x64):
     apply, params = models.functional(models.MLP(6, [50], 2, rngs=nnx.Rngs(0)))
     f = models.antisymmetric(apply)
     same = {"plus": params, "minus": params}
@@ -53,7 +53,7 @@ def test_doubling_starts_at_zero_and_keeps_the_kernel(x64):
     )
 
 
-def test_the_start_of_a_doubled_network_has_half_its_kernel_as_covariance(x64):
+def test_an_antisymmetric_start_has_half_the_kernel_as_covariance(x64):
     apply, params = models.functional(models.MLP(6, [40], 1, rngs=nnx.Rngs(0)))
     f, scale = models.antisymmetric(apply), 1e-4
     outputs = jax.vmap(

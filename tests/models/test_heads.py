@@ -42,20 +42,18 @@ def test_official_heads_have_the_official_numbers_of_parameters():
         assert models.count_parameters(shapes) == expected
 
 
-def test_hidden_layers_are_normalised_and_the_last_only_if_asked():
+def test_hidden_layers_are_normalised_and_the_last_one_only_on_request():
     features = np.random.default_rng(1).normal(size=(50, 8)).astype("float32") * 7
     plain = models.Head(8, [6, 3], rngs=nnx.Rngs(0))(features)
     normal = models.Head(8, [6, 3], last_norm=True, rngs=nnx.Rngs(0))(features)
     np.testing.assert_allclose(normal.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(normal.std(0), 1, atol=1e-3)
     scaled = models.Head(8, [6, 3], rngs=nnx.Rngs(0))(10 * features)
-    np.testing.assert_allclose(
-        scaled, plain, rtol=1e-2, atol=1e-3
-    )  # the hidden normalisation takes the scale out
+    # the hidden normalisation removes the scale
+    np.testing.assert_allclose(scaled, plain, rtol=1e-2, atol=1e-3)
     bare = models.Head(8, [6, 3], norm=False, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(
-        bare(10 * features), 10 * bare(features), rtol=1e-4, atol=1e-4
-    )  # biases start at zero
+    # without normalisation the network is homogeneous, because biases start at zero
+    np.testing.assert_allclose(bare(10 * features), 10 * bare(features), rtol=1e-4, atol=1e-4)
 
 
 def test_a_small_head_shrinks_the_outputs_by_the_factor_and_nothing_else():
@@ -87,14 +85,14 @@ def test_an_offset_start_puts_all_embeddings_near_one_vector():
         models.offset_start(encoder(last_bias=False), 1.0, rngs=nnx.Rngs(5))
 
 
-def test_the_input_enters_less_its_mean_over_its_spread():
+def test_the_input_is_centred_by_the_mean_and_divided_by_the_std():
     plain, shifted = encoder(), encoder()
     shifted.mean, shifted.std = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
     same = (X - np.array(shifted.mean)) / np.array(shifted.std) * 0.25 + 0.5
     np.testing.assert_allclose(shifted(X), plain(same.astype("float32")), rtol=1e-4, atol=1e-5)
 
 
-def test_parameters_come_out_and_go_back_in():
+def test_parameters_and_statistics_can_be_extracted_and_restored():
     forward, params, stats = models.stateful(encoder())
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
     _, _, after = forward(moved, stats, X, True)

@@ -37,7 +37,7 @@ def test_parameter_counts_are_torchvisions(name):
     "stem, sides", [("imagenet", [8, 8, 4, 2, 1]), ("small", [32, 32, 16, 8, 4])]
 )
 def test_stages_halve_the_image_and_double_the_width(stem, sides):
-    seen = []
+    widths = []
     backbone = nnx.eval_shape(
         lambda: models.ResNet.standard("resnet18", width=16, stem=stem, rngs=nnx.Rngs(0))
     )
@@ -45,19 +45,19 @@ def test_stages_halve_the_image_and_double_the_width(stem, sides):
     assert {name: shape.shape for name, shape in shapes.items()} == {
         "stem": (2, 16), "stage1": (2, 16), "stage2": (2, 32), "stage3": (2, 64), "stage4": (2, 128)
     }  # fmt: skip
-    # the area that an output sees says by how much the image was reduced
+    # the sides of the images in each stage
     real = models.ResNet((1, 1, 1, 1), width=2, stem=stem, norm="group", rngs=nnx.Rngs(0))
     x = real.norm(real.stem(jnp.ones((1, 32, 32, 3))))
     x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if stem == "imagenet" else x
-    seen.append(x.shape[1])
+    widths.append(x.shape[1])
     for stage in real.stages:
         for block in stage:
             x = block(x)
-        seen.append(x.shape[1])
-    assert seen == sides
+        widths.append(x.shape[1])
+    assert widths == sides
 
 
-def test_a_network_of_one_stage_is_what_its_formula_says(x64):
+def test_a_network_of_one_stage_equals_its_formula(x64):
     net = models.ResNet((1,), width=4, stem="small", param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     x = X.astype("float64")
 
@@ -73,14 +73,14 @@ def test_a_network_of_one_stage_is_what_its_formula_says(x64):
     block = net.stages[0][0]
     inner = np.maximum(normalised(convolution(stem, block.convolutions[0].kernel[...])), 0)
     inner = normalised(convolution(inner, block.convolutions[1].kernel[...]))
-    found = net.representations(x)
-    np.testing.assert_allclose(found["stem"], stem.mean((1, 2)), rtol=1e-10)
+    outputs = net.representations(x)
+    np.testing.assert_allclose(outputs["stem"], stem.mean((1, 2)), rtol=1e-10)
     np.testing.assert_allclose(
-        found["stage1"], np.maximum(stem + inner, 0).mean((1, 2)), rtol=1e-10
+        outputs["stage1"], np.maximum(stem + inner, 0).mean((1, 2)), rtol=1e-10
     )
 
 
-def test_batch_statistics_follow_the_batch_in_training_and_stand_in_evaluation():
+def test_batch_statistics_follow_the_batch_in_training_and_are_fixed_in_evaluation():
     forward, params, stats = models.stateful(encoder())
     trained, _, after = forward(params, stats, X, True)
     still, _, same = forward(params, stats, X, False)
@@ -95,7 +95,7 @@ def test_batch_statistics_follow_the_batch_in_training_and_stand_in_evaluation()
     np.testing.assert_allclose(after["backbone"]["norm"]["var"], 0.9 + 0.1 * var, rtol=1e-4)
 
 
-def test_group_norm_sees_one_image_at_a_time():
+def test_group_norm_treats_each_image_alone():
     forward, params, stats = models.stateful(encoder(norm="group"))
     assert not jax.tree.leaves(stats)
     together = forward(params, stats, X, True)[0]
@@ -103,7 +103,7 @@ def test_group_norm_sees_one_image_at_a_time():
     np.testing.assert_allclose(alone, together[:3], rtol=1e-4, atol=1e-5)
 
 
-def test_half_precision_computes_in_it_and_keeps_single_parameters():
+def test_half_precision_computes_in_bfloat16_with_float32_parameters():
     net = encoder(dtype=jnp.bfloat16)
     forward, params, stats = models.stateful(net)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}

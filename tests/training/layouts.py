@@ -1,7 +1,7 @@
-"""One program on one device, on eight, or in two processes: `python -m tests.training.layouts OUT
-[PORT PROCESS]`.
+"""The same program on one device, on eight, or in two processes: `python -m tests.training.layouts
+OUT [PORT PROCESS]`.
 
-Where OUT has a run already, it only goes on with that.
+If OUT already has a run, the program only resumes that run.
 """
 
 import sys
@@ -29,32 +29,32 @@ OBJECTIVES = {
 
 
 def main(out):
-    found = {
+    numbers = {
         "devices": np.asarray(jax.device_count()),
         "processes": np.asarray(jax.process_count()),
     }
-    there = Path(out, "run").exists()
-    for name, objective in () if there else OBJECTIVES.items():
+    resumes = Path(out, "run").exists()
+    for name, objective in () if resumes else OBJECTIVES.items():
         predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1), **F64) if objective.predictor else None
         step = Step(small.encoder(**F64), small.PIXELS, objective, small.plan(), predictor, None)
         state = step.start()
         loss, stats, slopes = step.gradient(state)
         for kind, tree in (("loss", loss), ("stats", stats), ("gradient", slopes)):
             leaves = jax.tree_util.tree_leaves_with_path(tree)
-            found |= {
+            numbers |= {
                 f"{name} {kind}{jax.tree_util.keystr(path)}": np.asarray(leaf)
                 for path, leaf in leaves
             }
-    done = training.train(
+    trained = training.train(
         small.encoder(**F64),
         small.PIXELS,
         Objective(losses.vicreg),
         small.plan(steps=6, checkpoint_every=3),
         folder=f"{out}/run",
     )
-    found |= {f"trained {name}": value for name, value in small.numbers(done).items()}
+    numbers |= {f"trained {name}": value for name, value in small.numbers(trained).items()}
     if jax.process_index() == 0:
-        np.savez(f"{out}/numbers.npz", **found)
+        np.savez(f"{out}/numbers.npz", **numbers)
 
 
 if __name__ == "__main__":

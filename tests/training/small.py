@@ -1,5 +1,5 @@
-"""A small run with all in its state that a checkpoint has to hold: `python -m tests.training.small
-FOLDER [PAUSE]`.
+"""A small run whose state has every part that a checkpoint must hold: `python -m
+tests.training.small FOLDER [PAUSE]`.
 """
 
 import sys
@@ -19,28 +19,29 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint
 
 
 def encoder(**options):
-    """One residual block, batch normalisation in backbone and head."""
+    """Build an encoder of one residual block, with batch normalisation in backbone and head."""
     rngs = nnx.Rngs(0)
     backbone = models.ResNet((1,), width=4, stem="small", rngs=rngs, **options)
     return models.Encoder(
-        backbone, models.Head(backbone.features, [6, 4], rngs=rngs, **_of(options))
+        backbone, models.Head(backbone.features, [6, 4], rngs=rngs, **_select_dtypes(options))
     )
 
 
-def _of(options):
+def _select_dtypes(options):
     return {name: value for name, value in options.items() if name.endswith("dtype")}
 
 
 def plan(**options):
-    """Adam on a schedule, 120 steps of 8 pairs, a checkpoint every tenth."""
+    """Return a plan: Adam on a schedule, 120 steps of 8 pairs, a checkpoint every 10 steps."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, 10, 120)
     recipe = views.Recipe(*[views.View(views.Crop(6), flip=0.5)] * 2)
-    given = {"probe": 16, "records": 30, "checkpoint_every": 10, "dispatch": 4} | options
-    return Plan(given.pop("steps", 120), 8, given.pop("lr", schedule), optax.adam, recipe, **given)
+    settings = {"probe": 16, "records": 30, "checkpoint_every": 10, "dispatch": 4} | options
+    steps, lr = settings.pop("steps", 120), settings.pop("lr", schedule)
+    return Plan(steps, 8, lr, optax.adam, recipe, **settings)
 
 
 def run(folder, **options):
-    """BYOL: a predictor and a slow target."""
+    """Train BYOL, which has a predictor and a slow target."""
     predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1))
     return training.train(
         encoder(),
@@ -53,14 +54,14 @@ def run(folder, **options):
 
 
 def numbers(trained):
-    """All that the run has found, by name."""
+    """Return all numbers of a run by name: its trajectory and its parameters."""
     trajectory = trained.trajectory
-    found = {
+    arrays = {
         name: np.asarray(getattr(trajectory, name)) for name in ("times", "eigenvalues", "loss")
     }
-    found |= {name: np.asarray(value) for name, value in trajectory.stats.items()}
+    arrays |= {name: np.asarray(value) for name, value in trajectory.stats.items()}
     leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(trained.encoder)))
-    return found | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return arrays | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Checkpoints: what is damaged, foreign or unwritable is named, and nothing that was whole is
-lost."""
+"""Checkpoints: damaged, foreign and unwritable ones are named, and no intact one is lost."""
 
 import gc
 import resource
@@ -12,9 +11,10 @@ from stepwise.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(autouse=True)
-def coroutines_of_this_test_end_with_it():
-    """Those that orbax leaves behind where it raises would warn in whatever test runs when they are
-    collected.
+def collect_coroutines():
+    """Collect the coroutines that orbax leaves behind when it raises.
+
+    Otherwise they would raise a warning in a later test, when they are collected.
     """
     yield
     gc.collect()
@@ -28,12 +28,12 @@ def state(step):
     }
 
 
-def saved(folder, steps=(1, 2), **about):
-    told = []
-    store = Checkpoints(folder, about, warn=told.append)
+def save_steps(folder, steps=(1, 2), **about):
+    warnings = []
+    store = Checkpoints(folder, about, warn=warnings.append)
     for step in steps:
         store.save(step, state(step))
-    return store, told
+    return store, warnings
 
 
 def files(folder, step):
@@ -44,22 +44,22 @@ def files(folder, step):
     )
 
 
-def test_the_newest_comes_back_and_the_oldest_goes(tmp_path):
-    store, told = saved(tmp_path, (1, 5, 9))
+def test_the_newest_is_restored_and_the_oldest_removed(tmp_path):
+    store, warnings = save_steps(tmp_path, (1, 5, 9))
     assert store.steps() == [5, 9]
-    step, found = store.restore(state(0))
-    assert step == 9 and not told
-    np.testing.assert_array_equal(found["a"], state(9)["a"])
-    assert found["b"][0] == 9 and np.isnan(found["b"][1]).all() and found["empty"] == {}
+    step, restored = store.restore(state(0))
+    assert step == 9 and not warnings
+    np.testing.assert_array_equal(restored["a"], state(9)["a"])
+    assert restored["b"][0] == 9 and np.isnan(restored["b"][1]).all() and restored["empty"] == {}
     assert Checkpoints(tmp_path / "other", {}).restore(state(0)) is None
 
 
-@pytest.mark.filterwarnings("ignore")  # orbax leaves coroutines behind where it raises
-def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
+@pytest.mark.filterwarnings("ignore")  # orbax leaves coroutines behind when it raises
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_previous_one_is_used(tmp_path):
     damaged = 0
     names = [
         path.relative_to(tmp_path / "0" / "step_2")
-        for path in files((saved(tmp_path / "0"), tmp_path / "0")[1], 2)
+        for path in files((save_steps(tmp_path / "0"), tmp_path / "0")[1], 2)
     ]
     data = [
         name for name in names if name.parts[:2] in (("state", "d"), ("state", "manifest.ocdbt"))
@@ -67,7 +67,7 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
     assert data
     for i, name in enumerate([*data[:2], names[0]]):
         folder = tmp_path / str(i + 1)
-        store, told = saved(folder)
+        store, warnings = save_steps(folder)
         store.close()
         path = next(path for path in files(folder, 2) if path.name == name.name or name in data)
         path = (
@@ -76,13 +76,13 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
             else next(p for p in files(folder, 2) if p.parts[-2] == name.parts[-2])
         )
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        told = []
-        store = Checkpoints(folder, {}, warn=told.append)
-        step, found = store.restore(state(0))
-        np.testing.assert_array_equal(found["a"], state(step)["a"])
+        warnings = []
+        store = Checkpoints(folder, {}, warn=warnings.append)
+        step, restored = store.restore(state(0))
+        np.testing.assert_array_equal(restored["a"], state(step)["a"])
         if step == 1:
             damaged += 1
-            assert len(told) == 1 and "step_2: refused" in told[0]
+            assert len(warnings) == 1 and "step_2: refused" in warnings[0]
             assert [p.name for p in folder.iterdir() if p.name.startswith("refused")] == [
                 "refused_step_2_0"
             ]
@@ -92,9 +92,9 @@ def test_a_damaged_one_is_refused_by_name_and_the_one_before_it_used(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_flipped_bit_is_noticed(tmp_path):
+def test_a_flipped_bit_is_detected(tmp_path):
     numbers = {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}
-    store = Checkpoints(tmp_path, {}, warn=(told := []).append)
+    store = Checkpoints(tmp_path, {}, warn=(warnings := []).append)
     for step in (1, 2):
         store.save(step, numbers)
     store.close()
@@ -102,35 +102,35 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(bytes(content))
-    store = Checkpoints(tmp_path, {}, warn=told.append)
-    step, found = store.restore(numbers)
-    np.testing.assert_array_equal(found["w"], numbers["w"])
-    assert step == 1 and "step_2: refused" in told[0]
+    store = Checkpoints(tmp_path, {}, warn=warnings.append)
+    step, restored = store.restore(numbers)
+    np.testing.assert_array_equal(restored["w"], numbers["w"])
+    assert step == 1 and "step_2: refused" in warnings[0]
 
 
-def test_one_of_another_run_is_refused_by_name_and_kept(tmp_path):
-    saved(tmp_path, seed=1)[0].close()
-    told = []
-    store = Checkpoints(tmp_path, {"seed": 2}, warn=told.append)
+def test_a_checkpoint_of_another_run_is_refused_by_name_and_stays(tmp_path):
+    save_steps(tmp_path, seed=1)[0].close()
+    warnings = []
+    store = Checkpoints(tmp_path, {"seed": 2}, warn=warnings.append)
     with pytest.raises(
         ValueError, match=r"expected a checkpoint of this run, none is usable; .*step_2: refused"
     ):
         store.restore(state(0))
-    assert len(told) == 2 and "another (it differs in ['seed'])" in told[0]
+    assert len(warnings) == 2 and "another run (it differs in ['seed'])" in warnings[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_1", "step_2"]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_one_of_other_shapes_is_refused_by_name(tmp_path):
-    store, told = saved(tmp_path, (1,))
+def test_a_checkpoint_of_other_shapes_is_refused_by_name(tmp_path):
+    store, warnings = save_steps(tmp_path, (1,))
     with pytest.raises(ValueError, match="none is usable"):
         store.restore(state(0) | {"a": jnp.zeros((3, 3))})
-    assert "step_1: refused" in told[0]
+    assert "step_1: refused" in warnings[0]
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path):
-    store, _ = saved(tmp_path)
+    store, _ = save_steps(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:

@@ -1,5 +1,5 @@
-"""Loss, batch statistics and gradient do not depend on how many devices or processes share the
-batch.
+"""Loss, batch statistics and gradient do not depend on the number of devices or processes that
+share the batch.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.training import layouts
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def started(out, devices, *more):
+def start(out, devices, *more):
     flags = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
@@ -30,22 +30,22 @@ def started(out, devices, *more):
     )
 
 
-def finished(out, *children):
+def finish(out, *children):
     errors = [child.communicate(timeout=600)[1] for child in children]
     assert not any(child.returncode for child in children), errors
     return read(out)
 
 
-def here(out):
-    """On this process's one device."""
+def run_here(out):
+    """Run the program on the one device of this process."""
     with jax.enable_x64(True):
         layouts.main(out)
     return read(out)
 
 
 def read(out):
-    with np.load(out / "numbers.npz") as found:
-        return dict(found)
+    with np.load(out / "numbers.npz") as arrays:
+        return dict(arrays)
 
 
 def free_port():
@@ -54,34 +54,34 @@ def free_port():
         return server.getsockname()[1]
 
 
-def same(found, reference, rtol=1e-6):
+def assert_same(numbers, reference, rtol=1e-6):
     for name in reference.keys() - {"devices", "processes"}:
-        # Adam makes steps of any size of a gradient that is zero but for rounding, as a bias before
-        # a normalisation has
+        # a bias before a normalisation has a gradient of pure rounding error, and Adam scales this
+        # to steps of any size
         scale = (
             1
             if name.startswith("trained")
             else np.abs(np.nan_to_num(reference[name])).max(initial=0)
         )
         np.testing.assert_allclose(
-            found[name], reference[name], rtol=rtol, atol=rtol * scale + 1e-12, err_msg=name
+            numbers[name], reference[name], rtol=rtol, atol=rtol * scale + 1e-12, err_msg=name
         )
 
 
 @pytest.mark.slow
-def test_eight_devices_and_two_processes_compute_what_one_device_does(tmp_path):
+def test_eight_devices_and_two_processes_compute_the_same_as_one_device(tmp_path):
     for name in ("one", "eight", "two", "resumed"):
         (tmp_path / name).mkdir()
-    one = here(tmp_path / "one")
-    eight = finished(tmp_path / "eight", started(tmp_path / "eight", 8))
+    one = run_here(tmp_path / "one")
+    eight = finish(tmp_path / "eight", start(tmp_path / "eight", 8))
     port = free_port()
-    two = finished(tmp_path / "two", *(started(tmp_path / "two", 4, port, i) for i in range(2)))
+    two = finish(tmp_path / "two", *(start(tmp_path / "two", 4, port, i) for i in range(2)))
     assert [int(each["devices"]) for each in (one, eight, two)] == [1, 8, 8]
     assert int(two["processes"]) == 2
-    same(eight, one)
-    same(two, one)
-    # a checkpoint of two processes goes on, from half way, on one device
+    assert_same(eight, one)
+    assert_same(two, one)
+    # a checkpoint of two processes resumes, from half way, on one device
     shutil.copytree(tmp_path / "two" / "run", tmp_path / "resumed" / "run")
     shutil.rmtree(tmp_path / "resumed" / "run" / "checkpoints" / "step_6")
-    resumed = here(tmp_path / "resumed")
-    same(resumed, {name: value for name, value in one.items() if name.startswith("trained")})
+    resumed = run_here(tmp_path / "resumed")
+    assert_same(resumed, {name: value for name, value in one.items() if name.startswith("trained")})

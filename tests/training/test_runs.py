@@ -1,4 +1,4 @@
-"""A configuration's run is made once and read by whoever asks for it again."""
+"""The run of a configuration is trained once and loaded afterwards."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_the_same_configuration_is_trained_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.trajectory.eigenvalues, first.trajectory.eigenvalues)
 
 
-def test_any_other_field_is_another_run_and_another_path_of_the_same_images_is_not():
+def test_another_setting_is_another_run_but_another_path_of_the_same_images_is_not():
     images = runs.load(SMALL)
     here = runs.folder(SMALL, images)
     assert runs.folder(replace(SMALL, data="folder:elsewhere"), images) == here
@@ -45,7 +45,7 @@ def test_any_other_field_is_another_run_and_another_path_of_the_same_images_is_n
 
 
 @pytest.mark.parametrize("optimiser", ["lars", "adamw"])
-def test_warm_up_and_cosine_make_a_schedule(optimiser):
+def test_warm_up_and_cosine_give_the_schedule(optimiser):
     plan = runs.plan(
         replace(
             SMALL, optimiser=optimiser, warmup=10, cosine=True, steps=110, lr=0.5, weight_decay=1e-4
@@ -57,7 +57,7 @@ def test_warm_up_and_cosine_make_a_schedule(optimiser):
     assert 5e-4 < rates[-1] < 7e-4
 
 
-def test_bad_fields_are_refused_by_name():
+def test_bad_settings_are_refused_by_name():
     for field, value, message in [
         (
             "temperature",
@@ -75,20 +75,22 @@ def test_bad_fields_are_refused_by_name():
             replace(SMALL, **{field: value})
 
 
-def test_neighbours_are_counted_on_the_test_split_and_kept_with_the_run(tmp_path, monkeypatch):
+def test_neighbour_accuracy_is_that_of_the_test_split_and_is_cached(tmp_path, monkeypatch):
     root = tmp_path / "data"
     layouts.write(root, layouts.cifar_files(each=8))
     config = replace(SMALL, data="cifar10", data_dir=str(root), n_images=16)
     trained = runs.train(config, root=tmp_path)
-    found = runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1)
-    assert found.keys() == {"pixels", "untrained", "trained"} and all(
-        0 <= share <= 1 for share in found.values()
+    accuracies = runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1)
+    assert accuracies.keys() == {"pixels", "untrained", "trained"} and all(
+        0 <= share <= 1 for share in accuracies.values()
     )
     images, test = runs.load(config), runs.load(replace(config, split="test", n_images=8))
     flat = [pixels.reshape(len(pixels), -1) / 255 for pixels in (images.pixels, test.pixels)]
-    assert found["pixels"] == probes.knn_accuracy(flat[0], images.labels, flat[1], test.labels, k=1)
+    assert accuracies["pixels"] == probes.knn_accuracy(
+        flat[0], images.labels, flat[1], test.labels, k=1
+    )
     monkeypatch.setattr(probes, "knn_accuracy", None)
-    assert runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1) == found
+    assert runs.knn(config, trained.encoder, root=tmp_path, n_test=8, k=1) == accuracies
     np.savez(tmp_path / "bare.npz", pixels=images.pixels)
     assert (
         runs.knn(
@@ -110,10 +112,10 @@ def test_the_same_images_from_elsewhere_are_the_same_run(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.trajectory.loss, first.trajectory.loss)
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "config.json").read_text())["data"].endswith("a.npz")
-    assert len(list((folder / "events").iterdir())) == 1  # what is only read leaves nothing
+    assert len(list((folder / "events").iterdir())) == 1  # loading a run writes nothing
 
 
-def test_neighbours_are_those_of_the_network_that_is_given(tmp_path):
+def test_neighbour_accuracy_is_cached_for_each_network(tmp_path):
     root = tmp_path / "data"
     layouts.write(root, layouts.cifar_files(each=8))
     config = replace(SMALL, data="cifar10", data_dir=str(root), n_images=16)
@@ -123,9 +125,11 @@ def test_neighbours_are_those_of_the_network_that_is_given(tmp_path):
     assert len(list(tmp_path.glob("*/knn-8-1-*.json"))) == 2
 
 
-def test_a_run_of_other_code_is_used_and_said(tmp_path, monkeypatch, caplog):
+def test_a_run_of_another_code_version_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
     runs.train(SMALL, root=tmp_path)
     assert not caplog.messages
     monkeypatch.setattr(runs, "_code", lambda: "another")
     runs.train(SMALL, root=tmp_path)
-    assert "trained by another version of the code; delete it to train anew" in caplog.text
+    assert (
+        "trained by another version of the code; delete this folder to train again" in caplog.text
+    )

@@ -1,4 +1,4 @@
-"""The training loop: what it computes, what it measures, how it ends."""
+"""The training loop: its steps, its measurements and its end."""
 
 import json
 from functools import partial
@@ -26,8 +26,8 @@ STILL = views.Recipe(views.View(), views.View())
 def encoder(inputs=16, d=3, scale=None, seed=0, norm=False):
     rngs = nnx.Rngs(seed)
     head = models.Head(8, [5, d] if norm else [d], bias=False, rngs=rngs)
-    whole = models.Encoder(models.Features(inputs, [8], rngs=rngs), head)
-    return whole if scale is None else models.scale_start(whole, scale)
+    network = models.Encoder(models.Features(inputs, [8], rngs=rngs), head)
+    return network if scale is None else models.scale_start(network, scale)
 
 
 MOMENTUM = partial(optax.sgd, momentum=0.9)
@@ -39,10 +39,10 @@ def plan(steps=12, batch_size=8, lr=0.02, optimiser=MOMENTUM, recipe=CROPS, **op
 
 
 def train(module, objective=TWINS, pixels=PIXELS, **options):
-    given = {
+    arguments = {
         name: options.pop(name) for name in ("folder", "predictor", "about") if name in options
     }
-    return training.train(module, pixels, objective, plan(**options), **given)
+    return training.train(module, pixels, objective, plan(**options), **arguments)
 
 
 def test_a_full_batch_without_views_is_full_batch_descent():
@@ -58,7 +58,7 @@ def test_a_full_batch_without_views_is_full_batch_descent():
     np.testing.assert_allclose(run.trajectory.times[-1], 0.2, rtol=1e-12)
 
 
-def test_what_is_measured_is_that_of_the_probe():
+def test_measurements_are_those_of_the_probe():
     run = train(encoder())
     trajectory, stats = run.trajectory, run.trajectory.stats
     step = Step(encoder(), PIXELS, TWINS, plan(), None, None)
@@ -88,14 +88,14 @@ def test_what_is_measured_is_that_of_the_probe():
     assert str(trajectory.result) == "stopped" and run.finished
 
 
-def test_an_epoch_meets_every_image_once_and_the_next_in_another_order():
+def test_an_epoch_has_every_image_at_most_once_and_the_next_another_order():
     step = Step(encoder(), PIXELS, Objective(losses.vicreg), plan(batch_size=5), None, None)
-    known = {image.tobytes(): i for i, image in enumerate(PIXELS)}
+    index = {image.tobytes(): i for i, image in enumerate(PIXELS)}
     key = jax.random.key(0)
     drawn = [
         [
-            known[np.asarray(image).tobytes()]
-            for image in step._batch(key, jnp.asarray(i), step.pixels)
+            index[np.asarray(image).tobytes()]
+            for image in step._draw_batch(key, jnp.asarray(i), step.pixels)
         ]
         for i in range(8)
     ]
@@ -108,10 +108,10 @@ def test_an_epoch_meets_every_image_once_and_the_next_in_another_order():
     assert (first != second).any()
 
 
-def test_the_rate_is_that_of_the_schedule_and_times_its_sum():
+def test_rates_follow_the_schedule_and_times_are_their_sum():
     schedule = optax.linear_schedule(0.0, 0.1, 10)
-    some = plan(steps=10, lr=schedule, record_at=[3, 7])
-    assert some.samples().tolist() == [0, 3, 7, 10]
+    sampled = plan(steps=10, lr=schedule, record_at=[3, 7])
+    assert sampled.samples().tolist() == [0, 3, 7, 10]
     run = train(encoder(), steps=10, lr=schedule, record_at=[3, 7])
     np.testing.assert_allclose(run.trajectory.times, np.array([0, 3, 21, 45]) / 100, rtol=1e-6)
 
@@ -169,7 +169,7 @@ def test_every_loss_falls(loss):
     assert run.trajectory.stats["train_loss"][-1] < run.trajectory.stats["train_loss"][1]
 
 
-def test_a_diverging_run_ends_as_one_and_keeps_the_parameters_before(tmp_path):
+def test_a_diverging_run_ends_as_diverged_with_the_last_good_parameters(tmp_path):
     run = train(encoder(), lr=1e4, steps=50, folder=tmp_path, record_at=range(50))
     assert run.finished and run.trajectory.result.name == "diverged"
     assert "the learning rate is too large" in str(run.trajectory.result)
@@ -183,7 +183,7 @@ def test_a_diverging_run_ends_as_one_and_keeps_the_parameters_before(tmp_path):
     )
 
 
-def test_the_log_is_json_lines_of_every_sample_and_events(tmp_path):
+def test_the_log_has_a_json_line_for_every_sample_and_events(tmp_path):
     run = train(encoder(), folder=tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == run.trajectory.stats["step"].tolist()
@@ -192,7 +192,7 @@ def test_the_log_is_json_lines_of_every_sample_and_events(tmp_path):
     assert any("events" in path.name for path in (tmp_path / "events").iterdir())
 
 
-def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
+def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path, monkeypatch):
     run = train(encoder(), folder=tmp_path)
     monkeypatch.setattr(Step, "advance", None)
     again = train(encoder(), folder=tmp_path)
@@ -218,13 +218,13 @@ def test_a_finished_run_is_read_not_trained(tmp_path, monkeypatch):
 )
 def test_the_folder_of_another_run_is_refused(options, message, tmp_path):
     train(encoder(), folder=tmp_path, steps=3)
-    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     with pytest.raises(ValueError, match=message):
         train(**({"module": encoder(), "folder": tmp_path, "steps": 3} | options))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
 
 
-def test_snapshots_are_the_network_as_it_was(tmp_path):
+def test_a_snapshot_is_the_network_at_its_step(tmp_path):
     run = train(encoder(), folder=tmp_path, steps=12, snapshot_at=(0, 5, 12))
     x = PIXELS[:, :4, :4].astype("float32") / 255
     np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 0)(x), encoder()(x))
@@ -232,20 +232,20 @@ def test_snapshots_are_the_network_as_it_was(tmp_path):
     five = train(encoder(), steps=5)
     np.testing.assert_array_equal(snapshots.load(encoder(seed=1), tmp_path, 5)(x), five.encoder(x))
     with pytest.raises(
-        ValueError, match=r"step: expected one of the snapshots' \[0, 5, 12\], received 6"
+        ValueError, match=r"step: expected one of the snapshots \[0, 5, 12\], received 6"
     ):
         snapshots.load(encoder(), tmp_path, 6)
     with pytest.raises(ValueError, match=r"step_5.npz: expected a snapshot of"):
         snapshots.load(encoder(d=2), tmp_path, 5)
 
 
-def test_a_folder_in_which_another_trains_is_refused(tmp_path):
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
     with ownership.alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
         train(encoder(), folder=tmp_path)
     assert train(encoder(), folder=tmp_path).finished
 
 
-def test_a_run_whose_embeddings_overflow_between_two_steps_diverged(tmp_path):
+def test_a_run_whose_embeddings_overflow_between_two_steps_has_diverged(tmp_path):
     run = train(encoder(), lr=1e30, steps=5, folder=tmp_path, record_at=range(5))
     assert (
         run.finished
