@@ -1,3 +1,1 @@
-"""One module a figure of the paper; `python -m experiments NAME --preset smoke|laptop|paper` runs
-one.
-"""
+"""The paper's figures, one module each: `python -m experiments NAME --preset smoke|laptop|paper`."""

@@ -1,4 +1,4 @@
-"""`python -m experiments`: see `experiments.run_one`."""
+"""Command line of `experiments.run_one`."""
 
 import sys
 

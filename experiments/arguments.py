@@ -1,4 +1,4 @@
-"""The flags of `python -m experiments` and `stepwise figure`. Needs no JAX."""
+"""Flags of `python -m experiments` and `stepwise figure`; this module does not import JAX."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import tyro
 
 
 def _order(name: str) -> tuple[int, int, str]:
-    """Figures by their number, then tables, then those that are named by a question."""
+    """Sort key: figures by number, then tables by number, then all other names by alphabet."""
     parts = re.fullmatch(r"(fig|table)(\d+)", name)
     if parts is None:
         return 2, 0, name
@@ -17,14 +17,17 @@ def _order(name: str) -> tuple[int, int, str]:
 
 
 def figures_in(folder: Path) -> dict[str, str]:
-    """Name → module of every figure's file in a folder, in order; the name is what precedes `_`."""
+    """Map the name of each figure in a folder to its module, sorted by `_order`.
+
+    The name of a figure is the part of its file name before the first underscore.
+    """
     stems = [path.stem for path in folder.glob("[a-z]*.py")]
-    found = {stem.partition("_")[0]: f"experiments.figures.{stem}" for stem in stems}
-    return {name: found[name] for name in sorted(found, key=_order)}
+    modules = {stem.partition("_")[0]: f"experiments.figures.{stem}" for stem in stems}
+    return {name: modules[name] for name in sorted(modules, key=_order)}
 
 
 FIGURES = figures_in(Path(__file__).parent / "figures")
-"""Name → module of every figure and table, in the order of the paper."""
+"""Module of every figure and table by name, in the order of the paper."""
 
 if TYPE_CHECKING:
     Name = str
@@ -37,24 +40,24 @@ class Arguments:
     """Compute, check and draw one figure of the paper."""
 
     name: tyro.conf.Positional[Name]
-    """Which figure."""
+    """Name of the figure or table."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
-    """Seconds, minutes, or the source's scale."""
+    """smoke takes seconds, laptop minutes; paper has the paper's scale."""
     data: str | None = None
-    """photos, cifar10, stl10, folder:PATH or npz:PATH instead of the preset's."""
+    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH (default: the preset's)."""
     data_dir: str | None = None
-    """Where cifar10 or stl10 lie; without it they are downloaded."""
+    """Folder that contains cifar10 or stl10 (default: download them)."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
-    """Any other field of the figure's Config."""
+    """Values for other fields of the figure's Config."""
     out: str = "results"
-    """Folder of the results."""
+    """Folder for the results."""
     again: bool = False
-    """Compute anew even if these results are there."""
+    """Compute the figure even if the same results are already stored."""
     redraw: bool = False
-    """Only draw, from the arrays that are there, even if the code has changed since."""
+    """Only draw, from the stored arrays, even if the code has changed since they were computed."""
 
     def run(self) -> int:
-        """0 when every check passed, 1 when one failed."""
-        from experiments.run_one import run  # which imports JAX
+        """Run the figure; return 0 if every check passed and 1 otherwise."""
+        from experiments.run_one import run  # imported here because it imports JAX
 
         return 0 if run(self) else 1

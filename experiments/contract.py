@@ -1,16 +1,16 @@
-"""What every figure module keeps to, and the parts that they share.
+"""The interface of a figure module, and the types that all of them share.
 
 A figure module has a header (claim, paper figure, command, time on 2 cores, expected numbers), a
-frozen `Config` with presets `smoke()`, `laptop()` and `paper()`, and four functions:
+frozen `Config` with presets `smoke()`, `laptop()` and `paper()`, and three functions:
 
-- `run(config) -> Result` computes; the result is a dataclass of `arrays` and `numbers` and nothing
-  else. A long one is a generator that yields what can be drawn before the rest and returns the
-  whole; `finished` takes either.
-- `check(result) -> list[Check]` asserts the claim and its premise.
+- `run(config) -> Result` computes the arrays and numbers of the figure. A long `run` may be a
+  generator: it yields the results that can be drawn before the rest is computed, and returns the
+  complete one. `finished` accepts both forms.
+- `check(result) -> list[Check]` tests the claim and its premises.
 - `plot(result) -> Figure` draws from the result alone.
 
-One that does not look at crops of `n_pairs` images has a fifth, `digest(config) -> str`: what tells
-its images from any others.
+A figure that does not use crops of `n_pairs` images has a fourth function, `digest(config) -> str`,
+which returns a hash of the images that it uses.
 """
 
 from collections.abc import Callable, Generator
@@ -24,7 +24,10 @@ Relation = Literal["<=", ">=", "=="]
 
 @dataclass(frozen=True)
 class Check:
-    """One gap with its bound; a premise is what has to hold for the claim to mean anything."""
+    """A measured value and its bound.
+
+    A premise is a condition without which the claim means nothing.
+    """
 
     name: str
     value: float
@@ -34,7 +37,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether value <relation> bound; never for a value that is not a number."""
+        """Whether `value <relation> bound` holds; False for NaN."""
         return {
             "<=": self.value <= self.bound,
             ">=": self.value >= self.bound,
@@ -42,7 +45,7 @@ class Check:
         }[self.relation]
 
     def summary(self) -> dict[str, Any]:
-        """The check as summary.json has it."""
+        """Return the check as a dictionary for summary.json."""
         value = float(self.value) if np.isfinite(self.value) else None
         return {
             "name": self.name,
@@ -56,8 +59,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What a figure has computed: arrays to draw from, and numbers (anything JSON holds) to
-    read."""
+    """Output of a figure's `run`: arrays to draw, and numbers (any JSON values) to report."""
 
     arrays: dict[str, np.ndarray]
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -66,8 +68,9 @@ class Result:
 def finished(
     computed: Result | Generator[Result, None, Result], write: Callable[[Result], Any]
 ) -> Result:
-    """The whole result of a figure's `run`, each part handed to `write` before the next is
-    computed.
+    """Return the complete result of a figure's `run`.
+
+    If `run` is a generator, each partial result is passed to `write` before the next is computed.
     """
     if isinstance(computed, Result):
         return computed
@@ -79,8 +82,8 @@ def finished(
 
 
 Progress = Callable[[str], None]
-"""Called with what comes next."""
+"""Callback that receives a description of the next step of a computation."""
 
 
 def silent(_: str) -> None:
-    """No progress."""
+    """Report no progress."""

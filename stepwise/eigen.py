@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from stepwise import _check
+from stepwise import _check, _random
 
 Operator = Callable[[Any, Float[Array, "m b"]], Float[Array, "m b"]]
 """(operands, block of columns) -> the symmetric operator applied to each column."""
@@ -92,7 +92,7 @@ def top(
 
     basis = jnp.zeros((size, blocks * width), dtype)
     image = jnp.zeros_like(basis)
-    block = _orthonormal(jax.random.normal(jax.random.key(seed), (size, width), dtype), basis)
+    block = _orthonormal(jax.random.normal(_random.key(seed), (size, width), dtype), basis)
     products, filled, worst = 0, 0, np.inf
     while products < max_products:
         while filled + width <= blocks * width:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import _check, _files, entk, models, staircase, views
+from stepwise import _check, _files, _random, entk, models, staircase, views
 from stepwise._moved import former_names
 from stepwise.data import Images
 from stepwise.entk.kernel import Apply
@@ -163,7 +163,7 @@ def from_run(
     indices = np.unique(
         np.linspace(0, len(images.pixels) - 1, min(n_pairs, len(images.pixels))).astype(int)
     )
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # training draws from the key itself
+    key = jax.random.fold_in(_random.key(config.seed), 2)  # training draws from the key itself
     pair = views.positive_pairs(images.pixels[indices], key, recipe or config.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
     return Subject(config, trained, images, indices, x, runs.folder(config, images, root))

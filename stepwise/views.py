@@ -1,7 +1,8 @@
 """Positive pairs: two random views of every image, drawn on the device.
 
-A `Recipe` is two `View`s; a `View` is the operations of `stepwise.augment` with their probabilities
-and strengths, applied in the order of its fields. `RECIPES` holds those of the literature by name.
+A `Recipe` holds two `View`s. A `View` holds the operations of `stepwise.augment`, with their
+probabilities and strengths, and applies them in the order of its fields. `RECIPES` maps names to
+the recipes of published methods.
 """
 
 import math
@@ -17,17 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, PRNGKeyArray, UInt8, UInt32
 
-from stepwise import augment
+from stepwise import _random, augment
 from stepwise._check import describe, is_traced, require
 
-# Values of one batch of images: 4 MB in float32, which stays in a CPU's cache and is enough to fill
-# a GPU.
+# Number of values in one batch of images: 4 MB in float32, which fits a CPU's cache and is enough to
+# occupy a GPU.
 _BATCH_VALUES = 2**20
 
 _ORDERS = np.array(list(permutations(range(4))), dtype=np.int32)
 
-
-# A whole number is as good a strength; at run time beartype takes `float` at its word.
+# Strengths may be whole numbers, and beartype does not accept an int where `float` is annotated.
 Number = int | float
 
 
@@ -35,21 +35,20 @@ def _require_probability(name: str, value: Number) -> None:
     require(0 <= value <= 1, name, "a probability in [0, 1]", value)
 
 
-def _require_range(name: str, value: tuple[Number, Number], upto: Number = math.inf) -> None:
+def _require_range(name: str, value: tuple[Number, Number], most: Number = math.inf) -> None:
     pair = isinstance(value, tuple) and len(value) == 2
-    ordered = pair and 0 < value[0] <= value[1] <= upto and value[1] < math.inf
+    ordered = pair and 0 < value[0] <= value[1] <= most and value[1] < math.inf
     require(
         ordered,
         name,
-        f"a pair with 0 < low <= high{'' if upto == math.inf else f' <= {upto}'}",
+        f"a pair with 0 < low <= high{'' if most == math.inf else f' <= {most}'}",
         repr(value),
     )
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A crop of `side` x `side` pixels at a uniformly random place; moves bytes, computes
-    nothing."""
+    """A crop of `side` x `side` pixels at a uniformly random position, without resizing."""
 
     side: int
 
@@ -59,11 +58,13 @@ class Crop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A box of random area (a fraction in `scale`) and aspect (log-uniform in `ratio`), resized to
-    `size`.
+    """A box of random area and aspect ratio, resized to `size` x `size` pixels.
 
-    size=None is the input's height and width; interpolation is "bilinear" or "bicubic", both
-    antialiased.
+    Attributes:
+        scale: bounds of the box's area as a fraction of the image's; the area is uniform.
+        ratio: bounds of the aspect ratio width/height, which is log-uniform.
+        size: side of the result; None keeps the input's height and width.
+        interpolation: "bilinear" or "bicubic", both antialiased.
     """
 
     scale: tuple[Number, Number] = (0.08, 1.0)
@@ -72,7 +73,7 @@ class ResizedCrop:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        _require_range("scale", self.scale, upto=1)
+        _require_range("scale", self.scale, most=1)
         _require_range("ratio", self.ratio)
         require(self.size is None or self.size >= 1, "size", "at least 1 pixel, or None", self.size)
         known = augment.INTERPOLATIONS
@@ -86,8 +87,10 @@ class ResizedCrop:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Brightness, contrast, saturation by U[max(0, 1 - s), 1 + s], hue by U[-s, s] turns, in random
-    order.
+    """Random changes of brightness, contrast, saturation and hue, in random order.
+
+    For a strength s, the factors of the first three are U[max(0, 1 - s), 1 + s], and the hue shift
+    is U[-s, s] turns.
     """
 
     brightness: Number
@@ -106,8 +109,9 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Blur:
-    """Gaussian blur with standard deviation U(sigma) pixels; kernel=None is a tenth of the side,
-    made odd.
+    """A Gaussian blur with standard deviation U(sigma) pixels.
+
+    kernel=None chooses an odd width of about a tenth of the image's side.
     """
 
     probability: Number
@@ -121,15 +125,13 @@ class Blur:
         _require_probability("probability", self.probability)
 
     def width(self, height: int, width: int) -> int:
-        """Return the kernel's width for images of height x width: 3 at 32 pixels, 9 at 96, 23 at
-        224.
-        """
+        """Return the kernel's width for an image: 3 at 32 pixels, 9 at 96 and 23 at 224."""
         return min(height, width) // 20 * 2 + 1 if self.kernel is None else self.kernel
 
 
 @dataclass(frozen=True)
 class Solarize:
-    """Inversion of the values from `threshold` up."""
+    """Inversion of all values of at least `threshold`."""
 
     probability: Number
     threshold: Number = 0.5
@@ -141,7 +143,10 @@ class Solarize:
 
 @dataclass(frozen=True)
 class View:
-    """One random view: its operations, in this order; `flip` and `grayscale` are probabilities."""
+    """The operations of one random view, applied in the order of the fields.
+
+    `flip` and `grayscale` are probabilities.
+    """
 
     crop: Crop | ResizedCrop | None = None
     flip: Number = 0.0
@@ -155,7 +160,7 @@ class View:
         _require_probability("grayscale", self.grayscale)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of the view of an image of height x width."""
+        """Return the height and width of the view of a `height` x `width` image."""
         if isinstance(self.crop, Crop):
             return self.crop.side, self.crop.side
         if self.crop is None or self.crop.size is None:
@@ -172,9 +177,7 @@ class Recipe:
 
 
 def crops(side: int) -> Recipe:
-    """Return the recipe of the linear experiment: two random crops of `side` x `side`, nothing
-    else.
-    """
+    """Return the recipe of the linear experiment: two random crops of `side` x `side` pixels."""
     return Recipe(View(Crop(side)), View(Crop(side)))
 
 
@@ -212,11 +215,11 @@ def _recipes() -> dict[str, Recipe]:
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(_recipes())
-"""The published recipes; the names with _cifar are for 32 pixels, and "dino" is its two global
-views.
+"""Augmentation recipes by name.
 
-"crop20" is the linear experiment's, "small" (crops, flip, brightness, grey) that of the small
-networks here.
+Names that end in _cifar are for 32 px images; "dino" consists of DINO's two global views. "crop20"
+is the recipe of the linear experiment, and "small" (crops, flip, brightness, grey) that of this
+project's small networks.
 """
 
 
@@ -228,32 +231,32 @@ def positive_pairs(
     start: int | np.integer | Array = 0,
     batch_size: int | None = None,
 ) -> tuple[Float32[Array, "n h w c"], Float32[Array, "n h2 w2 c"]]:
-    """Draw two views of every image: x_i = T_i(pixels_i), x'_i = T'_i(pixels_i), T_i and T'_i
-    independent.
+    """Draw two random views of every image: x_i = T_i(pixels_i) and x'_i = T'_i(pixels_i).
 
-    Image i draws from fold_in(key, start + i) alone, so the pairs of pixels[a:b] with start=a are
-    the slice [a:b] of the pairs of all of them: to the bit, because every call computes batches of
-    one size, padding the last. That size follows from the image's shape, or is `batch_size`;
-    another size is another program, whose last bits may differ, except in crops, which are exactly
+    T_i and T'_i are independent. Image i uses only the key fold_in(key, start + i), so the pairs of
+    pixels[a:b] with start=a equal the slice [a:b] of the pairs of all images. They are equal to the
+    same bits, because every call computes batches of one size and pads the last one. Another batch
+    size is another compiled program, whose last bits may differ. Crops are always exactly
     pixels / 255.
 
     Args:
-        pixels: uint8 [n, H, W, C], a NumPy array (a memmap is read batch by batch) or one on the
-            device.
-        key: a threefry key, JAX's default: the other generators draw otherwise in another batch.
+        pixels: uint8 [n, H, W, C], a NumPy array (a memmap is read batch by batch) or a JAX array.
+        key: a random key. A key of a generator other than threefry, JAX's default, is converted to
+            a threefry key first, because the numbers of the others depend on the batch.
         recipe: a `Recipe`, or the name of one of `RECIPES`.
         start: index of the first image in the whole set; start + n is at most 2³².
-        batch_size: images computed at a time; it bounds the memory beyond input and output.
+        batch_size: number of images computed at a time, which bounds the memory beyond input and
+            output. By default it depends on the image's shape.
 
     Returns:
-        x and x', float32 in [0, 1], in the order of `pixels`. There is one compilation for each
-        recipe, image shape and batch size. Under an enclosing jit the default is one batch of all
-        images, nothing is padded, and the last bits are the enclosing program's.
+        x and x', float32 in [0, 1], in the order of `pixels`. Each combination of recipe, image
+        shape and batch size compiles once. Under an enclosing jit, the default is one batch of all
+        images without padding, and the last bits may differ.
 
     Raises:
-        ValueError: pixels that are not uint8 of rank 4, are none, are smaller than a crop or a blur
-            kernel needs, or have other than 1 or 3 channels where colours change; an unknown name;
-            another kind of key; a start or batch size out of range.
+        ValueError: if pixels are not uint8 of rank 4, are empty, are smaller than a crop or a blur
+            kernel, or have neither 1 nor 3 channels although colours change; if the recipe's name
+            is unknown, or `start` or `batch_size` is out of range.
     """
     if isinstance(recipe, str):
         require(
@@ -272,8 +275,7 @@ def positive_pairs(
     count, height, width, channels = pixels.shape
     for view in (recipe.first, recipe.second):
         _require_fit(view, pixels)
-    impl = str(jax.random.key_impl(key))
-    require(impl == "threefry2x32", "key", "a threefry2x32 key", impl)
+    key = _random.threefry(key)
     if not is_traced(start):
         require(0 <= int(start) <= 2**32 - count, "start", "an index in [0, 2**32 - n]", start)
     if batch_size is None:
@@ -291,7 +293,7 @@ def positive_pairs(
         index = jnp.asarray(start, jnp.uint32) + jnp.uint32(first)
         drawn = [x[:size] for x in _pairs(batch, key, index, recipe)]
         pairs = pairs or [jnp.zeros((count, *x.shape[1:]), x.dtype) for x in drawn]
-        pairs = [_placed(whole, x, first) for whole, x in zip(pairs, drawn, strict=True)]
+        pairs = [_write_rows(whole, x, first) for whole, x in zip(pairs, drawn, strict=True)]
     return pairs[0], pairs[1]
 
 
@@ -306,18 +308,18 @@ def _pairs(
 
 
 @partial(jax.jit, donate_argnums=0)
-def _placed(whole: Array, part: Array, first: Array | int) -> Array:
+def _write_rows(whole: Array, part: Array, first: Array | int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=0)
 
 
 def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float32[Array, "h w c"]:
-    """Draw one view of one image, in [0, 1]; for `vmap`, and for sets of more than two views.
+    """Draw one view of one image, float32 in [0, 1].
 
-    Every operation has its own numbers, so that what one draws does not depend on which others
-    there are.
+    It is meant for `vmap` and for sets of more than two views. Each operation has its own random
+    numbers, so its outcome does not depend on the other operations of the view.
     """
-    # One draw for all, as a generator is slow to compile; float32 by name, so that x64 mode changes
-    # no view.
+    # A single draw, because a generator is slow to compile. The dtype is explicit so that x64 mode
+    # changes no view.
     noise = jax.random.uniform(key, (33,), jnp.float32)
     place, flip, jitter, grey, blur, solarize = jnp.split(noise, [22, 23, 29, 30, 32])
     height, width, _ = pixels.shape
@@ -333,7 +335,7 @@ def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float3
     if view.flip > 0:
         image = jnp.where(flip[0] < view.flip, augment.flip(image), image)
     if view.jitter is not None and view.jitter.probability > 0:
-        jittered = _jittered(view.jitter, image, jitter[1:])
+        jittered = _apply_jitter(view.jitter, image, jitter[1:])
         image = jnp.where(jitter[0] < view.jitter.probability, jittered, image)
     if view.grayscale > 0:
         image = jnp.where(grey[0] < view.grayscale, augment.grayscale(image), image)
@@ -347,7 +349,7 @@ def draw(view: View, pixels: UInt8[Array, "H W c"], key: PRNGKeyArray) -> Float3
     return jnp.moveaxis(image, 0, 2)
 
 
-def _jittered(
+def _apply_jitter(
     jitter: Jitter, image: Float32[Array, "c h w"], noise: Float32[Array, "5"]
 ) -> Float32[Array, "c h w"]:
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stepwise import views
+from stepwise import _random, views
 from stepwise.views import Blur, Crop, Jitter, Recipe, ResizedCrop, Solarize, View, positive_pairs
 
 KEY = jax.random.key(7)
@@ -310,8 +310,30 @@ def test_bad_knobs_of_the_call_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             positive_pairs(images(2), KEY, "crop20", **knobs)
-    with pytest.raises(ValueError, match="key: expected a threefry2x32 key, received rbg"):
-        positive_pairs(images(2), jax.random.key(0, impl="rbg"), "crop20")
+
+
+def test_keys_of_other_generators_are_converted_to_threefry():
+    pixels = images(3, 24)
+    for other in (jax.random.key(5, impl="rbg"), jax.random.key(5, impl="unsafe_rbg")):
+        first, again = (positive_pairs(pixels, other, "crop20") for _ in range(2))
+        np.testing.assert_array_equal(first[0], again[0])
+        part = positive_pairs(pixels[1:], other, "crop20", start=1)
+        np.testing.assert_array_equal(first[1][1:], part[1])  # independent of the batch
+        assert (
+            first[0] != positive_pairs(pixels, jax.random.key(6, impl="rbg"), "crop20")[0]
+        ).any()
+    raw = jax.random.PRNGKey(5)
+    np.testing.assert_array_equal(
+        positive_pairs(pixels, raw, "crop20")[0],
+        positive_pairs(pixels, jax.random.key(5), "crop20")[0],
+    )
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg", "threefry2x32"])
+def test_the_generator_of_the_process_changes_no_number(impl):
+    expected = jax.random.key_data(jax.random.key(7))
+    with jax.default_prng_impl(impl):
+        np.testing.assert_array_equal(jax.random.key_data(_random.key(7)), expected)
 
 
 fractions = st.floats(0, 1)

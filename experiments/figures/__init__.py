@@ -1,1 +1,1 @@
-"""The figures and tables: one file each, found by its name, which begins with the figure's."""
+"""Figures and tables, one file each; the file name begins with the name of the figure."""

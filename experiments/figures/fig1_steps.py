@@ -1,12 +1,14 @@
-"""Steps in theory and in a real network: linear Barlow Twins, and a ResNet.
+"""Stepwise learning of linear Barlow Twins, as the theory predicts it, and of a ResNet.
 
-Claim          The linear model learns one eigenvalue of C at a time, when the closed form says; a
-               ResNet trained with the same loss from a small start shows the same staircase.
-Paper          Simon et al. 2023, Figure 1: panels A and B linear, C and D a ResNet-50 on STL-10.
-Command        make fig1 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET=network=none: A and
-               B only)
-Time, 2 cores  see the README's table of figures; the linear panels are written first
-Expected       `linear_model`'s, and of the ResNet's modes at least five learned alone
+Claim          The linear model learns one eigenvalue of C at a time, at the times that the closed
+               form predicts. A ResNet trained with the same loss from a small start learns in the
+               same way.
+Paper          Simon et al. (2023), Figure 1: panels A and B linear, C and D a ResNet-50 on STL-10
+Command        make fig1 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET=network=none draws
+               A and B only)
+Time, 2 cores  smoke 40 s, laptop 12 min; the linear panels are written first
+Expected       linear model: see experiments/shared/linear_model.py; ResNet: at least five modes
+               cross half of their final value while the next mode is below a tenth of its own
 """
 
 from collections.abc import Generator
@@ -25,26 +27,26 @@ SECONDS = {"smoke": 40, "laptop": 700}
 
 @dataclass(frozen=True)
 class Config(linear_model.Config):
-    """The linear part's knobs, and which network goes beside it."""
+    """Settings of the linear model, and the choice of network."""
 
     network: Literal["none", "smoke", "laptop", "paper"] = "laptop"
-    """A preset of fig3's, whose run this is."""
+    """Preset of fig3 whose Barlow Twins run is shown; "none" draws the linear model only."""
     runs_dir: str = "runs"
-    """Folder of the training runs, which figures share."""
+    """Folder of the training runs, shared by all figures."""
 
     @classmethod
     def smoke(cls) -> Self:
-        """Seconds."""
+        """Return a configuration that runs in seconds."""
         return replace(super().smoke(), network="smoke")
 
     @classmethod
     def paper(cls) -> Self:
-        """The source's size and images; the network's are STL-10's."""
+        """Return the paper's sizes and images; the network trains on STL-10."""
         return replace(super().paper(), network="paper")
 
 
 def training(config: Config) -> resnets.Config:
-    """The network's run."""
+    """Return the configuration of the network's training."""
     preset: resnets.Config = getattr(resnets.Config, config.network)()
     source = {} if config.network == "paper" else {"data": config.data}
     shared: dict[str, Any] = {
@@ -57,13 +59,13 @@ def training(config: Config) -> resnets.Config:
 
 
 def digest(config: Config) -> str:
-    """A hash of the images of both parts."""
+    """Return a hash of the images of the linear model and of the network."""
     network = [] if config.network == "none" else [resnets.digest(training(config))]
     return "-".join([images.digest(config), *network])
 
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:
-    """The linear part, then the network."""
+    """Compute the linear model, then the network."""
     linear = linear_model.run(config, progress)
     if config.network == "none":
         return linear
@@ -74,7 +76,7 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
 
 
 def check(result: Result) -> list[Check]:
-    """The linear part's checks, and the network's where it is there."""
+    """Check the linear model, and the network if there is one."""
     numbers = result.numbers
     if "network" not in numbers:
         return linear_model.check(result)
@@ -85,20 +87,21 @@ def check(result: Result) -> list[Check]:
 
 
 def plot(result: Result) -> Figure:
-    """A and B, below them C and D where the network is there, then what the linear part adds."""
+    """Draw panels A and B, then C and D if there is a network, then the linear model's details."""
     if "network" not in result.numbers:
         return linear_model.plot(result)
-    a, found = result.arrays, result.numbers["network"]
+    a, summary = result.arrays, result.numbers["network"]
     fig = plotting.figure(11, 12.5)
     rows: Any = fig.subfigures(4, 1, height_ratios=[3.4, 3.2, 1.25, 3])
     linear_model.draw((rows[0], rows[2], rows[3]), result)
     left, right = rows[1].subplots(1, 2)
     curves = (a[f"{DEFAULT}_times"], a[f"{DEFAULT}_eigenvalues"], a[f"{DEFAULT}_loss"])
     plotting.loss(left, curves, label="loss on the probe  ‖C − I‖²")
-    left.set_title("C  So it does for a ResNet")
+    left.set_title("C  The loss of a ResNet falls in steps too")
     plotting.eigenvalues(right, curves)
-    right.set_title(f"D  {staircase.describe(found)}")
+    right.set_title(f"D  {staircase.describe(summary)}")
     rows[1].suptitle(
-        "ResNet, Barlow Twins in the theory's form, head's start weights times 0.001", fontsize=12
+        "ResNet, Barlow Twins in the theory's form, initial weights of the head times 0.001",
+        fontsize=12,
     )
     return fig

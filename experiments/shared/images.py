@@ -5,7 +5,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from stepwise import _files, data, plotting, views
+from stepwise import _files, _random, data, plotting, views
 
 
 class Source(Protocol):
@@ -34,7 +34,7 @@ def crops(config: Source) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: there are fewer images than pairs.
     """
-    pair = views.positive_pairs(load(config), jax.random.key(config.seed + 1), "crop20")
+    pair = views.positive_pairs(load(config), _random.key(config.seed + 1), "crop20")
     dtype = jax.dtypes.canonicalize_dtype(float)
     return np.asarray(pair[0], dtype), np.asarray(pair[1], dtype)
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, sweeps
-from stepwise import dynamics, laws, plotting, problem, validity
+from stepwise import _random, dynamics, laws, plotting, problem, validity
 from stepwise.compare import Comparison, compare
 from stepwise.dynamics import Trajectory, reduction
 from stepwise.moments import Center
@@ -106,7 +106,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
     x, x2 = images.crops(config)
     experiment = problem.from_views(x, x2, center=config.center)
     m, d = experiment.basis.shape[0], config.d
-    key = jax.random.key(config.seed)
+    key = _random.key(config.seed)
     W0 = config.start_scale * jax.random.normal(key, (config.starts, d, m), experiment.gamma.dtype)
     lr = config.lr_gamma / float(experiment.gamma[0])
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.shared.images import Source, load
-from stepwise import dynamics, entk, kernels, laws, models, problem, views
+from stepwise import _random, dynamics, entk, kernels, laws, models, problem, views
 from stepwise.dynamics import Trajectory
 from stepwise.neural_tangents import nt
 from stepwise.problem import Problem
@@ -36,7 +36,7 @@ def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
     1.
     """
     x, x2 = views.positive_pairs(
-        load(config), jax.random.key(config.seed + 1), views.crops(config.crop)
+        load(config), _random.key(config.seed + 1), views.crops(config.crop)
     )
     both = np.concatenate([np.asarray(x, np.float64), np.asarray(x2, np.float64)])
     both -= both.mean(axis=0)
@@ -91,7 +91,7 @@ def lazy_run(
     All three start from the same outputs and take the same steps.
     """
     params = mlp(x[0].size, width, d, seed, activation)[1]
-    key = jax.random.fold_in(jax.random.key(seed), start)
+    key = jax.random.fold_in(_random.key(seed), start)
     f, begin = (
         _functions(x[0].size, width, d, activation)[1],
         models.antisymmetric_start(params, key, scale),

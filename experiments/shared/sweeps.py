@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.contract import Result
-from stepwise import dynamics, laws, plotting, spectra, validity
+from stepwise import _random, dynamics, laws, plotting, spectra, validity
 from stepwise.compare import compare
 from stepwise.dynamics import reduction
 from stepwise.problem import Problem
@@ -49,7 +49,7 @@ def error_against_scale(experiment: Problem, config: Sweeps) -> dict[str, Any]:
     top = float(experiment.gamma[0])
     some = experiment.truncate(min(config.scale_modes, experiment.gamma.size))
     size = (config.scale_starts, d, some.gamma.size)
-    shapes = jax.random.normal(jax.random.key(config.seed + 2), size, some.gamma.dtype)
+    shapes = jax.random.normal(_random.key(config.seed + 2), size, some.gamma.dtype)
     errors, expected = [], []
     for scale in config.scales:
         row, row_expected = [], []

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stepwise import _check, entk, methods, record, subject, views
+from stepwise import _check, _random, entk, methods, record, subject, views
 from stepwise._user import run_user_code
 from stepwise.cli.commands import NetworkOptions
 from stepwise.cli.data import load, say_if_fewer
@@ -140,7 +140,7 @@ def _open_file(options: NetworkOptions, network: str, out: Path) -> Network:
         f"{type(apply).__name__} as apply",
     )
     images = load(options, options.n_pairs, options.seed)
-    pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
+    pair = views.positive_pairs(images.pixels, _random.key(options.seed + 1), options.recipe)
     x = np.concatenate([np.asarray(view, np.float32) for view in pair])
     z = run_user_code(
         network,

@@ -11,6 +11,7 @@ import numpy as np
 
 from stepwise import (
     _check,
+    _random,
     dynamics,
     kernels,
     laws,
@@ -47,7 +48,7 @@ def run(options: Predict) -> int:
         repr(options.recipe),
     )
     images = load(options, options.n_pairs, options.seed)
-    pair = views.positive_pairs(images.pixels, jax.random.key(options.seed + 1), options.recipe)
+    pair = views.positive_pairs(images.pixels, _random.key(options.seed + 1), options.recipe)
     with jax.enable_x64(True):
         x, x2 = (np.asarray(view, np.float64) for view in pair)
         p = _problem(options, x, x2)

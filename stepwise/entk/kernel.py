@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepwise import _check
+from stepwise import _check, _random
 from stepwise.entk.engine import Engine, engine, projections
 from stepwise.entk.plan import Plan, Unit, form_gradients, pieces, plan
 from stepwise.types import Numbers, Whole
@@ -110,7 +110,7 @@ class Kernel:
         )
         padded = max((unit.first + unit.outputs for unit in made.units), default=len(V))
         V = np.concatenate([V, np.zeros((padded - len(V), V.shape[1]))]).astype(self.dtype)
-        return Work(made, V, jax.random.fold_in(jax.random.key(seed), batch), copies)
+        return Work(made, V, jax.random.fold_in(_random.key(seed), batch), copies)
 
     def whole(self, K: np.ndarray) -> np.ndarray:
         """K from the sum of its terms, in the network's dtype."""

@@ -66,6 +66,8 @@ def _describe_function(function: Any) -> str:
     if isinstance(function, functools.partial):
         inner = _describe_function(function.func)
         return f"{inner}{function.args}{sorted(function.keywords.items())}"
+    if hasattr(function, "init") and hasattr(function, "update"):  # an optax transformation
+        return f"{_describe_function(function.init)}, {_describe_function(function.update)}"
     name = getattr(function, "__qualname__", type(function).__name__)
     module = getattr(function, "__module__", "")
     # the former name of a module that moved, so that runs from before the move still match

@@ -24,7 +24,9 @@ class Plan:
             drops the last, partial batch.
         lr: learning rate, or an optax schedule of the step.
         optimiser: a function from a learning rate or schedule to an optax transformation, such as
-            partial(optax.sgd, momentum=0.9).
+            partial(optax.sgd, momentum=0.9), or a transformation. The learning rate of a
+            transformation is its own; `lr` then only defines the time Σ lr of the curves, and
+            should equal it.
         recipe: the augmentations that make the views, or their name in `views.RECIPES`.
         seed: seed of the batches and the views.
         probe: number of images on which everything is measured (all images, if there are fewer).
@@ -44,7 +46,7 @@ class Plan:
     steps: int
     batch_size: int
     lr: float | Schedule
-    optimiser: Callable[[Any], optax.GradientTransformation]
+    optimiser: Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation
     recipe: views.Recipe | str
     seed: int = 0
     probe: int = 256

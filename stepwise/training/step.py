@@ -1,5 +1,6 @@
 """One compiled training step of a network, and its evaluation on the probe."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from stepwise import _check, models, views
+from stepwise import _check, _random, models, views
 from stepwise.methods import METHODS, Objective
+from stepwise.training.optimiser import Optimiser
 from stepwise.training.plan import Plan
 from stepwise.types import Numbers
 
@@ -89,10 +91,10 @@ class Step:
             self.predict, self.params["predictor"], self.stats["predictor"] = models.stateful(
                 predictor
             )
-        self.optimiser = plan.optimiser(plan.lr)
+        self.optimiser = Optimiser(plan)
         self.pixels = self._place(pixels)
         rows = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
-        key = jax.random.fold_in(jax.random.key(plan.seed), 1)
+        key = jax.random.fold_in(_random.key(plan.seed), 1)
         probe = self._draw_views(np.asarray(pixels[rows]), key)
         self.probe = tuple(self._place(view) for view in probe)
         d = jax.eval_shape(self._embed, params, stats, self.probe[0]).shape[1]
@@ -137,8 +139,8 @@ class Step:
             if self.objective.decay is not None
             else {},
             "loss": jax.tree.map(jnp.array, self.loss_state),
-            "optimiser": jax.jit(self.optimiser.init)(params),
-            "key": jax.random.key_data(jax.random.fold_in(jax.random.key(self.plan.seed), 0)),
+            "optimiser": self.optimiser.init(params),
+            "key": jax.random.key_data(jax.random.fold_in(_random.key(self.plan.seed), 0)),
             "step": jnp.asarray(0, jnp.int32),
             "ok": jnp.asarray(True),
             "first_loss": jnp.asarray(jnp.nan, float),
@@ -189,7 +191,12 @@ class Step:
 
     def gradient(self, state: Any) -> tuple[Float[Array, ""], Any, Any]:
         """Return the loss of the next step, the batch statistics after it, and the gradient."""
-        differentiate = jax.jit(self._differentiate, out_shardings=self.everywhere)
+
+        def differentiate(state: Any, pixels: Array) -> Any:
+            objective = self._objective(state, pixels)
+            return jax.value_and_grad(objective, has_aux=True)(state["params"])
+
+        differentiate = jax.jit(differentiate, out_shardings=self.everywhere)
         (loss, (stats, _)), slopes = differentiate(state, self.pixels)
         return loss, stats, slopes
 
@@ -208,7 +215,10 @@ class Step:
         )
 
     def _take_step(self, state: Any, pixels: Array) -> Any:
-        (loss, (stats, loss_state)), slopes = self._differentiate(state, pixels)
+        objective = self._objective(state, pixels)
+        (loss, (stats, loss_state)), slopes = jax.value_and_grad(objective, has_aux=True)(
+            state["params"]
+        )
         loss = loss.astype(state["first_loss"].dtype)
         first = jnp.where(state["step"] == 0, loss, state["first_loss"])
         ok = (
@@ -217,7 +227,9 @@ class Step:
             & jnp.isfinite(optax.tree.norm(slopes))
             & (loss < LIMIT * jnp.maximum(1, first))
         )
-        updates, optimiser = self.optimiser.update(slopes, state["optimiser"], state["params"])
+        updates, optimiser = self.optimiser.update(
+            slopes, state["optimiser"], state["params"], lambda params: objective(params)[0], loss
+        )
         params = optax.apply_updates(state["params"], updates)
         new = {
             "params": params,
@@ -233,8 +245,10 @@ class Step:
         old = {name: state[name] for name in new}
         return jax.tree.map(partial(jnp.where, ok), new, old) | {"key": state["key"], "ok": ok}
 
-    def _differentiate(self, state: Any, pixels: Array) -> tuple[tuple[Array, Any], Any]:
-        order_key, view_key = jax.random.split(jax.random.wrap_key_data(state["key"]))
+    def _objective(self, state: Any, pixels: Array) -> Callable[[Any], tuple[Array, Any]]:
+        """Return the loss of the next batch, as a function of the parameters."""
+        key = jax.random.wrap_key_data(state["key"], impl=_random.GENERATOR)
+        order_key, view_key = jax.random.split(key)
         batch = self._draw_batch(order_key, state["step"], pixels)
         batch_views = self._draw_views(batch, jax.random.fold_in(view_key, state["step"]))
 
@@ -242,7 +256,7 @@ class Step:
             loss, _, _, stats, loss_state = self._loss(params, state, batch_views)
             return loss, (stats, loss_state)
 
-        return jax.value_and_grad(objective, has_aux=True)(state["params"])
+        return objective
 
     def _draw_views(self, pixels: Numbers, key: Array) -> tuple[Array, ...]:
         """Draw as many views of every image as the objective asks; the first two are a pair."""

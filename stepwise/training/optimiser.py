@@ -1,0 +1,84 @@
+"""The optimiser of a run: any optax transformation, with a state of plain arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from stepwise import _check
+from stepwise.training.plan import Plan
+
+
+class Optimiser:
+    """The optax transformation of a plan.
+
+    Random keys in its state are stored as their numbers, which a checkpoint can hold. Every update
+    receives `value`, `grad` and `value_fn` of its batch, as line searches and transformations of
+    the kind `reduce_on_plateau` need; transformations that do not use them ignore them.
+
+    Args:
+        plan: its `optimiser` is a transformation, or a function from a learning rate or schedule to
+            one, which is called with the plan's `lr`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        transformation = plan.optimiser
+        if not _is_transformation(transformation) and callable(transformation):
+            transformation = transformation(plan.lr)
+        _check.require(
+            _is_transformation(transformation),
+            "Plan.optimiser",
+            "an optax transformation, or a function from a learning rate to one",
+            type(transformation).__name__,
+        )
+        self._transformation = optax.with_extra_args_support(transformation)
+        self._generators: dict[int, str] = {}
+
+    def init(self, params: Any) -> Any:
+        """Return the first state."""
+        state = jax.jit(self._transformation.init)(params)
+        leaves = jax.tree.leaves(state)
+        self._generators = {
+            i: str(jax.random.key_impl(leaf)) for i, leaf in enumerate(leaves) if _is_key(leaf)
+        }
+        return _with_numbers(state)
+
+    def update(
+        self,
+        gradient: Any,
+        state: Any,
+        params: Any,
+        value_fn: Callable[[Any], Array],
+        value: Array,
+    ) -> tuple[Any, Any]:
+        """Return the updates of the parameters and the next state."""
+        leaves, tree = jax.tree.flatten(state)
+        for i, impl in self._generators.items():
+            leaves[i] = jax.random.wrap_key_data(leaves[i], impl=impl)
+        updates, state = self._transformation.update(
+            gradient,
+            jax.tree.unflatten(tree, leaves),
+            params,
+            value=value,
+            grad=gradient,
+            value_fn=value_fn,
+        )
+        return updates, _with_numbers(state)
+
+
+def _is_transformation(value: Any) -> bool:
+    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)
+
+
+def _with_numbers(state: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state)

@@ -1,0 +1,96 @@
+"""Any optax transformation trains a network, and resumes to the same bits."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from stepwise import losses, models, training, views
+from stepwise.methods import Objective
+from stepwise.training.optimiser import Optimiser
+from stepwise.training.plan import Plan
+from stepwise.training.step import Step
+from tests.training import small
+
+RECIPE = views.Recipe(*[views.View(views.Crop(6), flip=0.5)] * 2)
+
+
+def noisy(lr):
+    return optax.noisy_sgd(lr, key=jax.random.key(3, impl="rbg"))
+
+
+def plateau(lr):
+    return optax.chain(optax.sgd(lr), optax.contrib.reduce_on_plateau(patience=1, cooldown=1))
+
+
+def search(lr):
+    return optax.chain(optax.sgd(lr), optax.scale_by_backtracking_linesearch(3, store_grad=True))
+
+
+OPTIMISERS = {
+    "made already": optax.sgd(0.01, momentum=0.9),
+    "with a key": noisy,
+    "with value=": plateau,
+    "with value_fn=": search,
+}
+
+
+def train(optimiser, folder, steps=6):
+    backbone = models.ResNet((1,), width=4, stem="small", rngs=nnx.Rngs(0))
+    encoder = models.Encoder(backbone, models.Head(backbone.features, [3], rngs=nnx.Rngs(1)))
+    plan = Plan(steps, 8, 0.01, optimiser, RECIPE, probe=8, records=5, checkpoint_every=2)
+    objective = Objective(losses.barlow_twins_unnormalised)
+    return training.train(encoder, small.PIXELS, objective, plan, folder=folder)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_run_resumes_to_the_same_bits(name, tmp_path, monkeypatch):
+    whole = small.numbers(train(OPTIMISERS[name], tmp_path / "whole"))
+    advance, calls = Step.advance, []
+
+    def interrupted(program, state, count):
+        calls.append(count)
+        if sum(calls) > 3:
+            raise KeyboardInterrupt
+        return advance(program, state, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(OPTIMISERS[name], tmp_path / "resumed")
+    resumed = small.numbers(train(OPTIMISERS[name], tmp_path / "resumed"))
+    for key, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[key], err_msg=key)
+    assert np.isfinite(whole["loss"]).all()
+
+
+def test_the_value_of_the_batch_reaches_the_optimiser():
+    """reduce_on_plateau averages the values that it receives."""
+    params = {"w": jnp.ones(3)}
+    optimiser = Optimiser(Plan(1, 1, 0.1, plateau, RECIPE))
+    state = optimiser.init(params)
+    gradient = {"w": jnp.ones(3)}
+    _, state = optimiser.update(gradient, state, params, lambda p: p["w"].sum(), jnp.asarray(5.0))
+    assert float(state[1].best_value) == 5.0
+
+
+def test_a_random_key_is_stored_as_numbers():
+    params, value = {"w": jnp.ones(3)}, jnp.asarray(1.0)
+    optimiser = Optimiser(Plan(1, 1, 0.1, noisy, RECIPE))
+    first = optimiser.init(params)
+    leaves = jax.tree.leaves(first)
+    assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves)
+    update = partial(optimiser.update, params, params=params, value_fn=lambda p: value, value=value)
+    (one, _), (same, _), (other, _) = update(first), update(first), update(update(first)[1])
+    np.testing.assert_array_equal(one["w"], same["w"])
+    assert (one["w"] != other["w"]).all()
+
+
+@pytest.mark.parametrize("wrong", [lambda lr: lr, lambda lr: optax.sgd])
+def test_what_is_no_optimiser_is_refused(wrong, tmp_path):
+    with pytest.raises(ValueError, match=r"Plan\.optimiser: expected an optax transformation"):
+        train(wrong, tmp_path)
