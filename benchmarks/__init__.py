@@ -1,8 +1,8 @@
-"""Ratios against what one would do instead, measured in one run: `python -m benchmarks [NAME ...]
-[--quick]`.
+"""Benchmarks against alternatives: `python -m benchmarks [NAME ...] [--quick]`.
 
-Every side runs in its own process under a time limit (`child`), so that memory is its own: the
-growth of the process's peak resident size over what it was once the libraries were imported and the
-inputs made, compilation included. Times are the best of several calls after compilation;
-compilation is the first call less that.
+Each ratio compares the package with the code that one would write instead, on the same machine in
+one run. Each side runs in its own process under a time limit (`child`). Its memory is the growth of
+the peak resident size, compilation included, after the imports and the creation of the inputs. Its
+time is the best of several calls after compilation. The compile time is the time of the first call
+minus that.
 """

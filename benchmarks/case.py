@@ -1,6 +1,4 @@
-"""What is measured on: overlapping crops of two photographs, their spectrum, and flows until d
-modes are learned.
-"""
+"""Inputs of the benchmarks: crops of two photographs, their spectrum, and flows on it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,13 @@ SPECTRA = Path("results/bench/spectra")
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of one flow: the r = 2n − 1 modes of n pairs (fewer if some coincide), α the scale;
-    γ_1 = 1.
+    """Arguments of one flow until d modes are learned, with γ_1 = 1.
+
+    Attributes:
+        d: output dimension.
+        n: number of pairs, with r = 2n − 1 modes (fewer if crops coincide).
+        alpha: scale α of the start.
+        samples: number of times.
     """
 
     d: int
@@ -29,33 +32,34 @@ class Case:
 
     @property
     def gamma(self) -> np.ndarray:
-        """The photographs' spectrum, negative modes and all, divided by its largest; kept once it
-        was computed.
+        """Eigenvalues [r] of the photographs, with negative ones, divided by the largest.
+
+        They are stored in a file when they are first computed.
         """
         path = SPECTRA / f"photos_n{self.n}.npy"
         if not path.is_file():
             side = 6 * int(np.ceil(np.sqrt(2 * self.n / 3) / 6))  # so that m = 3 side² ≥ 2n
             x, x2 = crops(self.n, side)
-            found = np.asarray(
+            gamma = np.asarray(
                 problem.from_views(x.astype(np.float64), x2.astype(np.float64)).gamma, np.float64
             )
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, found / found[0])
+            np.save(path, gamma / gamma[0])
         return np.load(path)
 
     @property
     def r(self) -> int:
-        """Modes of the problem."""
+        """Number of modes."""
         return self.gamma.size
 
     @property
     def start(self) -> np.ndarray:
-        """A(0) [d, r]."""
+        """Start A(0) [d, r]."""
         return self.alpha * np.random.default_rng(0).normal(size=(self.d, self.r))
 
     @property
     def times(self) -> np.ndarray:
-        """From 0 to 1.2 times the last predicted step time."""
+        """Times from 0 to 1.2 times the last predicted step time."""
         lead = self.gamma[: self.d]
         size = np.abs(np.diagonal(np.linalg.qr(self.start[:, : self.d])[1]))
         growth = laws.BarlowTwins.RATE * lead
@@ -64,7 +68,7 @@ class Case:
 
 
 def crops(n: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """n pairs of overlapping crops of the two photographs, float32 in [0, 1], flat."""
+    """Cut n pairs of overlapping crops of two photographs, float32 [n, 3 side²] in [0, 1]."""
     rng, photos = np.random.default_rng(0), load_sample_images().images
     which = rng.integers(len(photos), size=n)
     shift = max(2, side // 6)

@@ -1,4 +1,4 @@
-"""One side of a ratio in a process of its own: its time limit, its peak memory, its arrays back."""
+"""Run one side of a ratio in its own process, with a time limit and a measure of peak memory."""
 
 import importlib
 import json
@@ -17,42 +17,43 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a side did: best time after compilation, the first call less that, memory, and its
-    arrays.
-    """
+    """Measurements and arrays of one side."""
 
     seconds: float
+    """Best time after compilation."""
     compile: float = 0.0
+    """Time of the first call minus `seconds`."""
     megabytes: float = 0.0
+    """Growth of the peak memory."""
     late: bool = False
-    """Stopped at its limit, which `seconds` then is."""
+    """Whether the side was stopped at its time limit; `seconds` is then the limit."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 INLINE = False
-"""Run every side in this process instead, without limits: for quick runs, which say nothing about
-time or memory.
-"""
+"""Run every side in this process, without limits; used by quick runs, whose times mean nothing."""
 
 
 def run(side: str, *arguments: Any, limit: float = 600.0, python: Path | None = None) -> Outcome:
-    """Run `side` ("module:function") of this package with JSON arguments; it calls `measured` and
-    returns that.
+    """Run one side in its own process and return its outcome.
 
     Args:
-        python: another environment's interpreter, which needs NumPy and what the side's module
-            imports.
+        side: "module:function" of this package; the function returns the outcome of `measure`.
+        arguments: arguments of the function, which must be JSON values.
+        limit: time limit in seconds.
+        python: interpreter of another environment, which must have NumPy and the imports of the
+            side's module; by default this interpreter.
 
     Raises:
-        RuntimeError: the side failed; says how.
-        FileNotFoundError: there is no such interpreter.
+        RuntimeError: if the side failed; the message has the end of its output.
+        FileNotFoundError: if there is no such interpreter.
     """
     if INLINE and python is None:
-        import jax  # here, because another environment's interpreter reads this module too
+        import jax  # imported here because environments without JAX import this module
 
         before = jax.config.read("jax_enable_x64")
         try:
-            return found(side)(*arguments)
+            return resolve(side)(*arguments)
         finally:
             jax.config.update("jax_enable_x64", before)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,45 +78,45 @@ def run(side: str, *arguments: Any, limit: float = 600.0, python: Path | None = 
             return Outcome(**numbers, arrays=dict(arrays))
 
 
-def measured(call: Callable[[], dict[str, Any]], *, repeats: int, budget: float = 5.0) -> Outcome:
-    """The best of `repeats` calls (fewer once `budget` seconds are spent), and the first call,
-    which compiles, apart.
+def measure(call: Callable[[], dict[str, Any]], *, repeats: int, budget: float = 5.0) -> Outcome:
+    """Call a function repeatedly and return its best time, compile time, memory and arrays.
 
-    One repeat: the first call is the time, for sides that compile nothing.
+    The first of `repeats` calls compiles; the compile time is its excess over the best time. The
+    calls end early once `budget` seconds are spent. Sides that compile nothing use one repeat.
     """
-    before = _peak()
-    first, arrays = _timed(call)
+    before = _peak_megabytes()
+    first, arrays = _time_call(call)
     best, spent = first, 0.0
     for _ in range(repeats - 1):
-        again, arrays = _timed(call)
+        again, arrays = _time_call(call)
         best, spent = min(best, again), spent + again
         if spent > budget:
             break
-    return Outcome(best, first - best, _peak() - before, arrays=arrays)
+    return Outcome(best, first - best, _peak_megabytes() - before, arrays=arrays)
 
 
-def _timed(call: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, np.ndarray]]:
+def _time_call(call: Callable[[], dict[str, Any]]) -> tuple[float, dict[str, np.ndarray]]:
     start = time.perf_counter()
     arrays = {name: np.asarray(value) for name, value in call().items()}
     return time.perf_counter() - start, arrays
 
 
-def _peak() -> float:
+def _peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1e3 if sys.platform != "darwin" else 1e6
     )
 
 
-def found(name: str) -> Callable[..., Any]:
-    """A function of this package by "module:function"."""
+def resolve(name: str) -> Callable[..., Any]:
+    """Import a function of this package by "module:function"."""
     module, function = name.split(":")
     return getattr(importlib.import_module(f"benchmarks.{module}"), function)
 
 
 def main() -> None:
-    """The child's own side: run, and leave numbers and arrays in the folder."""
+    """Run a side in this child process, and write its numbers and arrays to a folder."""
     side, arguments, folder = sys.argv[1:]
-    outcome: Outcome = found(side)(*json.loads(arguments))
+    outcome: Outcome = resolve(side)(*json.loads(arguments))
     numbers = {
         "seconds": outcome.seconds,
         "compile": outcome.compile,

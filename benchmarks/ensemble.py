@@ -1,4 +1,4 @@
-"""A hundred seeds by vmap against a Python loop over the same jitted function."""
+"""One hundred seeds by vmap, compared with a Python loop over the same jitted function."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from benchmarks.report import Row
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Closed form and gradient descent on a problem of few modes."""
+    """Measure the closed form and gradient descent on a problem with few modes."""
     seeds, n, d, r = (5, 30, 3, 20) if quick else (100, 500, 10, 30)
     for solver in ("closed_form", "descent"):
         together, alone = (

@@ -1,6 +1,4 @@
-"""The empirical NTK of a ResNet-18: against `nt.batch` and torch.func, growth, the largest case,
-and estimates.
-"""
+"""Empirical NTK of a ResNet-18: alternatives, growth with size, the largest case, and estimates."""
 
 import os
 import tempfile
@@ -17,7 +15,7 @@ from flax import nnx
 
 from benchmarks import child
 from benchmarks.case import crops
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from benchmarks.report import Row
 from benchmarks.training import TORCH
 from experiments.contract import silent
@@ -28,19 +26,17 @@ from stepwise.methods import DEFAULT
 
 FOLDER = Path("results/bench")
 AGREE = 1e-4
-"""Largest difference of float32 kernels, relative to the largest entry: a peer beyond it gets no
-ratio.
-"""
+"""Largest difference of float32 kernels, relative to the largest entry, at which they agree."""
 BUDGET = 2**31
+"""Memory budget in bytes."""
 LARGE = 2**33
-"""Budget of the largest case."""
+"""Memory budget in bytes of the largest case."""
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Peers at one size; N and O alone; N = 2000, O = 50; and the subspaces that estimates
-    predict."""
+    """Measure peers at one size, growth with N and O, N = 2000 with O = 50, and estimates."""
     n, width, side, outputs = (4, 2, 16, 3) if quick else (256, 16, 32, 10)
-    rate = float(child.run("entk:multiplied", 512 if quick else 4096).arrays["rate"])
+    rate = float(child.run("entk:matrix_product", 512 if quick else 4096).arrays["rate"])
     with tempfile.TemporaryDirectory() as folder:
         yield from _against_peers(
             n, width, side, outputs, rate, Path(folder) / "network.npz", quick
@@ -53,10 +49,10 @@ def rows(quick: bool) -> Iterator[Row]:
 def _against_peers(
     n: int, width: int, side: int, outputs: int, rate: float, file: Path, quick: bool
 ) -> Iterator[Row]:
-    of = [n, width, side, outputs]
-    case = _case(*of)
-    ours = child.run("entk:ours", *of)
-    start = child.run("entk:network", *of)
+    sizes = [n, width, side, outputs]
+    case = _case(*sizes)
+    ours = child.run("entk:ours", *sizes)
+    start = child.run("entk:network", *sizes)
     np.savez(file, **start.arrays)  # type: ignore[arg-type]
     blocks = {
         block: child.run("entk:reference", 4 * block, width, side, outputs, block).seconds
@@ -64,19 +60,21 @@ def _against_peers(
         for block in ([1] if quick else [8, 16, 32])
     }
     best = min(blocks, key=lambda block: blocks[block])
-    tried = ", ".join(f"{block}: {1e3 * each:.3g}" for block, each in blocks.items())
+    by_block = ", ".join(f"{block}: {1e3 * each:.3g}" for block, each in blocks.items())
     peers: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
-        f"nt.batch, b = {best}": ("entk:reference", [*of, best], {"limit": 1800}),
+        f"nt.batch, b = {best}": ("entk:reference", [*sizes, best], {"limit": 1800}),
         "torch.func, Jacobian contraction": (
-            "torch_entk:contracted",
+            "torch_entk:contract",
             [str(file), 16],
             {"python": TORCH},
         ),
     }
-    for name, (which, arguments, how) in peers.items():
-        note = f"{_speed(ours, rate)}; ms a pair by block {tried}" if "nt.batch" in name else ""
+    for name, (peer, arguments, options) in peers.items():
+        note = (
+            f"{_speed(ours, rate)}; ms per pair by block {by_block}" if "nt.batch" in name else ""
+        )
         try:
-            theirs = child.run(which, *arguments, **how)
+            theirs = child.run(peer, *arguments, **options)
         except (RuntimeError, OSError) as error:
             yield _row(
                 "entk", case, name, ours, None, 0, f"no peer: {str(error).strip().splitlines()[-1]}"
@@ -86,7 +84,8 @@ def _against_peers(
             off = _off(theirs.arrays["K"], ours.arrays["K"])
             if off > AGREE:
                 raise RuntimeError(
-                    f"{name}: not the same kernel, off by {off:.1e} of its largest entry"
+                    f"{name}: expected the same kernel to {AGREE:.0e} of its largest entry, "
+                    f"received a difference of {off:.1e}"
                 )
             note = f"kernels agree to {off:.0e}; {note}".strip("; ")
         yield _row("entk", case, name, ours, theirs, 40 if "nt.batch" in name else 0, note)
@@ -100,7 +99,7 @@ def _growth(n: int, width: int, side: int, outputs: int, rate: float, quick: boo
         ours = child.run("entk:ours", samples, width, side, count, limit=1800)
         first = first or ours
         note = (
-            f"{ours.seconds / first.seconds:.3g} times N = {sizes[0][0]}'s time; "
+            f"{ours.seconds / first.seconds:.3g} times the time of N = {sizes[0][0]}; "
             f"{_speed(ours, rate)}"
         )
         yield _row("entk growth", _case(samples, width, side, count), "", ours, None, 0, note)
@@ -124,59 +123,60 @@ def _largest(width: int, side: int, rate: float, quick: bool) -> Iterator[Row]:
 
 
 def _estimates(quick: bool) -> Iterator[Row]:
-    """On fig3's Barlow Twins run, which is trained if it is not there."""
+    """Measure estimates on fig3's Barlow Twins run, which is trained first if there is none."""
     preset = inspected.Config.smoke() if quick else inspected.Config.laptop()
-    of = inspected.subject(preset, DEFAULT, silent)
-    network = models.evaluation(of.run.encoder)
-    K, whole = _timed(lambda: entk.gram(*network, of.x))
-    wanted = entk.predict(K, of.d)
+    subject = inspected.subject(preset, DEFAULT, silent)
+    network = models.evaluation(subject.run.encoder)
+    K, exact = _time_second_call(lambda: entk.gram(*network, subject.x))
+    prediction = entk.predict(K, subject.d)
     ways: list[dict[str, int]] = [{"probes": r} for r in ([] if quick else [4, 6, 8])]
     ways += [{"sketch": s} for s in ([4] if quick else [8, 16, 32, 64])]
-    found: dict[str, list[tuple[float, ...]]] = {"probes": [], "sketch": []}
+    points: dict[str, list[tuple[float, ...]]] = {"probes": [], "sketch": []}
     for way in ways:
         ((name, value),) = way.items()
-        made, spent = _timed(lambda way=way: entk.estimate(*network, of.x, **way))
-        off, said = (
-            1 - spectra.subspace_alignment(entk.predict(made.K, of.d), wanted),
-            made.subspace_error(of.d),
+        estimate, spent = _time_second_call(
+            lambda way=way: entk.estimate(*network, subject.x, **way)
         )
-        found[name].append((value, spent, off, said))
+        off = 1 - spectra.subspace_alignment(entk.predict(estimate.K, subject.d), prediction)
+        stated = estimate.subspace_error(subject.d)
+        points[name].append((value, spent, off, stated))
         note = (
-            f"1 − alignment with the exact prediction {off:.2g}, stated {said:.2g}; K off by "
-            f"{_off(made.K, K):.2g}"
+            f"1 − alignment with the exact prediction {off:.2g}, stated {stated:.2g}; K off by "
+            f"{_off(estimate.K, K):.2g}"
         )
         case = (
-            f"{len(of.x)} views, "
+            f"{len(subject.x)} views, "
             f"{f'{value} probes of 10' if name == 'probes' else f'sketches of {value}'}"
         )
-        yield Row("entk estimate", case, "exact", spent, 0, 0, whole, 0, 0, note=note)
-    _draw(found, whole, of.d)
+        yield Row("entk estimate", case, "exact", spent, 0, 0, exact, 0, 0, note=note)
+    _draw(points, exact, subject.d)
 
 
-def _timed(call: Any) -> tuple[Any, float]:
-    """The second call's time: compiled."""
+def _time_second_call(call: Any) -> tuple[Any, float]:
+    """Return the result and the time of a second call, which does not compile."""
     call()
     start = time.perf_counter()
-    made = call()
-    return made, time.perf_counter() - start
+    result = call()
+    return result, time.perf_counter() - start
 
 
-def _draw(found: dict[str, list[tuple[float, ...]]], whole: float, d: int) -> None:
+def _draw(points: dict[str, list[tuple[float, ...]]], exact: float, d: int) -> None:
+    """Draw the error of estimates against their time, and save the figure."""
     with plotting.style():
         fig = plotting.figure(6.4, 4.4)
         ax = fig.subplots()
-        for (name, points), colour in zip(
-            found.items(), (plotting.BLUE, plotting.ORANGE), strict=True
+        for (name, curve), colour in zip(
+            points.items(), (plotting.BLUE, plotting.ORANGE), strict=True
         ):
-            if not points:
+            if not curve:
                 continue
-            size, cost, off, said = np.array(points).T
+            size, cost, off, stated = np.array(curve).T
             label = {
-                "probes": "probes, of 10 outputs",
-                "sketch": "sketches of every layer, dimensions",
+                "probes": "number of probes, of 10 outputs",
+                "sketch": "dimension of the layers' sketches",
             }[name]
             ax.plot(cost, off, "o-", color=colour, label=label)
-            ax.plot(cost, said, "x", color=colour, ls=":", label="error that it states itself")
+            ax.plot(cost, stated, "x", color=colour, ls=":", label="error stated by the estimate")
             for each, x, y in zip(size, cost, off, strict=True):
                 ax.annotate(
                     f"{each:.0f}",
@@ -186,7 +186,7 @@ def _draw(found: dict[str, list[tuple[float, ...]]], whole: float, d: int) -> No
                     ha="right",
                     color=colour,
                 )
-        ax.axvline(whole, color=plotting.INK, ls=(0, (4, 2)), label="exact kernel's time")
+        ax.axvline(exact, color=plotting.INK, ls=(0, (4, 2)), label="time of the exact kernel")
         ax.set(
             yscale="log",
             xlabel="time (s)",
@@ -206,11 +206,11 @@ def _case(n: int, width: int, side: int, outputs: int) -> str:
 def _row(
     name: str, case: str, peer: str, ours: Outcome, theirs: Outcome | None, aim: float, note: str
 ) -> Row:
-    time_of = None if theirs is None else theirs.seconds
+    seconds = None if theirs is None else theirs.seconds
     size = 0.0 if theirs is None else theirs.megabytes
     late = theirs is not None and theirs.late
     return Row(
-        name, case, peer, ours.seconds, ours.compile, ours.megabytes, time_of, size, aim, late, note
+        name, case, peer, ours.seconds, ours.compile, ours.megabytes, seconds, size, aim, late, note
     )
 
 
@@ -226,37 +226,37 @@ def _off(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-def multiplied(size: int) -> Outcome:
-    """The rate of a float32 matrix product, flops a second."""
+def matrix_product(size: int) -> Outcome:
+    """Measure the rate of a float32 matrix product in flops per second."""
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST))
-    outcome = measured(lambda: {"corner": product(a)[:1, :1]}, repeats=4)
+    outcome = measure(lambda: {"corner": product(a)[:1, :1]}, repeats=4)
     return Outcome(outcome.seconds, arrays={"rate": np.asarray(2 * size**3 / outcome.seconds)})
 
 
 def ours(n: int, width: int, side: int, outputs: int) -> Outcome:
-    """`entk.gram`, exact."""
+    """Measure the exact `entk.gram`."""
     apply, params, x = _network(n, width, side, outputs)
-    kept: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
 
     def call() -> dict[str, Any]:
-        kept["K"] = entk.gram(apply, params, x, budget=BUDGET)
-        return kept
+        arrays["K"] = entk.gram(apply, params, x, budget=BUDGET)
+        return arrays
 
-    outcome = measured(call, repeats=3, budget=60.0)
+    outcome = measure(call, repeats=3, budget=60.0)
     flops = Kernel(apply, params, x, budget=BUDGET).work(np.eye(outputs)).plan.flops
     return Outcome(
         outcome.seconds,
         outcome.compile,
         outcome.megabytes,
-        arrays={**kept, "flops": np.asarray(flops)},
+        arrays={**arrays, "flops": np.asarray(flops)},
     )
 
 
 def once(n: int, width: int, side: int, outputs: int, probes: int | None) -> Outcome:
-    """The same in one call that compiles too, of all outputs or of probes."""
+    """Measure one call of `entk.gram` with its compilation, with all outputs or with probes."""
     apply, params, x = _network(n, width, side, outputs)
-    outcome = measured(
+    outcome = measure(
         lambda: {"K": entk.gram(apply, params, x, budget=LARGE, probes=probes)},
         repeats=1,
     )
@@ -265,8 +265,9 @@ def once(n: int, width: int, side: int, outputs: int, probes: int | None) -> Out
 
 
 def reference(n: int, width: int, side: int, outputs: int, block: int) -> Outcome:
-    """`nt.batch` of neural-tangents' Jacobian contraction: compiled by a call on one block, then
-    timed.
+    """Measure `nt.batch` of neural-tangents' Jacobian contraction.
+
+    A call on one block compiles it before it is timed.
     """
     from stepwise.neural_tangents import nt
 
@@ -277,19 +278,18 @@ def reference(n: int, width: int, side: int, outputs: int, block: int) -> Outcom
     before = time.perf_counter()
     batched(x[: 2 * block], None, params)
     first = time.perf_counter() - before
-    outcome = measured(lambda: {"K": batched(x, None, params)}, repeats=1)
+    outcome = measure(lambda: {"K": batched(x, None, params)}, repeats=1)
     return Outcome(outcome.seconds, first, outcome.megabytes, arrays=outcome.arrays)
 
 
 def network(n: int, width: int, side: int, outputs: int) -> Outcome:
-    """Weights and images for a peer in another environment."""
+    """Return the weights and images for a peer in another environment."""
     _, params, x = _network(n, width, side, outputs)
-    found = {"images": x, "threads": np.asarray(_cores())}
+    arrays = {"images": x, "threads": np.asarray(_cores())}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        found["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = np.asarray(
-            leaf
-        )
-    return Outcome(0.0, arrays=found)
+        name = "weights/" + jax.tree_util.keystr(path, simple=True, separator=".")
+        arrays[name] = np.asarray(leaf)
+    return Outcome(0.0, arrays=arrays)
 
 
 def _cores() -> int:
@@ -297,13 +297,16 @@ def _cores() -> int:
 
 
 def _network(n: int, width: int, side: int, outputs: int) -> tuple[Any, Any, np.ndarray]:
-    jax.config.update("jax_platforms", "cpu")  # as the peers
+    jax.config.update("jax_platforms", "cpu")  # the peers run on the CPU
     return *_resnet18(width, outputs), crops(n, side)[0].reshape(n, side, side, 3)
 
 
 @lru_cache
 def _resnet18(width: int, outputs: int) -> tuple[Any, Any]:
-    """At its start; one function, so that sides that share a process share what is compiled."""
+    """Return (apply, params) of an untrained ResNet-18.
+
+    `apply` is cached, so that sides in one process share its compiled programs.
+    """
     backbone = models.ResNet.standard("resnet18", width=width, stem="small", rngs=nnx.Rngs(0))
     return models.evaluation(
         models.Encoder(backbone, models.Head(backbone.features, [outputs], rngs=nnx.Rngs(1)))

@@ -1,6 +1,4 @@
-"""The flow of the full matrix against scipy's `solve_ivp`, at one measured error; and the closed
-form against it.
-"""
+"""The flow against SciPy's `solve_ivp` at the same measured error, and against the closed form."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,30 +11,28 @@ from benchmarks.child import Outcome
 from benchmarks.report import Row, seconds
 
 TARGET = 1e-3
-"""Both sides take the fastest tolerance whose largest |λ error| over all times and modes is at most
-this.
-"""
+"""Largest |λ error| over all times and modes; each side uses the loosest tolerance below it."""
 OURS = [1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7]
 PEERS = {"RK45": [1e-4, 1e-5, 1e-6], "DOP853": [1e-5, 1e-6, 1e-7], "LSODA": [1e-5, 1e-6]}
 QUICK = ({"float64": [1e-5, 1e-7]}, {"RK45": [1e-5, 1e-7]})
-"""What a quick run tries, ours and theirs."""
+"""Tolerances of a quick run, ours and theirs."""
 MEMORY = 2e9
-"""LSODA's Jacobian is dense, (r d)² doubles: it is not started where that is more than this."""
+"""Size in bytes of LSODA's dense Jacobian, (r d)² doubles, above which LSODA is left out."""
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """One row a case."""
+    """Measure each case against the fastest method of SciPy."""
     for case in cases(quick):
         truth = reference.eigenvalues(case)
         settings, error, ours = _ours(case, truth, quick)
         method, peer = _peer(case, truth, quick)
-        # again after scipy, so that a busy moment of the machine does not fall on one side alone
+        # measured again after SciPy, so that a busy moment of the machine affects both sides
         again = _flow(case, settings)
         ours = min(ours, again, key=lambda outcome: outcome.seconds)
-        kept = int(ours.arrays["modes_kept"])
+        modes = int(ours.arrays["modes_kept"])
         steps = int(ours.arrays["steps"])
         note = (
-            f"{settings[1]}, rtol {settings[0]:g}, error {error:.1e}, {steps} steps, {kept} of "
+            f"{settings[1]}, rtol {settings[0]:g}, error {error:.1e}, {steps} steps, {modes} of "
             f"{case.r} modes kept"
         )
         yield Row(
@@ -55,7 +51,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def closed_form_rows(quick: bool) -> Iterator[Row]:
-    """The law against the solver, where the law holds."""
+    """Measure the closed form against the flow in a case in which the closed form holds."""
     case = Case(3, 30, 1e-3) if quick else Case(10, 500, 1e-6)
     truth = reference.eigenvalues(case)
     settings, error, ours = _ours(case, truth, quick)
@@ -77,7 +73,7 @@ def closed_form_rows(quick: bool) -> Iterator[Row]:
 
 
 def cases(quick: bool) -> list[Case]:
-    """What is measured."""
+    """Return the cases to measure."""
     if quick:
         return [Case(3, 30, 1e-3)]
     return [
@@ -86,31 +82,32 @@ def cases(quick: bool) -> list[Case]:
 
 
 def _error(outcome: Outcome, truth: np.ndarray) -> float:
-    found = outcome.arrays["eigenvalues"]
-    return float(np.abs(found - truth).max()) if found.shape == truth.shape else float("inf")
+    curves = outcome.arrays["eigenvalues"]
+    return float(np.abs(curves - truth).max()) if curves.shape == truth.shape else float("inf")
 
 
 def _ours(case: Case, truth: np.ndarray, quick: bool) -> tuple[list[Any], float, Outcome]:
-    """The faster precision, each at the loosest tolerance that meets the target: settings, error,
-    outcome.
+    """Measure both precisions at their loosest tolerance that meets the target.
+
+    Returns [tolerance, dtype], the error, and the outcome of the faster one.
     """
-    met, least = [], float("inf")
-    tried_in = QUICK[0] if quick else {"float32": OURS, "float64": OURS}
-    for dtype, tolerances in tried_in.items():
-        tried = child.run(
+    candidates, least = [], float("inf")
+    grid = QUICK[0] if quick else {"float32": OURS, "float64": OURS}
+    for dtype, tolerances in grid.items():
+        outcome = child.run(
             "ours:errors", case.d, case.n, case.alpha, tolerances, dtype, TARGET, truth.tolist()
         )
-        errors = tried.arrays["errors"]
+        errors = outcome.arrays["errors"]
         least = min(least, errors.min())
         if errors[-1] <= TARGET:
             settings = [tolerances[len(errors) - 1], dtype]
-            met.append((settings, float(errors[-1]), _flow(case, settings)))
-    if not met:
+            candidates.append((settings, float(errors[-1]), _flow(case, settings)))
+    if not candidates:
         raise RuntimeError(
-            f"flow, {case}: expected an error of at most {TARGET:g} at some tolerance, reached "
-            f"{least:.1e}"
+            f"flow, {case}: expected an error of at most {TARGET:g} at one of the tolerances, "
+            f"received {least:.1e} at best"
         )
-    return min(met, key=lambda each: each[2].seconds)
+    return min(candidates, key=lambda candidate: candidate[2].seconds)
 
 
 def _flow(case: Case, settings: list[Any], closed: bool = False) -> Outcome:
@@ -118,8 +115,10 @@ def _flow(case: Case, settings: list[Any], closed: bool = False) -> Outcome:
 
 
 def _peer(case: Case, truth: np.ndarray, quick: bool) -> tuple[str, Outcome]:
-    """The fastest of scipy's methods, each at its loosest tolerance that meets the target, or a
-    limit not met.
+    """Measure SciPy's methods at their loosest tolerance that meets the target.
+
+    Returns the name and outcome of the fastest one, or an outcome at the time limit if none ended
+    within it.
     """
     limit = 10.0 if quick else 45.0
     best, name = Outcome(limit, late=True), f"solve_ivp, none within {seconds(limit)}"
@@ -131,10 +130,7 @@ def _peer(case: Case, truth: np.ndarray, quick: bool) -> tuple[str, Outcome]:
                 "peers:scipy_flow", case.d, case.n, case.alpha, method, rtol, limit=best.seconds + 3
             )
             if outcome.late and best.late:
-                return (
-                    name,
-                    best,
-                )  # every method pays for the same stiffness: one that is far too late is enough
+                return name, best  # the other methods would be late too: the problem is stiff
             if outcome.late:
                 break
             error = _error(outcome, truth)

@@ -1,6 +1,4 @@
-"""Kernel matrices tile by tile against one dense evaluation and `nt.batch`; their top modes against
-eigh and eigsh.
-"""
+"""Kernel matrices by tiles, compared with dense evaluation and `nt.batch`; their leading modes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,20 +11,18 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from benchmarks import child
 from benchmarks.case import crops
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from benchmarks.report import Row
 from stepwise import kernels, problem
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Tiles of an RBF and of a network's kernel, then 50 modes of an RBF kernel of 2n = 10,000
-    views.
-    """
+    """Measure tiles of an RBF kernel and an NTK, and 50 modes of an RBF kernel of 10,000 views."""
     n, side = (100, 8) if quick else (2000, 20)
-    ways = {"dense": "one dense call", "batch": "nt.batch"}
-    for name, others in (("rbf", ["dense"]), ("ntk", ["dense", "batch"])):
+    labels = {"dense": "one dense call", "batch": "nt.batch"}
+    for name, ways in (("rbf", ["dense"]), ("ntk", ["dense", "batch"])):
         ours = child.run("gram:evaluate", name, "tiles", n, side)
-        for way in others:
+        for way in ways:
             theirs = child.run("gram:evaluate", name, way, n, side)
             corner = ours.arrays["corner"]
             note = (
@@ -36,7 +32,7 @@ def rows(quick: bool) -> Iterator[Row]:
             yield Row(
                 "kernel",
                 f"{name}, 2n={2 * n}, m={3 * side**2}",
-                ways[way],
+                labels[way],
                 ours.seconds,
                 ours.compile,
                 ours.megabytes,
@@ -74,7 +70,7 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def evaluate(name: str, way: str, n: int, side: int) -> Outcome:
-    """K of 2n views: by `kernels.gram`, by one call, or by neural-tangents' batches."""
+    """Measure K of 2n views: by `kernels.gram`, by one call, or by neural-tangents' batches."""
     views = np.concatenate(crops(n, side))
     kernel: Any = kernels.rbf(0.3 * views[0].size ** 0.5)
     if name == "ntk":
@@ -93,7 +89,7 @@ def evaluate(name: str, way: str, n: int, side: int) -> Outcome:
             K = np.asarray(kernel(views, views))
         return {"corner": K[:50, -50:].copy()}
 
-    return measured(call, repeats=3, budget=20.0)
+    return measure(call, repeats=3, budget=20.0)
 
 
 def _kernel_matrix(n: int, side: int) -> np.ndarray:
@@ -103,45 +99,44 @@ def _kernel_matrix(n: int, side: int) -> np.ndarray:
 
 
 def modes(n: int, side: int, k: int) -> Outcome:
-    """`from_gram` with few modes."""
+    """Measure `problem.from_gram` with few modes."""
     K = _kernel_matrix(n, side)
 
     def call() -> dict[str, Any]:
         with jax.enable_x64(True):
-            found = problem.from_gram(K, modes=k)
-        return {"gamma": found.gamma, "dual": found.basis}
+            model = problem.from_gram(K, modes=k)
+        return {"gamma": model.gamma, "dual": model.basis}
 
-    return _with_residual(measured(call, repeats=2, budget=1.0), K)
+    return _with_residual(measure(call, repeats=2, budget=1.0), K)
 
 
 def dense_modes(n: int, side: int, k: int) -> Outcome:
-    """K = L Lᵀ, then the top of Lᵀ P L / 2n by LAPACK."""
+    """Measure K = L Lᵀ and the top eigenpairs of Lᵀ P L / 2n by LAPACK; P swaps the views."""
     K = _kernel_matrix(n, side)
 
     def call() -> dict[str, Any]:
         L = _cholesky(K)
-        S = L.T @ _swapped(L)
+        S = L.T @ _swap_views(L)
         gamma, vectors = scipy.linalg.eigh(
             S, subset_by_index=[2 * n - k, 2 * n - 1], overwrite_a=True
         )
         dual = scipy.linalg.solve_triangular(L, vectors[:, ::-1], lower=True, trans="T")
         return {"gamma": gamma[::-1], "dual": dual}
 
-    return _with_residual(measured(call, repeats=1), K)
+    return _with_residual(measure(call, repeats=1), K)
 
 
 def sparse_modes(n: int, side: int, k: int, residual: float) -> Outcome:
-    """The same operator, never formed, by ARPACK."""
+    """Measure ARPACK on the same operator without forming its matrix."""
     K = _kernel_matrix(n, side)
 
     def call() -> dict[str, Any]:
         L = _cholesky(K)
-        multiply = partial(
-            scipy.linalg.blas.dtrmv, L.T
-        )  # Fortran order: the lower factor is an upper one transposed
+        # BLAS uses Fortran order, in which the lower factor is the transpose of an upper one
+        multiply = partial(scipy.linalg.blas.dtrmv, L.T)
 
         def apply(v: np.ndarray) -> np.ndarray:
-            return multiply(_swapped(multiply(v, trans=1)[:, None])[:, 0])
+            return multiply(_swap_views(multiply(v, trans=1)[:, None])[:, 0])
 
         operator = LinearOperator(K.shape, matvec=lambda v: apply(v.ravel()), dtype=np.float64)
         start = np.random.default_rng(0).normal(size=2 * n)
@@ -149,7 +144,7 @@ def sparse_modes(n: int, side: int, k: int, residual: float) -> Outcome:
         dual = scipy.linalg.solve_triangular(L, vectors[:, ::-1], lower=True, trans="T")
         return {"gamma": gamma[::-1], "dual": dual}
 
-    return _with_residual(measured(call, repeats=1), K)
+    return _with_residual(measure(call, repeats=1), K)
 
 
 def _cholesky(K: np.ndarray) -> np.ndarray:
@@ -158,15 +153,16 @@ def _cholesky(K: np.ndarray) -> np.ndarray:
     return np.linalg.cholesky(shifted)
 
 
-def _swapped(block: np.ndarray) -> np.ndarray:
+def _swap_views(block: np.ndarray) -> np.ndarray:
+    """Return P block / 2n, where P swaps the two views of each pair."""
     n = len(block) // 2
     return np.concatenate([block[n:], block[:n]]) / (2 * n)
 
 
 def _with_residual(outcome: Outcome, K: np.ndarray) -> Outcome:
-    """The largest ‖P K u/2n − γ u‖ in K's norm, over γ_1, and γ."""
+    """Replace the arrays by γ and the residual, the largest ‖P K u/2n − γ u‖_K / γ_1."""
     gamma, U = outcome.arrays["gamma"], outcome.arrays["dual"]
-    off = _swapped(K @ U) - U * gamma
-    worst = np.sqrt(np.maximum(np.sum(off * (K @ off), axis=0), 0)).max() / gamma[0]
-    kept = {"gamma": gamma, "residual": np.asarray(worst)}
-    return Outcome(outcome.seconds, outcome.compile, outcome.megabytes, arrays=kept)
+    off = _swap_views(K @ U) - U * gamma
+    residual = np.sqrt(np.maximum(np.sum(off * (K @ off), axis=0), 0)).max() / gamma[0]
+    arrays = {"gamma": gamma, "residual": np.asarray(residual)}
+    return Outcome(outcome.seconds, outcome.compile, outcome.megabytes, arrays=arrays)

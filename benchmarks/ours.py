@@ -1,17 +1,17 @@
-"""This package's side of every ratio."""
+"""This package's side of the solver benchmarks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.case import Case
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from stepwise import dynamics
 from stepwise.problem import Problem
 
 
 def problem_of(case: Case, dtype: str = "float32") -> Problem:
-    """A problem that is its spectrum alone."""
+    """Return a problem with the spectrum of a case; the solvers use nothing else of it."""
     jax.config.update("jax_enable_x64", dtype == "float64")
     gamma = jnp.asarray(case.gamma, dtype)
     empty = jnp.zeros((2, case.r), dtype)
@@ -19,7 +19,7 @@ def problem_of(case: Case, dtype: str = "float32") -> Problem:
 
 
 def flow(d: int, n: int, alpha: float, rtol: float, dtype: str, closed: bool = False) -> Outcome:
-    """`dynamics.flow`, or the closed form, from a problem on the device to curves on the host."""
+    """Measure `dynamics.flow` or the closed form, with the copy of the curves to the host."""
     case = Case(d, n, alpha)
     problem, start, times = (
         problem_of(case, dtype),
@@ -31,10 +31,10 @@ def flow(d: int, n: int, alpha: float, rtol: float, dtype: str, closed: bool = F
         if closed:
             return {"eigenvalues": dynamics.closed_form(problem, start, times).eigenvalues}
         run = dynamics.flow(problem, start, times, rtol=rtol)
-        kept = {name: run.stats[name] for name in ("steps", "modes_kept")}
-        return {"eigenvalues": run.eigenvalues} | kept
+        stats = {name: run.stats[name] for name in ("steps", "modes_kept")}
+        return {"eigenvalues": run.eigenvalues} | stats
 
-    return measured(call, repeats=12, budget=3.0)
+    return measure(call, repeats=12, budget=3.0)
 
 
 def errors(
@@ -46,8 +46,8 @@ def errors(
     target: float,
     truth: list[list[float]],
 ) -> Outcome:
-    """Largest |λ error| of `dynamics.flow` at each tolerance, until one meets the target."""
-    case, found = Case(d, n, alpha), []
+    """Compute the largest |λ error| of the flow at each tolerance, until one meets the target."""
+    case, largest = Case(d, n, alpha), []
     problem, start, times = (
         problem_of(case, dtype),
         jnp.asarray(case.start, dtype),
@@ -55,16 +55,14 @@ def errors(
     )
     for rtol in rtols:
         run = dynamics.flow(problem, start, times, rtol=rtol)
-        found.append(float(np.abs(np.asarray(run.eigenvalues) - np.asarray(truth)).max()))
-        if found[-1] <= target:
+        largest.append(float(np.abs(np.asarray(run.eigenvalues) - np.asarray(truth)).max()))
+        if largest[-1] <= target:
             break
-    return Outcome(0.0, arrays={"errors": np.asarray(found)})
+    return Outcome(0.0, arrays={"errors": np.asarray(largest)})
 
 
 def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) -> Outcome:
-    """`seeds` starts on the r leading modes through one jitted solver: by vmap, or one after the
-    other.
-    """
+    """Measure a jitted solver on the r leading modes from many starts, by vmap or in a loop."""
     case = Case(d, n, 1e-3)
     problem = problem_of(case).truncate(r)
     starts = jnp.asarray(
@@ -87,4 +85,4 @@ def ensemble(solver: str, together: bool, seeds: int, n: int, d: int, r: int) ->
             else jnp.stack([single(start) for start in starts])
         }
 
-    return measured(call, repeats=5, budget=10.0)
+    return measure(call, repeats=5, budget=10.0)

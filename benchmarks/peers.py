@@ -1,18 +1,20 @@
-"""scipy's side of the flow, written as well as a user would: two GEMMs a right-hand side, nothing
-allocated twice.
+"""SciPy's side of the flow, as a careful user would write it.
+
+A right-hand side has two matrix products, and its buffers are allocated once.
 """
 
 import numpy as np
 from scipy.integrate import solve_ivp
 
 from benchmarks.case import Case
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from stepwise.laws import BarlowTwins
 
 
 def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcome:
-    """`solve_ivp` on the full matrix; the tightest-needed atol is tied to the start, or its
-    plateaus would drift.
+    """Measure `solve_ivp` on the full matrix.
+
+    atol is proportional to the scale of the start, because plateaus drift with a larger one.
     """
     case = Case(d, n, alpha)
     gamma, start, times = case.gamma, case.start, case.times
@@ -26,7 +28,7 @@ def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcom
         return slope.ravel().copy()
 
     def call() -> dict[str, np.ndarray]:
-        found = solve_ivp(
+        solution = solve_ivp(
             field,
             (0, times[-1]),
             start.ravel(),
@@ -35,7 +37,8 @@ def scipy_flow(d: int, n: int, alpha: float, method: str, rtol: float) -> Outcom
             atol=rtol * alpha,
             t_eval=times,
         )
-        curves = [np.linalg.eigvalsh((A * gamma) @ A.T)[::-1] for A in found.y.T.reshape(-1, d, r)]
-        return {"eigenvalues": np.array(curves), "products": found.nfev}
+        states = solution.y.T.reshape(-1, d, r)
+        curves = [np.linalg.eigvalsh((A * gamma) @ A.T)[::-1] for A in states]
+        return {"eigenvalues": np.array(curves), "products": solution.nfev}
 
-    return measured(call, repeats=3, budget=1.0)
+    return measure(call, repeats=3, budget=1.0)

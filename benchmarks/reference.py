@@ -1,4 +1,4 @@
-"""The flow's reference: the full problem by diffrax's Dopri8 in float64, computed once and kept."""
+"""Reference of the flow: the full problem by diffrax's Dopri8 in float64, stored in a file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,23 @@ import numpy as np
 
 from benchmarks import child
 from benchmarks.case import Case
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 
 FOLDER = Path("results/bench/references")
 
 
 def eigenvalues(case: Case, rtol: float = 1e-12) -> np.ndarray:
-    """λ [T, d] of the case, from the file where it was computed before."""
+    """Return λ [T, d] of a case, computed once and then read from a file."""
     path = FOLDER / f"d{case.d}_n{case.n}_a{case.alpha:g}_t{case.samples}_rtol{rtol:g}.npy"
     if not path.is_file():
-        found = child.run("reference:dopri8", case.d, case.n, case.alpha, rtol, limit=1800)
+        outcome = child.run("reference:dopri8", case.d, case.n, case.alpha, rtol, limit=1800)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, found.arrays["eigenvalues"])
+        np.save(path, outcome.arrays["eigenvalues"])
     return np.load(path)
 
 
 def dopri8(d: int, n: int, alpha: float, rtol: float) -> Outcome:
-    """Every mode, from 0, nothing of `stepwise` in it."""
+    """Solve for every mode from time 0, without any code of `stepwise`'s solvers."""
     jax.config.update("jax_enable_x64", True)
     case = Case(d, n, alpha)
     gamma, start, times = (jnp.asarray(array) for array in (case.gamma, case.start, case.times))
@@ -52,4 +52,4 @@ def dopri8(d: int, n: int, alpha: float, rtol: float) -> Outcome:
         ).ys
         return jnp.linalg.eigvalsh(C)[:, ::-1]
 
-    return measured(lambda: {"eigenvalues": solve()}, repeats=1)
+    return measure(lambda: {"eigenvalues": solve()}, repeats=1)

@@ -1,4 +1,4 @@
-"""A row of the table, the table, and the machine it was measured on."""
+"""The table of ratios, its file, and the description of the machine."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One ratio: this package's time, compilation apart, and peak memory, against the peer's."""
+    """One ratio: time and peak memory of this package and of a peer."""
 
     name: str
     case: str
@@ -20,16 +20,16 @@ class Row:
     compile_s: float
     ours_mb: float
     peer_s: float | None
-    """None: the peer could not be run here; the note says why."""
+    """Time of the peer; None if it could not run here, for a reason that the note has."""
     peer_mb: float
     aim: float
     bound: bool = False
-    """The peer was stopped at its limit: its time, and the ratio, are lower bounds."""
+    """Whether the peer was stopped at its time limit; its time and the ratio are lower bounds."""
     note: str = ""
 
     @property
     def ratio(self) -> float | None:
-        """How many times faster than the peer."""
+        """Time of the peer over the time of this package."""
         return None if self.peer_s is None else self.peer_s / self.ours_s
 
 
@@ -37,20 +37,19 @@ HEAD = "| case | stepwise | compile | memory | peer | its time | its memory | ra
 
 
 def head() -> str:
-    """The first two lines of a Markdown table."""
+    """Return the first two lines of the Markdown table."""
     return f"{HEAD}\n|{'---|' * 10}"
 
 
 def line(row: Row) -> str:
-    """A row of it."""
+    """Return a row of the Markdown table."""
     more = "> " if row.bound else ""
-    short = (
-        "open" if row.bound else "missed"
-    )  # a peer that was stopped gives a lower bound, which decides nothing
+    # a lower bound on the ratio cannot show that the aim is missed
+    below = "open" if row.bound else "missed"
     ratio, peer_s = row.ratio, row.peer_s
     aim = ""
     if row.aim and ratio is not None:
-        aim = f"{row.aim:g}x {'met' if ratio >= row.aim else short}"
+        aim = f"{row.aim:g}x {'met' if ratio >= row.aim else below}"
     cells = [
         f"{row.name}: {row.case}",
         seconds(row.ours_s),
@@ -67,12 +66,12 @@ def line(row: Row) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time to three digits."""
+    """Format a time with three digits."""
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
 def machine() -> str:
-    """The processor, its cores, and the versions that matter."""
+    """Describe the processor, its cores, and the versions of Python and of the main packages."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -90,7 +89,7 @@ def machine() -> str:
 
 
 def write(path: Path, rows: list[Row], about: dict[str, Any]) -> None:
-    """Everything as JSON, under a temporary name that is then renamed."""
+    """Write all rows as JSON; the file appears only once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = about | {"rows": [asdict(row) | {"ratio": row.ratio} for row in rows]}
     temporary = path.with_suffix(".tmp")

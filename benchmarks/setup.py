@@ -1,6 +1,4 @@
-"""The problem of 2000 pairs of 96 × 96 crops, top 50 modes, against dense `eigh` and matrix-free
-`eigsh`.
-"""
+"""The top 50 modes of 2000 pairs of 96 × 96 crops, compared with `eigh` and `eigsh`."""
 
 from collections.abc import Iterator
 
@@ -11,15 +9,13 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from benchmarks import child
 from benchmarks.case import crops
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from benchmarks.report import Row
 from stepwise import problem
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Full eigh of the smaller side, a Cholesky factor in its place, and eigsh at the residual of
-    `from_views`.
-    """
+    """Measure `from_views` against eigh by two routes, and against eigsh at the same residual."""
     n, size, modes = (200, 24, 5) if quick else (2000, 96, 50)
     case = f"n={n}, m={3 * size**2}, {modes} modes"
     ours = child.run("setup:ours", n, size, modes)
@@ -59,20 +55,22 @@ def rows(quick: bool) -> Iterator[Row]:
 
 
 def ours(n: int, size: int, modes: int) -> Outcome:
-    """`problem.from_views`."""
+    """Measure `problem.from_views`."""
     x, x2 = crops(n, size)
 
     def call() -> dict[str, jax.Array]:
-        found = problem.from_views(x, x2, modes=modes)
-        return {"gamma": found.gamma, "basis": found.basis, "features": found.features}
+        model = problem.from_views(x, x2, modes=modes)
+        return {"gamma": model.gamma, "basis": model.basis, "features": model.features}
 
-    outcome = measured(call, repeats=4, budget=20.0)
+    outcome = measure(call, repeats=4, budget=20.0)
     return _with_residual(outcome, x, x2)
 
 
 def dense(n: int, size: int, modes: int, route: str) -> Outcome:
-    """Centre, K = X Xᵀ, and the swapped pairs seen through K^{1/2}, or through a Cholesky factor,
-    all in float32.
+    """Measure eigh of the 2n × 2n problem in float32.
+
+    The views are centred, and the cross moment is formed in the coordinates of K^{1/2} or of a
+    Cholesky factor of K = X Xᵀ.
     """
     x, x2 = crops(n, size)
 
@@ -90,26 +88,27 @@ def dense(n: int, size: int, modes: int, route: str) -> Outcome:
             )
             dual = scipy.linalg.solve_triangular(factor, vectors[:, ::-1], lower=True, trans="T")
         else:
-            spread, span = scipy.linalg.eigh(K, overwrite_a=True)
-            kept = spread > 2 * n * np.finfo(np.float32).eps * spread[-1]
-            root = span[:, kept] * np.sqrt(spread[kept])
+            values, span = scipy.linalg.eigh(K, overwrite_a=True)
+            positive = values > 2 * n * np.finfo(np.float32).eps * values[-1]
+            root = span[:, positive] * np.sqrt(values[positive])
             cross = root[:n].T @ root[n:] / n
             rank = len(cross)
             _, vectors = scipy.linalg.eigh(
                 (cross + cross.T) / 2, subset_by_index=[rank - modes, rank - 1]
             )
-            dual = (span[:, kept] / np.sqrt(spread[kept])) @ vectors[:, ::-1]
+            dual = (span[:, positive] / np.sqrt(values[positive])) @ vectors[:, ::-1]
         basis = both.T @ dual
         features = both @ basis
         gamma = 2 * np.sum(features[:n] * features[n:], axis=0) / (2 * n)
         return {"gamma": gamma, "basis": basis, "features": features}
 
-    return _with_residual(measured(call, repeats=1), x, x2)
+    return _with_residual(measure(call, repeats=1), x, x2)
 
 
 def sparse(n: int, size: int, modes: int, residual: float) -> Outcome:
-    """`eigsh` on Γ as an operator: four products with the views an application, until the residual
-    asked.
+    """Measure `eigsh` on Γ as an operator, to a given residual.
+
+    Each application has four products with the views.
     """
     x, x2 = crops(n, size)
 
@@ -135,23 +134,24 @@ def sparse(n: int, size: int, modes: int, residual: float) -> Outcome:
             "features": np.concatenate([a @ basis, b @ basis]),
         }
 
-    return _with_residual(measured(call, repeats=2, budget=1.0), x, x2)
+    return _with_residual(measure(call, repeats=2, budget=1.0), x, x2)
 
 
 def _with_residual(outcome: Outcome, x: np.ndarray, x2: np.ndarray) -> Outcome:
-    """The largest ‖Γ v − γ v‖/γ_1 of the pairs found, in float64 but for the products with the
-    views.
+    """Replace the arrays by γ and the residual, the largest ‖Γ v − γ v‖/γ_1.
+
+    All but the products with the views is computed in float64.
     """
     gamma, V = (outcome.arrays[name].astype(np.float64) for name in ("gamma", "basis"))
     mean = (x.mean(0, dtype=np.float64) + x2.mean(0, dtype=np.float64)) / 2
 
-    def seen(view: np.ndarray) -> np.ndarray:
+    def project(view: np.ndarray) -> np.ndarray:
         return view @ V - mean @ V
 
-    def back(view: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def lift(view: np.ndarray, z: np.ndarray) -> np.ndarray:
         return (z.T @ view).T - np.outer(mean, z.sum(0))
 
-    product = (back(x, seen(x2)) + back(x2, seen(x))) / (2 * len(x))
-    worst = np.linalg.norm(product - V * gamma, axis=0).max() / gamma[0]
-    kept = {"gamma": outcome.arrays["gamma"], "residual": np.asarray(worst)}
-    return Outcome(outcome.seconds, outcome.compile, outcome.megabytes, arrays=kept)
+    product = (lift(x, project(x2)) + lift(x2, project(x))) / (2 * len(x))
+    residual = np.linalg.norm(product - V * gamma, axis=0).max() / gamma[0]
+    arrays = {"gamma": outcome.arrays["gamma"], "residual": np.asarray(residual)}
+    return Outcome(outcome.seconds, outcome.compile, outcome.megabytes, arrays=arrays)

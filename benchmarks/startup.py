@@ -1,6 +1,7 @@
-"""Processor time of a start: `python -m benchmarks.startup [--root DIR]`, median of five processes.
+"""Processor time of starting commands and imports: `python -m benchmarks.startup [--root DIR]`.
 
-`--root` names another clone, so that two versions of the package are measured in one environment.
+Each time is the median of five processes. With `--root` another clone is measured, so that two
+versions of the package can be compared in one environment.
 """
 
 import argparse
@@ -27,13 +28,13 @@ COMMANDS: dict[str, list[str]] = {
 
 
 def processor_seconds(code: list[str], root: Path, repeats: int = 5) -> float:
-    """Median user and system time of a Python process that runs this code in that clone.
+    """Return the median user and system time of a Python process that runs code in a clone.
 
     Raises:
-        RuntimeError: the process failed.
+        RuntimeError: if the process failed.
     """
     environment = os.environ | {"PYTHONPATH": str(root)}
-    taken = []
+    seconds = []
     for i in range(repeats + 1):
         process = subprocess.Popen(
             [sys.executable, "-c", *code],
@@ -44,14 +45,14 @@ def processor_seconds(code: list[str], root: Path, repeats: int = 5) -> float:
         )
         _, status, usage = os.wait4(process.pid, 0)
         if status != 0:
-            raise RuntimeError(f"{code[1:] or code}: exit status {status}")
-        if i > 0:  # the first may compile bytecode
-            taken.append(usage.ru_utime + usage.ru_stime)
-    return statistics.median(taken)
+            raise RuntimeError(f"{code[1:] or code}: expected exit status 0, received {status}")
+        if i > 0:  # the first process may compile bytecode
+            seconds.append(usage.ru_utime + usage.ru_stime)
+    return statistics.median(seconds)
 
 
 def main() -> None:
-    """Measure, print a table, and write a file."""
+    """Measure all commands, print a table, and write a file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
     parser.add_argument("--output", type=Path, default=Path("results/bench/startup.json"))
@@ -62,7 +63,7 @@ def main() -> None:
         print(f"| `{name}` | {seconds[name]:.2f} s |", flush=True)
     machine = report.machine()
     _files.write_json(options.output, {"seconds": seconds, "machine": machine})
-    print(f"\n{machine}; {options.output}")
+    print(f"\n{machine}; wrote {options.output}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,28 @@
-"""torch.func's empirical NTK by Jacobian contraction, in PyTorch's own environment: nothing of JAX
-or `stepwise`.
+"""Empirical NTK by Jacobian contraction in torch.func.
+
+This module runs in the environment of PyTorch and must not import JAX or `stepwise`.
 """
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
 from torch.func import functional_call, jacrev, vmap  # type: ignore[import-not-found]
 
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from benchmarks.torch_side import encoder
 
 
-def contracted(start: str, chunk: int) -> Outcome:
-    """K, output-traced: each sample's Jacobian once, `chunk` samples at a time, then a product for
-    each parameter.
+def contract(start: str, chunk: int) -> Outcome:
+    """Measure K, traced over outputs, of the weights and images in the file `start`.
+
+    Jacobians are computed for `chunk` samples at a time, and contracted for one parameter array at
+    a time.
     """
     with np.load(start) as file:
-        given = dict(file)
-    torch.set_num_threads(int(given["threads"]))
-    net = encoder(given).float().eval()
-    outputs = len(given["weights/head.layers.0.bias"])
-    x = torch.from_numpy(np.ascontiguousarray(given["images"])).permute(0, 3, 1, 2).contiguous()
+        arrays = dict(file)
+    torch.set_num_threads(int(arrays["threads"]))
+    net = encoder(arrays).float().eval()
+    outputs = len(arrays["weights/head.layers.0.bias"])
+    x = torch.from_numpy(np.ascontiguousarray(arrays["images"])).permute(0, 3, 1, 2).contiguous()
     params, buffers = dict(net.named_parameters()), dict(net.named_buffers())
     for value in net.modules():
         if hasattr(value, "inplace"):
@@ -32,8 +35,8 @@ def contracted(start: str, chunk: int) -> Outcome:
         n = len(x)
         jacobians = {name: torch.empty((n, outputs, p.numel())) for name, p in params.items()}
         for i in range(0, n, chunk):
-            some = vmap(jacrev(one), (None, 0))(params, x[i : i + chunk])
-            for name, each in some.items():
+            part = vmap(jacrev(one), (None, 0))(params, x[i : i + chunk])
+            for name, each in part.items():
                 jacobians[name][i : i + chunk] = each.detach().flatten(2)
         K = torch.zeros((n, n))
         for each in jacobians.values():
@@ -41,4 +44,4 @@ def contracted(start: str, chunk: int) -> Outcome:
             K += flat @ flat.T
         return {"K": (K / outputs).numpy()}
 
-    return measured(call, repeats=2, budget=60.0)
+    return measure(call, repeats=2, budget=60.0)

@@ -1,73 +1,73 @@
-"""PyTorch's side of a training step, in its own environment: nothing of JAX or `stepwise` may be
-imported here.
+"""PyTorch's side of a training step.
+
+This module runs in the environment of PyTorch and must not import JAX or `stepwise`.
 """
 
 import os
 from typing import Any
 
-os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = (
-    "1"  # compilation is measured, so none of an earlier run
-)
+# compilation is measured, so results of an earlier run must not be reused
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
 from torch import nn
 from torch.nn import functional  # type: ignore[import-not-found]
 
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 
 
-def timed(start: str, steps: int, threads: int, compiled: bool) -> Outcome:
-    """Steps in float32, channels-last, as they come or behind torch.compile."""
+def time_steps(start: str, steps: int, threads: int, compiled: bool) -> Outcome:
+    """Measure training steps in float32, channels-last, with or without torch.compile."""
     torch.set_num_threads(threads)
     take, _ = _step(start, None, torch.float32, compiled)
-    return measured(
+    return measure(
         lambda: {"loss": np.array([take() for _ in range(steps)])}, repeats=9, budget=12.0
     )
 
 
 def start(start: str) -> Outcome:
-    """In float64, on the pairs that `training.start` checks: the arrays that it gives."""
+    """Compute in float64 the numbers that `training.start` returns for comparison."""
     with np.load(start) as file:
         checked, first = int(file["checked"]), int(file["first"])
     take, net = _step(start, checked, torch.float64, False)
     losses = [take()]
-    slopes = torch.cat(
-        [p.grad.ravel() for p in net.parameters()]
-    )  # the gradients of a step stay until the next
+    # the gradients of the first step, which remain until the next
+    slopes = torch.cat([p.grad.ravel() for p in net.parameters()])
     gradient = float(slopes.norm())
     losses += [take() for _ in range(first - 1)]
-    found = {
+    numbers = {
         "loss": losses[0],
         "losses": np.mean(losses),
         "gradient": gradient,
         "parameters": len(slopes),
         "version": torch.__version__,
     }
-    return Outcome(0.0, arrays={name: np.asarray(value) for name, value in found.items()})
+    return Outcome(0.0, arrays={name: np.asarray(value) for name, value in numbers.items()})
 
 
 def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[Any, Any]:
-    """A function that takes one step of SGD and returns the loss before it, and the network that it
-    changes.
+    """Return a function that takes one step of SGD, and the network that it changes.
+
+    The function returns the loss before the step.
     """
     with np.load(start) as file:
-        given = dict(file)
-    net = encoder(given).to(dtype=dtype, memory_format=torch.channels_last).train()
-    views = torch.from_numpy(given["images"][:, :pairs].reshape(-1, *given["images"].shape[2:]))
+        arrays = dict(file)
+    net = encoder(arrays).to(dtype=dtype, memory_format=torch.channels_last).train()
+    views = torch.from_numpy(arrays["images"][:, :pairs].reshape(-1, *arrays["images"].shape[2:]))
     images = views.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
-        net.parameters(), lr=float(given["rate"]), momentum=float(given["momentum"])
+        net.parameters(), lr=float(arrays["rate"]), momentum=float(arrays["momentum"])
     )
 
     def objective(images: Any) -> Any:
         return barlow_twins_unnormalised(*net(images).chunk(2))
 
-    loss_of = torch.compile(objective) if compiled else objective
+    evaluate = torch.compile(objective) if compiled else objective
 
     def take() -> float:
         optimiser.zero_grad()
-        loss = loss_of(images)
+        loss = evaluate(images)
         loss.backward()
         optimiser.step()
         return float(loss.detach())
@@ -75,37 +75,40 @@ def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[An
     return take, net
 
 
-def encoder(given: dict[str, np.ndarray]) -> Any:
-    """The network of a file's weights."""
+def encoder(arrays: dict[str, np.ndarray]) -> Any:
+    """Build the network with the weights of a file."""
+    prefix = "weights/"
     weights = {
-        name.removeprefix("weights/"): given[name] for name in given if name.startswith("weights/")
+        name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)
     }
-    places = {
+    positions = {
         tuple(map(int, name.split(".")[2:4]))
         for name in weights
         if name.startswith("backbone.stages.")
     }
-    blocks = np.bincount([stage for stage, _ in places]).tolist()
+    blocks = np.bincount([stage for stage, _ in positions]).tolist()
     net = Encoder(
         weights["backbone.stem.kernel"].shape[-1], blocks, len(weights["head.layers.0.bias"])
     ).double()
-    # running statistics begin as flax's do; every other name must be in the file
+    # running statistics have the same initial values as flax's; every other array is in the file
     net.load_state_dict(
-        {_name(name): _laid(value) for name, value in weights.items()} | dict(net.named_buffers())
+        {_name(name): _transpose(value) for name, value in weights.items()}
+        | dict(net.named_buffers())
     )
     return net
 
 
 def barlow_twins_unnormalised(z1: Any, z2: Any) -> Any:
-    """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n), centred at the mean of all 2n."""
+    """Return ‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n), centred at the mean of all 2n embeddings."""
     mean = (z1.mean(0) + z2.mean(0)) / 2
     C = (z1 - mean).T @ (z2 - mean) / len(z1)
     return (((C + C.T) / 2 - torch.eye(len(C), dtype=C.dtype)) ** 2).sum()
 
 
 class Encoder(nn.Module):
-    """`models.Encoder` of a ResNet of plain blocks with small stem and a linear head; modules are
-    named as there.
+    """`models.Encoder` of a ResNet with plain blocks, a small stem and a linear head.
+
+    The modules have the same names as in `stepwise.models`.
     """
 
     def __init__(self, width: int, blocks: list[int], d: int) -> None:
@@ -123,10 +126,9 @@ class Encoder(nn.Module):
         self.head.layers = nn.ModuleList([nn.Linear(c, d)])
 
     def forward(self, x: Any) -> Any:
-        """Embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""
-        x = ((x - 0.5) / 0.25).to(
-            self.head.layers[0].weight.dtype
-        )  # views are float32 on both sides
+        """Return embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""
+        # the views are float32 on both sides
+        x = ((x - 0.5) / 0.25).to(self.head.layers[0].weight.dtype)
         x = functional.relu(self.backbone.norm(self.backbone.stem(x)), inplace=True)
         for stage in self.backbone.stages:
             for block in stage:
@@ -135,7 +137,7 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """x -> relu(x + F(x)), F two 3 x 3 convolutions; 1 x 1 on x where the shape changes."""
+    """x -> relu(x + F(x)) with two 3 x 3 convolutions F, and a 1 x 1 one on x for a new shape."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -148,9 +150,8 @@ class Block(nn.Module):
         self.shortcut_norm: Any = nn.BatchNorm2d(outputs) if changes else None
 
     def forward(self, x: Any) -> Any:
-        y = functional.relu(
-            self.norms[0](self.convolutions[0](x)), inplace=True
-        )  # in place as torchvision's
+        # in place, as in torchvision
+        y = functional.relu(self.norms[0](self.convolutions[0](x)), inplace=True)
         y = self.norms[1](self.convolutions[1](y))
         y += x if self.shortcut is None else self.shortcut_norm(self.shortcut(x))
         return functional.relu(y, inplace=True)
@@ -161,12 +162,12 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int) -> Any:
 
 
 def _name(path: str) -> str:
-    """flax's kernels and scales are PyTorch's weights."""
+    """Translate a name of flax; its kernels and scales are weights in PyTorch."""
     stem, leaf = path.rsplit(".", 1)
     return f"{stem}.{'bias' if leaf == 'bias' else 'weight'}"
 
 
-def _laid(kernel: np.ndarray) -> Any:
-    """[h, w, in, out] -> [out, in, h, w], [in, out] -> [out, in]."""
+def _transpose(kernel: np.ndarray) -> Any:
+    """Transpose [h, w, in, out] to [out, in, h, w], and [in, out] to [out, in]."""
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[kernel.ndim]
     return torch.from_numpy(np.ascontiguousarray(kernel.transpose(axes)))

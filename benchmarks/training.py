@@ -1,6 +1,4 @@
-"""A training step of ResNet-18 on the CPU: images a second against PyTorch's, and what drawing
-views adds to it.
-"""
+"""Training steps of ResNet-18 on the CPU, compared with PyTorch; the cost of drawing views."""
 
 import os
 import tempfile
@@ -16,7 +14,7 @@ from flax import nnx
 
 from benchmarks import child
 from benchmarks.case import crops
-from benchmarks.child import Outcome, measured
+from benchmarks.child import Outcome, measure
 from benchmarks.report import Row
 from stepwise import models, views
 from stepwise.methods import DEFAULT, METHODS
@@ -24,16 +22,16 @@ from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 
 TORCH = Path(".venv-torch/bin/python")
-"""The peer's interpreter: PyTorch is in an environment of its own, which `make bench` makes."""
+"""Interpreter of the peer, in an environment with PyTorch that `make bench` creates."""
 DIMENSIONS, RATE, MOMENTUM = 10, 1e-4, 0.9
 CHECKED, FIRST, AGREE = 8, 3, 1e-9
-"""In float64 on so many pairs, a peer's loss, its gradient's norm and the mean loss of the first
-steps (momentum acts from the third) are to agree with ours to this fraction: it computes something
-else otherwise, and gets no ratio.
+"""Settings of the check, in float64 on `CHECKED` pairs, that both sides compute the same.
+
+The loss, the norm of its gradient and the mean loss of `FIRST` steps must agree to the fraction
+`AGREE`; otherwise there is no ratio. Momentum acts from the third step on.
 """
 RECIPES: dict[str, Any] = {
-    # an image and its mirror: views that are fixed whatever is drawn, so that the peer can hold
-    # them in memory
+    # an image and its mirror image: these views are not random, so the peer can store them
     "mirror": views.Recipe(views.View(), views.View(flip=1.0)),
     "none": views.Recipe(views.View(), views.View()),
     "small": "small",
@@ -41,9 +39,7 @@ RECIPES: dict[str, Any] = {
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Each width against PyTorch as it comes and compiled, then the recipe "small" against no
-    augmentation.
-    """
+    """Measure each width against PyTorch, and the recipe "small" against no augmentation."""
     pairs, side, times = (4, 16, 1) if quick else (64, 32, 2)
     blocks = (1, 1) if quick else (2, 2, 2, 2)
     for width, steps in [(4, 1)] if quick else [(16, 10), (64, 2)]:
@@ -53,15 +49,14 @@ def rows(quick: bool) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             compiled = [False] if quick else [False, True]
             yield from _against_torch(case, sizes, Path(folder) / "start.npz", compiled, times)
-        # one after the other and again, so that a busy moment of the machine does not fall on one
-        # side alone
+        # both in turn and then again, so that a busy moment of the machine affects both sides
         turns = [
             [child.run("training:ours", recipe, *sizes) for recipe in ("none", "small")]
             for _ in range(times)
         ]
         none, small = (min(turn, key=_seconds) for turn in zip(*turns, strict=True))
         longer = small.seconds / none.seconds
-        note = f'recipe "small" makes a step {longer:.3f} times as long; 1.15 is the most allowed'
+        note = f'recipe "small" makes a step {longer:.3f} times as long; at most 1.15 is allowed'
         yield Row(
             "views",
             case,
@@ -97,22 +92,20 @@ def _against_torch(
         ours.append(child.run("training:ours", "mirror", *sizes))
         for name in theirs.keys() - failed.keys():
             try:
-                side_of = (str(file), steps, cores, name != "PyTorch")
-                theirs[name].append(child.run("torch_side:timed", *side_of, python=TORCH))
-            except RuntimeError as error:  # torch.compile without a C++ compiler
+                arguments = (str(file), steps, cores, name != "PyTorch")
+                theirs[name].append(child.run("torch_side:time_steps", *arguments, python=TORCH))
+            except RuntimeError as error:  # for example torch.compile without a C++ compiler
                 failed[name] = _last_line(error)
     best = min(ours, key=_seconds)
-    of, speed = (
-        (best.seconds / steps, best.compile, best.megabytes),
-        2 * pairs * steps / best.seconds,
-    )
+    measurements = (best.seconds / steps, best.compile, best.megabytes)
+    speed = 2 * pairs * steps / best.seconds
     for name, outcomes in theirs.items():
         if name in failed:
             yield Row(
                 "training",
                 case,
                 name,
-                *of,
+                *measurements,
                 None,
                 0,
                 0,
@@ -128,7 +121,7 @@ def _against_torch(
             "training",
             case,
             name,
-            *of,
+            *measurements,
             peer.seconds / steps,
             peer.megabytes,
             0,
@@ -146,10 +139,10 @@ def _last_line(error: Exception) -> str:
 
 
 def _agreement(ours: Outcome, theirs: Outcome) -> str:
-    """Says how well both sides agree on the same weights and views in float64.
+    """Describe how well both sides agree on the same weights and views in float64.
 
     Raises:
-        RuntimeError: they compute something else.
+        RuntimeError: if they do not agree to `AGREE`.
     """
     off = {
         name: abs(theirs.arrays[name] / ours.arrays[name] - 1)
@@ -170,8 +163,8 @@ def _agreement(ours: Outcome, theirs: Outcome) -> str:
 def ours(
     recipe: str, blocks: tuple[int, ...], width: int, pairs: int, side: int, steps: int
 ) -> Outcome:
-    """`dynamics.training`'s step, from images on the device to the next weights, in float32."""
-    jax.config.update("jax_platforms", "cpu")  # as the peer
+    """Measure this package's training step in float32, with the images on the device."""
+    jax.config.update("jax_platforms", "cpu")  # the peer runs on the CPU
     step = _step(blocks, width, _pixels(pairs, side), recipe, np.float32)[0]
     state = step.start()
 
@@ -180,24 +173,23 @@ def ours(
         state = step.advance(state, steps)
         return {"ok": state["ok"]}
 
-    outcome = measured(call, repeats=9, budget=12.0)
+    outcome = measure(call, repeats=9, budget=12.0)
     if not outcome.arrays["ok"]:
-        raise RuntimeError(f"width {width}: expected steps that stay finite, at least one did not")
+        raise RuntimeError(f"width {width}: expected finite steps, received one that is not finite")
     return outcome
 
 
 def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome:
-    """Weights and views that the peer starts from, and in float64 what it should find on the first
-    `CHECKED` pairs.
-    """
+    """Return weights and views for the peer, and the float64 results that it must reproduce."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_x64", True)  # in float32 a layer's gradient is good to 1e-2 here
+    # in float32 a layer's gradient is accurate only to 1e-2 here
+    jax.config.update("jax_enable_x64", True)
     pixels = _pixels(pairs, side)
     step, encoder = _step(blocks, width, pixels[:CHECKED], "mirror", np.float64)
     loss, _, slopes = step.gradient(step.start())
-    some = step.advance(step.start(), FIRST)
+    state = step.advance(step.start(), FIRST)
     x = pixels / np.float32(255)
-    found = {
+    arrays = {
         "images": np.stack([x, x[:, :, ::-1]]),
         "checked": len(pixels[:CHECKED]),
         "first": FIRST,
@@ -205,12 +197,12 @@ def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome
         "momentum": MOMENTUM,
         "loss": loss,
         "gradient": optax.tree.norm(slopes),
-        "losses": some["loss_sum"] / some["taken"],
+        "losses": state["loss_sum"] / state["taken"],
         "parameters": models.count_parameters(encoder),
     }
     for path, leaf in jax.tree_util.tree_leaves_with_path(step.params["encoder"]):
-        found["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
-    return Outcome(0.0, arrays={name: np.asarray(value) for name, value in found.items()})
+        arrays["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
+    return Outcome(0.0, arrays={name: np.asarray(value) for name, value in arrays.items()})
 
 
 def _pixels(pairs: int, side: int) -> np.ndarray:
@@ -220,9 +212,9 @@ def _pixels(pairs: int, side: int) -> np.ndarray:
 def _step(
     blocks: tuple[int, ...], width: int, pixels: np.ndarray, recipe: str, dtype: Any
 ) -> tuple[Step, nnx.Module]:
-    of = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
-    backbone = models.ResNet(blocks, width=width, stem="small", **of)
-    encoder = models.Encoder(backbone, models.Head(backbone.features, [DIMENSIONS], **of))
+    options = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
+    backbone = models.ResNet(blocks, width=width, stem="small", **options)
+    encoder = models.Encoder(backbone, models.Head(backbone.features, [DIMENSIONS], **options))
     sgd = partial(optax.sgd, momentum=MOMENTUM)
     plan = Plan(10**6, len(pixels), RATE, sgd, RECIPES[recipe], probe=2)
     return Step(encoder, pixels, METHODS[DEFAULT].objective, plan, None, None), encoder

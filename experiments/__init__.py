@@ -1,1 +1,1 @@
-"""The paper's figures, one module each: `python -m experiments NAME --preset smoke|laptop|paper`."""
+"""Figures of the paper: `python -m experiments NAME --preset smoke|laptop|paper`."""

@@ -1,8 +1,7 @@
-"""Run one figure: compute, check, draw, and write
-results/NAME/PRESET/{summary.json,arrays.npz,config.json,figure.*}.
+"""Run one figure: compute it, check it, draw it, and store the results.
 
-Running again with the same configuration, images, code and versions only checks and draws anew,
-from arrays.npz.
+The files are results/NAME/PRESET/{summary.json,arrays.npz,config.json,figure.*}. A second run with
+the same configuration, images, code and versions reads arrays.npz and only checks and draws.
 """
 
 import importlib
@@ -25,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str]) -> int:
-    """0 when every check passed, 1 when one failed, 2 for a bad argument."""
+    """Run a figure; return 0 if every check passed, 1 if one failed, 2 for a bad argument."""
     args = tyro.cli(Arguments, args=argv, prog="python -m experiments")
     try:
         return args.run()
@@ -41,42 +40,43 @@ def main(argv: list[str]) -> int:
 
 
 def run(args: Arguments) -> bool:
-    """Do what the arguments say; return whether every check passed."""
+    """Compute or load a figure, check it and draw it; return whether every check passed."""
     figure = module(args.name)
     config = configured(figure, args)
     folder = Path(args.out) / args.name / args.preset
-    wanted: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "config": asdict(config),
         "code": _files.code_digest(Path(figure.__file__), ROOT),
         "versions": record.versions(),
     }
-    # the same path may hold other images by now; --redraw does not ask
-    wanted |= {} if args.redraw else {"images": _digest(figure, config)}
-    stored = _stored(folder, wanted, as_it_is=args.redraw)
+    # the files at a path can change; --redraw uses the stored arrays without reading the images
+    provenance |= {} if args.redraw else {"images": _digest(figure, config)}
+    stored = _read_stored(folder, provenance, any_code=args.redraw)
     if args.redraw and stored is None:
         raise ValueError(
-            f"--redraw: expected {folder / 'arrays.npz'} of this configuration, found none"
+            f"--redraw: expected {folder / 'arrays.npz'} of this configuration, received none; "
+            "run without --redraw"
         )
     began = time.perf_counter()
 
     def write(result: Result, *, whole: bool) -> list[Check]:
         about = {"seconds": time.perf_counter() - began} | record.circumstances()
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"numbers": result.numbers, "about": about, "whole": whole, **wanted}
+        header = {"numbers": result.numbers, "about": about, "whole": whole, **provenance}
         _npz.write(folder / "arrays.npz", f"figure {args.name}", result.arrays, header)
-        return _draw(figure, folder, result, about | {"whole": whole}, wanted["config"])
+        return _draw(figure, folder, result, about | {"whole": whole}, provenance["config"])
 
     with jax.enable_x64(getattr(config, "x64", False)):
         if stored is not None and not args.again:
             result, about = stored
             print(
-                f"{args.name} {args.preset}: computed before, drawing from {folder / 'arrays.npz'} "
-                f"(--again: anew)"
+                f"{args.name} {args.preset}: already computed, drawing from "
+                f"{folder / 'arrays.npz'} (--again computes it again)"
             )
-            checks = _draw(figure, folder, result, about | {"whole": True}, wanted["config"])
+            checks = _draw(figure, folder, result, about | {"whole": True}, provenance["config"])
         else:
             computed = figure.run(
-                config, progress=lambda what: print(f"  {args.name}: {what} ...", flush=True)
+                config, progress=lambda task: print(f"  {args.name}: {task} ...", flush=True)
             )
             result = finished(computed, lambda part: write(part, whole=False))
             checks = write(result, whole=True)
@@ -85,12 +85,12 @@ def run(args: Arguments) -> bool:
 
 
 def module(name: str) -> Any:
-    """The module of a figure."""
+    """Import the module of a figure."""
     return importlib.import_module(FIGURES[name])
 
 
 def _digest(figure: Any, config: Any) -> str:
-    """A hash of the images that a figure reads: by its own function, or of its Config's images."""
+    """Hash a figure's images, by its own `digest` or from its Config; "none" without images."""
     if hasattr(figure, "digest"):
         return str(figure.digest(config))
     return images.digest(config) if hasattr(config, "data") else "none"
@@ -99,7 +99,7 @@ def _digest(figure: Any, config: Any) -> str:
 def _draw(
     module: Any, folder: Path, result: Result, about: dict[str, Any], config: dict[str, Any]
 ) -> list[Check]:
-    """Check and draw; write all but the arrays."""
+    """Check and draw a result; write every file except the arrays."""
     checks: list[Check] = module.check(result)
     _files.write_json(folder / "config.json", config)
     with plotting.style():
@@ -109,7 +109,7 @@ def _draw(
     )
     _files.write_json(folder / "summary.json", summary)
     print(
-        f"  {about['seconds']:.1f} s to compute, {folder / 'figure.png'}, "
+        f"  computed in {about['seconds']:.1f} s; wrote {folder / 'figure.png'}, "
         f"{folder / 'summary.json'}",
         flush=True,
     )
@@ -117,7 +117,11 @@ def _draw(
 
 
 def configured(module: Any, args: Arguments) -> Any:
-    """The preset with the command line's changes; refuses fields that the figure does not have."""
+    """Return the preset with the changes of the command line.
+
+    Raises:
+        ValueError: if the figure has no such field, or reads no images but is given some.
+    """
     config = getattr(module.Config, args.preset)()
     names = {field.name for field in fields(config)}
     given = {
@@ -126,7 +130,10 @@ def configured(module: Any, args: Arguments) -> Any:
         if getattr(args, name) is not None
     }
     for name in given.keys() - names:
-        raise ValueError(f"--{name.replace('_', '-')}: {args.name} reads no images")
+        raise ValueError(
+            f"--{name.replace('_', '-')}: expected no value, received "
+            f"{getattr(args, name)}; {args.name} reads no images"
+        )
     flags = []
     for item in args.set:
         name, equals, value = item.partition("=")
@@ -135,7 +142,7 @@ def configured(module: Any, args: Arguments) -> Any:
                 f"--set: expected FIELD=VALUE with a field among {sorted(names)}, received {item!r}"
             )
         flags += [f"--{name.replace('_', '-')}", *value.split(",")]
-    # booleans are given as --set x64=False, like every other field
+    # so that booleans are set like all other fields, by x64=False
     return tyro.cli(
         tyro.conf.configure(tyro.conf.FlagConversionOff)(type(config)),
         default=replace(config, **given),
@@ -143,17 +150,18 @@ def configured(module: Any, args: Arguments) -> Any:
     )
 
 
-def _stored(
-    folder: Path, wanted: dict[str, Any], *, as_it_is: bool
+def _read_stored(
+    folder: Path, provenance: dict[str, Any], *, any_code: bool
 ) -> tuple[Result, dict[str, Any]] | None:
+    """Read a complete stored result of the same provenance; with `any_code`, of the same Config."""
     try:
         arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
-        asked = json.loads(json.dumps(wanted))
-        relevant = ["config"] if as_it_is else list(asked)
-        if header["whole"] and all(header.get(name) == asked[name] for name in relevant):
+        expected = json.loads(json.dumps(provenance))
+        relevant = ["config"] if any_code else list(expected)
+        if header["whole"] and all(header.get(name) == expected[name] for name in relevant):
             return Result(arrays, header["numbers"]), header["about"]
     except (OSError, ValueError, KeyError):
-        pass  # missing, half a file of an older version, or foreign: compute anew
+        pass  # the file is missing, damaged, or another program's: compute the figure
     return None
 
 
@@ -169,7 +177,6 @@ def _report(checks: list[Check]) -> None:
     failed = sum(not check.passed for check in checks)
     if failed:
         print(
-            f"  {failed} of {len(checks)} checks failed. Bounds are set for the laptop preset's "
-            f"own images; where a "
-            "premise fails, the claim was not tried."
+            f"  {failed} of {len(checks)} checks failed. The bounds are set for the images of the "
+            "laptop preset. If a premise fails, the claim was not tested."
         )

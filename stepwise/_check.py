@@ -61,7 +61,7 @@ def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = No
     """
     import jax
 
-    array = value if isinstance(value, (jax.Array, np.ndarray)) else np.asarray(value)
+    array = value if isinstance(value, (jax.Array, np.ndarray)) else _as_array(name, value)
     kind = np.dtype(array.dtype).kind if array.dtype != jax.numpy.bfloat16 else "f"
     require(kind in "fiu", name, "real numbers", repr(value) if array.ndim == 0 else array)
     if kind != "f":
@@ -74,4 +74,15 @@ def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = No
     if not is_traced(array):
         bad = int(np.size(array) - np.isfinite(np.asarray(array)).sum())
         require(bad == 0, name, "finite entries", f"{bad} of {np.size(array)} not finite")
+    return array
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    """Convert lists, numbers and array-likes; reject anything else by its type."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a list of arrays of different shapes
+        array = np.asarray(None)
+    plain = value is None or isinstance(value, str | bytes | bool | int | float | complex)
+    require(plain or array.dtype != object, name, "an array", f"{type(value).__name__}")
     return array

@@ -1,13 +1,14 @@
-"""Image operations of self-supervised learning, one function each, on one image.
+"""Image operations of self-supervised learning, each a pure function of one image.
 
-An image here is float32 [c, h, w] with values in [0, 1]: with the planes apart, colour is four
-times as fast on a CPU as on the [h, w, c] that `stepwise.views` takes and returns. An operation is
-a pure function of the image and of numbers that may be traced, so that `jax.vmap` gives each image
-its own; nothing here is random. The definitions are torchvision's for float tensors: nothing is
-rounded to 8 bits between operations, as Pillow does, because that would only add noise and cost.
+An image is float32 [c, h, w] with values in [0, 1]. Separate colour planes make colour operations
+four times as fast on a CPU as the layout [h, w, c] that `stepwise.views` accepts and returns.
 
-Colour operations take 3 channels (RGB) or 1 (grey: brightness and contrast act, the others are the
-identity).
+The operations are deterministic. Their parameters may be traced, so `jax.vmap` can pass different
+ones for each image. The definitions are torchvision's for float tensors. Unlike in Pillow, values
+are not rounded to 8 bits between operations, which would only add noise and cost.
+
+Colour operations accept 3 channels (RGB) or 1 (grey). On one channel, brightness and contrast
+apply, and the others are the identity.
 """
 
 import math
@@ -22,8 +23,8 @@ from stepwise._check import require
 Image = Float32[Array, "c h w"]
 Scalar = Float[Array, ""] | float | int
 
-# A quotient by a constant may be compiled to a product with its reciprocal, one bit off; a table
-# cannot.
+# A table, because division by a constant may be compiled to a multiplication by its reciprocal,
+# which differs in the last bit.
 _UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 
 _LUMA = (0.2989, 0.587, 0.114)
@@ -41,13 +42,13 @@ def crop_box(
     scale: tuple[float | int, float | int],
     ratio: tuple[float | int, float | int],
 ) -> Int32[Array, "4"]:
-    """Place the box (top, left, height, width) of a random resized crop, from 22 numbers of U[0,
-    1).
+    """Choose the box of a random resized crop from 22 numbers of U[0, 1).
 
-    As torchvision's RandomResizedCrop: an area a ~ U(scale) of the image's and an aspect ρ = exp
-    U(ln ratio) give width √(aρ) and height √(a/ρ), rounded; the first of ten tries that fits is
-    placed uniformly. If none fits: the largest central box with ρ in `ratio`. All ten are tried,
-    since a traced loop over a batch could not stop early for one image.
+    The result is (top, left, height, width). As in torchvision's RandomResizedCrop, an area
+    a ~ U(scale), relative to the image's, and an aspect ratio ρ = exp U(ln ratio) yield the width
+    √(aρ) and the height √(a/ρ), both rounded. The first of ten such boxes that fits is placed
+    uniformly. If no box fits, the result is the largest central box with ρ in `ratio`. All ten
+    boxes are computed, because a traced loop over a batch cannot stop early for one image.
     """
     area = height * width * to_interval(noise[:10], scale)
     aspect = jnp.exp(to_interval(noise[10:20], (math.log(ratio[0]), math.log(ratio[1]))))
@@ -59,14 +60,15 @@ def crop_box(
     whole = width / height
     central_height = max(1, round(width / ratio[0])) if whole < ratio[0] else height
     central_width = max(1, round(height * ratio[1])) if whole > ratio[1] else width
-    first, found = jnp.argmax(fits), fits.any()
+    first, any_fits = jnp.argmax(fits), fits.any()
     sides = jnp.where(
-        found,
+        any_fits,
         jnp.stack([heights[first], widths[first]]),
         jnp.array([central_height, central_width], jnp.int32),
     )
     room = jnp.array([height, width], jnp.int32) - sides
-    return jnp.concatenate([jnp.where(found, to_integers(noise[20:], room + 1), room // 2), sides])
+    corner = jnp.where(any_fits, to_integers(noise[20:], room + 1), room // 2)
+    return jnp.concatenate([corner, sides])
 
 
 def to_interval(
@@ -78,8 +80,9 @@ def to_interval(
 
 
 def to_integers(noise: Float32[Array, "*s"], count: Int32[Array, "*s"] | int) -> Int32[Array, "*s"]:
-    """Map U[0, 1) to the integers 0 ... count - 1, each as likely to one part in 2²³ / count:
-    ⌊count u⌋.
+    """Map U[0, 1) to the integers 0 ... count - 1: ⌊count u⌋.
+
+    All integers are equally likely to one part in 2²³ / count.
     """
     return jnp.floor(count * noise).astype(jnp.int32)
 
@@ -87,21 +90,22 @@ def to_integers(noise: Float32[Array, "*s"], count: Int32[Array, "*s"] | int) ->
 def resized_crop(
     image: Image, box: Int[Array, "4"], size: tuple[int, int], interpolation: str = "bilinear"
 ) -> Float32[Array, "c H W"]:
-    """Cut out the box (top, left, height, width) and resize it to `size`, antialiased: x_c ↦ R x_c
-    Sᵀ.
+    """Crop the box (top, left, height, width) and resize it to `size`: x_c ↦ R x_c Sᵀ.
 
-    Row i of R holds k((j + 1/2 - centre_i) / max(1, length / size)), normalised, for the pixels j
-    in the box, with centre_i = start + (i + 1/2) length / size; k is the triangle ("bilinear") or
-    Keys' cubic with a = -1/2 ("bicubic", whose overshoot is clamped to [0, 1]). It is Pillow's
-    `crop(box).resize(size)` and torchvision's `resized_crop(antialias=True)`: pixels outside of the
-    box have no say.
+    The resizing is antialiased. Row i of R holds k((j + 1/2 - centre_i) / max(1, length / size)),
+    normalised, for the pixels j in the box, with centre_i = start + (i + 1/2) length / size. The
+    kernel k is the triangle ("bilinear") or Keys' cubic with a = -1/2 ("bicubic", whose overshoot
+    is clamped to [0, 1]).
+
+    The result equals Pillow's `crop(box).resize(size)` and torchvision's
+    `resized_crop(antialias=True)`: pixels outside the box do not contribute.
     """
     require(
         interpolation in INTERPOLATIONS, "interpolation", f"one of {INTERPOLATIONS}", interpolation
     )
     rows = _resize_weights(box[0], box[2], image.shape[1], size[0], interpolation)
     columns = _resize_weights(box[1], box[3], image.shape[2], size[1], interpolation)
-    # Full precision: TF32 on a GPU would not give back the image for the box of the whole.
+    # Full precision: with TF32 on a GPU, a box of the whole image would not return that image.
     resized = jnp.einsum(
         "ih,chw,jw->cij", rows, image, columns, precision=jax.lax.Precision.HIGHEST
     )
@@ -141,9 +145,9 @@ def flip(image: Image) -> Image:
 
 
 def luma(image: Image) -> Float32[Array, "1 h w"]:
-    """Return the grey of a colour, 0.2989 R + 0.587 G + 0.114 B, or the one channel there is.
+    """Return the luma 0.2989 R + 0.587 G + 0.114 B; a one-channel image is returned unchanged.
 
-    The weights are torchvision's; Pillow's are 0.299, 0.587, 0.114, which is 1e-4 more red.
+    The weights are torchvision's. Pillow's are 0.299, 0.587 and 0.114: 1e-4 more red.
     """
     if len(image) == 1:
         return image
@@ -153,7 +157,7 @@ def luma(image: Image) -> Float32[Array, "1 h w"]:
 
 
 def _mean_luma(image: Image) -> Float32[Array, ""]:
-    # As a product with 1/n: the same sum as a reduction is ten times slower on a CPU.
+    # A dot product with 1/n, because the same sum as a reduction is ten times slower on a CPU.
     grey = luma(image).ravel()
     return jnp.dot(
         grey, jnp.full(grey.shape, 1 / grey.size, grey.dtype), precision=jax.lax.Precision.HIGHEST
@@ -170,28 +174,27 @@ def _blend(image: Image, other: Float32[Array, "..."], factor: Scalar) -> Image:
 
 
 def brightness(image: Image, factor: Scalar) -> Image:
-    """Scale by a factor ≥ 0: clamp(f x)."""
+    """Scale by a factor f ≥ 0: clamp(f x)."""
     return _blend(image, jnp.zeros((), jnp.float32), factor)
 
 
 def contrast(image: Image, factor: Scalar) -> Image:
-    """Blend with the mean luma m of the image: clamp(f x + (1 - f) m); Pillow rounds m to 8
-    bits."""
+    """Blend with the image's mean luma m: clamp(f x + (1 - f) m). Pillow rounds m to 8 bits."""
     return _blend(image, _mean_luma(image), factor)
 
 
 def saturation(image: Image, factor: Scalar) -> Image:
-    """Blend with the luma of each pixel: clamp(f x + (1 - f) luma); the identity on one channel."""
+    """Blend with each pixel's luma: clamp(f x + (1 - f) luma). The identity on one channel."""
     return _blend(image, luma(image), factor) if len(image) > 1 else image
 
 
 def hue(image: Image, shift: Scalar) -> Image:
-    """Turn the hue by `shift` ∈ [-1/2, 1/2] turns at the same HSV saturation and value.
+    """Rotate the hue by `shift` ∈ [-1/2, 1/2] turns, with HSV saturation and value unchanged.
 
-    With v = max and C = max - min over the channels and h the hue in sixths of a turn, each channel
-    becomes v - C clamp(min(k, 4 - k), 0, 1), k = (n + h + 6 shift) mod 6, n = 5, 3, 1 for R, G, B:
-    one formula for the six sectors of HSV. The identity on one channel. Pillow floors the hue to
-    255ths of a turn.
+    Let v = max and C = max - min over the channels, and h the hue in sixths of a turn. Each channel
+    becomes v - C clamp(min(k, 4 - k), 0, 1), k = (n + h + 6 shift) mod 6, with n = 5, 3, 1 for R,
+    G, B. This one formula covers the six sectors of HSV. On one channel it is the identity. Pillow
+    floors the hue to 255ths of a turn.
     """
     if len(image) == 1:
         return image
@@ -200,8 +203,8 @@ def hue(image: Image, shift: Scalar) -> Image:
     value = image.max(axis=0)
     chroma = value - image.min(axis=0)
     inverse = 1 / jnp.where(chroma > 0, chroma, 1)
-    # By order, not by value == red, which a compiler that computes red twice may break; ties are
-    # continuous.
+    # Compared by order, because `value == red` may fail if the compiler computes red twice. The
+    # formulas agree at ties.
     sextant = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) * inverse,
@@ -214,20 +217,21 @@ def hue(image: Image, shift: Scalar) -> Image:
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
     turned = jnp.stack([channel(5), channel(3), channel(1)])
-    # There and back rounds; no turn is to be the identity to the bit.
+    # The conversion to hue and back rounds, but a shift of zero must return the same bits.
     return jnp.where(shift == 0, image, jnp.clip(turned, 0, 1))
 
 
 def jitter(
     image: Image, factors: Float[Array, "3"], shift: Scalar, order: Int[Array, "4"]
 ) -> Image:
-    """Apply brightness, contrast, saturation (0, 1, 2) by `factors` and hue (3) by `shift` in
-    traced `order`.
+    """Apply brightness, contrast, saturation (by `factors`) and hue (by `shift`) in traced `order`.
 
-    Equal to the four functions one after the other. Branches would, under vmap, compute all four at
-    each of the four places. Here the first three are one blend with different partners, and the hue
-    is turned once, between the blends before it and those after; out of its turn a blend has factor
-    1 and does nothing.
+    `order` is a permutation of 0, 1, 2, 3, which stand for the four operations as listed. The
+    result equals that of the four functions one after the other.
+
+    Under vmap, branches would compute all four operations in each of the four slots. Instead, the
+    first three are one blend with different partners, and the hue is rotated once, between the
+    blends before and after it. An inactive blend has the factor 1 and is the identity.
     """
     place = jnp.argmax(order == 3)
     factor = jnp.concatenate([factors, jnp.ones(1, factors.dtype)])[order]
@@ -240,18 +244,17 @@ def jitter(
         return image
 
     slot = jnp.arange(4, dtype=jnp.int32)
-    # One long row: with short rows between the blends a CPU spends its time on indices.
+    # One long row, because a CPU spends most of its time on indices when rows are short.
     row = blends(image.reshape(len(image), 1, -1), range(3), slot < place)
     return blends(hue(row, shift), range(1, 4), slot > place).reshape(image.shape)
 
 
 def gaussian_blur(image: Image, sigma: Scalar, kernel: int) -> Image:
-    """Convolve rows and columns with weights ∝ exp(-d² / 2σ²), |d| ≤ (kernel - 1)/2, borders
-    reflected.
+    """Convolve rows and columns with weights ∝ exp(-d² / 2σ²), |d| ≤ (kernel - 1)/2.
 
-    σ is in pixels, the odd `kernel` at most 2 min(h, w) - 1. It is torchvision's gaussian_blur;
-    Pillow's, which some official recipes call, approaches the same Gaussian by box filters and
-    extends the border.
+    Borders are reflected. σ is in pixels, and the odd `kernel` is at most 2 min(h, w) - 1. This is
+    torchvision's gaussian_blur. Pillow's, which some official recipes call, approximates the same
+    Gaussian by box filters and extends the border.
     """
     radius = kernel // 2
     require(kernel > 0 and kernel % 2 == 1, "kernel", "an odd number of pixels", kernel)
@@ -269,8 +272,8 @@ def gaussian_blur(image: Image, sigma: Scalar, kernel: int) -> Image:
         padded = jnp.pad(
             image, [(radius, radius) if a == axis else (0, 0) for a in range(3)], mode="reflect"
         )
-        # A sum of shifted images: a convolution with a kernel per image is slow on a CPU, and this
-        # fuses.
+        # A sum of shifted images, which the compiler fuses. A convolution with one kernel per image
+        # is slow on a CPU.
         shifted = [jax.lax.slice_in_dim(padded, d, d + side, axis=axis) for d in range(kernel)]
         image = weights[0] * shifted[radius] + sum(
             weights[d] * (shifted[radius - d] + shifted[radius + d]) for d in range(1, radius + 1)
@@ -279,5 +282,5 @@ def gaussian_blur(image: Image, sigma: Scalar, kernel: int) -> Image:
 
 
 def solarize(image: Image, threshold: Scalar = 0.5) -> Image:
-    """Invert what is bright: x ↦ 1 - x where x ≥ threshold."""
+    """Invert bright values: x ↦ 1 - x where x ≥ threshold."""
     return jnp.where(image >= threshold, 1 - image, image)

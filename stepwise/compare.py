@@ -1,4 +1,4 @@
-"""Theory against experiment: how far apart two trajectories are, in named numbers."""
+"""Comparison of a theory with an experiment: the differences between two trajectories."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,25 +14,26 @@ from stepwise.laws import Law, LawOf, Modes
 from stepwise.types import Numbers, Real
 
 Curves: TypeAlias = Trajectory | tuple[Any, ...] | dict[str, Any]
-"""A trajectory, a tuple (times [T], eigenvalues [T, d]) or (..., loss [T]), or a dict with those
-names.
+"""Curves to compare: a trajectory; a tuple (times [T], eigenvalues [T, d]) or (times, eigenvalues,
+loss [T]); or a dict with these keys, of which "loss" is optional.
 """
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The gaps between a theory and an experiment.
+    """The differences between a theory and an experiment.
 
     Attributes:
-        theory_steps, experiment_steps: when each eigenvalue crosses the level [d], infinite where
-            it does not.
-        step_time_error: |τ_experiment − τ_theory| / τ_theory [d]; 0 where neither crosses, infinite
-            where only one does.
+        theory_steps, experiment_steps: time at which each eigenvalue crosses the level [d],
+            infinite if it does not.
+        step_time_error: |τ_experiment − τ_theory| / τ_theory [d]. 0 if neither crosses, infinite if
+            only one does.
         eigenvalue_rms: root mean square of λ_experiment − λ_theory over modes and over ln t.
-        loss_rms: the same of the loss; None with unlike d, where the losses have other constants,
-            and where the law does not have a plain curve's loss from its eigenvalues.
-        alignment: of the two final subspaces in mode coordinates, where both hold a snapshot of
-            full rank.
+        loss_rms: root mean square of the difference of the losses over ln t. None if the two have
+            different d, because their losses then differ by a constant, or if the law cannot
+            compute the loss of a plain curve from its eigenvalues.
+        alignment: alignment of the two final subspaces in mode coordinates. None unless both have a
+            final snapshot of full rank.
     """
 
     theory_steps: Float[np.ndarray, " d"]
@@ -47,34 +48,31 @@ class Comparison:
 
     @property
     def n_learned(self) -> int:
-        """How many modes take their step in both."""
+        """The number of modes that cross the level in both."""
         return int(np.sum(np.isfinite(self.theory_steps) & np.isfinite(self.experiment_steps)))
 
     def __str__(self) -> str:
-        """The summary as text, a line for each mode."""
-        lines = [f"{'mode':>4} {'theory':>11} {'experiment':>11} {'error':>8}"]
+        """Format a table of step times with one line for each mode, and a summary line."""
+        lines = ["mode  theory step time  experiment step time  relative error"]
         rows = zip(self.theory_steps, self.experiment_steps, self.step_time_error, strict=True)
         for j, (theory, run, error) in enumerate(rows):
-            told = f"{error:>8.2%}" if np.isfinite(theory) and np.isfinite(run) else f"{'-':>8}"
-            lines.append(f"{j + 1:>4} {theory:>11.4g} {run:>11.4g} {told}")
-        gaps = [f"eigenvalue rms {self.eigenvalue_rms:.2g}"]
-        gaps += [] if self.loss_rms is None else [f"loss rms {self.loss_rms:.2g}"]
+            percent = f"{error:.2%}" if np.isfinite(theory) and np.isfinite(run) else "-"
+            lines.append(f"{j + 1:>4} {theory:>17.4g} {run:>21.4g} {percent:>15}")
+        gaps = [f"eigenvalue rms error {self.eigenvalue_rms:.2g}"]
+        gaps += [] if self.loss_rms is None else [f"loss rms error {self.loss_rms:.2g}"]
         gaps += [] if self.alignment is None else [f"final subspace alignment {self.alignment:.6f}"]
-        return "\n".join(
-            [
-                *lines,
-                f"{self.n_learned} of {len(self.theory_steps)} modes learned; {', '.join(gaps)}",
-            ]
-        )
+        learned = f"{self.n_learned} of {len(self.theory_steps)} modes learned in both"
+        return "\n".join([*lines, f"{learned}; {', '.join(gaps)}"])
 
     def count_within(self, tolerance: Real) -> int:
-        """How many modes have a step time within this relative tolerance, of those that the theory
-        says are learned.
+        """Return the number of modes with a step time within this relative tolerance.
+
+        Only modes that are learned in the theory count.
         """
         return int(np.sum((self.step_time_error <= tolerance) & np.isfinite(self.theory_steps)))
 
     def summary(self) -> dict[str, Any]:
-        """All of it as numbers and lists that JSON can hold; an infinite time is None."""
+        """Return all attributes as JSON values, with None for an infinite time."""
         names = ("eigenvalue_rms", "loss_rms", "alignment")
         lists = ("theory_steps", "experiment_steps", "step_time_error")
         numbers = {name: getattr(self, name) for name in lists + names}
@@ -90,28 +88,33 @@ def compare(
     law: LawOf = None,
     problem: Any = None,
 ) -> Comparison:
-    """Lay an experiment over a theory.
+    """Compare an experiment with a theory.
 
-    Both are read on the experiment's own times within what the two share; the theory is
-    interpolated in ln t there. A run that diverged is read up to there.
-    Averages are over ln t (trapezoid weights), so that they do not depend on how densely a run was
-    logged. Eigenvalues are compared in order of size; with unlike d, as many as the smaller has.
+    Both are evaluated at the experiment's times within their common range, where the theory is
+    interpolated in ln t. A run that diverged is compared up to the divergence. Averages are over
+    ln t (trapezoid weights), so they do not depend on how densely a run was logged. Eigenvalues are
+    compared in order of size. If d differs, the largest ones are compared, up to the smaller d.
 
     Args:
         theory, experiment: trajectories, or plain arrays of logged curves (see `Curves`).
-        level: the height that counts as a step (`spectra.step_times`), relative to where the law
-            says the i-th largest eigenvalue rests. A theory that is a trajectory brings that along.
-        law: of plain curves, a function (problem, d) -> Law or a law; `laws.DEFAULT` without one,
-            whose eigenvalues rest at 1.
-        problem: of the law, where it is a function.
+        level: the fraction of its final value at which an eigenvalue takes its step
+            (`spectra.step_times`). The final value of the i-th largest eigenvalue is that of the
+            theory's trajectory, or that of `law` for plain curves.
+        law: the law of plain curves: a law, or a function (problem, d) -> Law. The default is
+            Barlow Twins (`laws.DEFAULT`), whose eigenvalues converge to 1.
+        problem: the problem of the law, if `law` is a function.
+
+    Returns:
+        The differences, which print as a table.
 
     Raises:
-        ValueError: times do not increase, shapes do not fit, the two share no stretch of time, or a
-            curve is not finite; the two are trajectories of different matrices (C, a covariance).
+        ValueError: if times do not increase, shapes do not fit, the two share no time range, or a
+            curve is not finite; if the two are trajectories of different matrices (C, a
+            covariance).
     """
     _require_one_observable(theory, experiment)
     if isinstance(theory, Trajectory) and theory.rest is not None and problem is None:
-        law = law if isinstance(law, Law) else None  # a trajectory brings along what counts here
+        law = law if isinstance(law, Law) else None  # the trajectory holds the final values
     options = {"law": law, "problem": problem}
     t_theory, theory_curves, theory_loss, theory_end = curves("theory", theory, **options)
     t_run, run_curves, run_loss, run_end = curves("experiment", experiment, **options)
@@ -134,10 +137,10 @@ def compare(
     weights[[0, -1]] /= 2
     weights /= weights.sum()
 
-    gap = run_curves[shared] - _interpolated(t, t_theory, theory_curves)
+    gap = run_curves[shared] - _interpolate(t, t_theory, theory_curves)
     loss_rms = None
     if same and theory_loss is not None and run_loss is not None:
-        loss_gap = run_loss[shared] - _interpolated(t, t_theory, theory_loss[:, None])[:, 0]
+        loss_gap = run_loss[shared] - _interpolate(t, t_theory, theory_loss[:, None])[:, 0]
         loss_rms = float(np.sqrt(weights @ loss_gap**2))
     rest = _rests(theory, law_of_curves(d, **options), d)
     theory_steps = spectra.step_times(t_theory, theory_curves / rest, level)
@@ -145,7 +148,7 @@ def compare(
     return Comparison(
         theory_steps,
         run_steps,
-        _relative(theory_steps, run_steps),
+        _relative_errors(theory_steps, run_steps),
         float(np.sqrt(np.mean(weights @ gap**2))),
         loss_rms,
         _alignment(theory_end, run_end),
@@ -153,14 +156,17 @@ def compare(
 
 
 def law_of_curves(d: int, *, law: LawOf = None, problem: Any = None) -> Law:
-    """The law of d plain curves: of its problem, or, as the default is, of any d modes alike.
+    """Return the law of d plain curves.
+
+    A function is called with the problem. Without a problem, the default law is that of d equal
+    modes.
 
     Raises:
-        ValueError: the law is a function, and no problem is given.
+        ValueError: if the law is a function and no problem is given.
     """
-    alone = law is None or isinstance(law, Law)
-    expected = "the problem that law= is a function of, or law=law_of(problem, d)"
-    _check.require(alone or problem is not None, "problem", expected, "None")
+    complete = law is None or isinstance(law, Law)
+    expected = "the problem of the function law= (or pass a law, law=law_of(law, problem, d))"
+    _check.require(complete or problem is not None, "problem", expected, "None")
     if isinstance(law, Law):
         return law
     return laws.law_of(law, Modes(np.ones(d)) if problem is None else problem, d)
@@ -169,37 +175,44 @@ def law_of_curves(d: int, *, law: LawOf = None, problem: Any = None) -> Law:
 def curves(
     name: str, given: Curves, *, law: LawOf = None, problem: Any = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """(times [T], eigenvalues [T, d], loss [T], last snapshot or None) of a trajectory or of plain
-    arrays; without a loss, the law's of these eigenvalues, or None where they do not determine it.
+    """Return (times [T], eigenvalues [T, d], loss [T], last snapshot) of a trajectory or of arrays.
+
+    If there is no loss, the law's loss of these eigenvalues is returned, or None if they do not
+    determine it. The snapshot is None for arrays.
 
     Raises:
-        ValueError: times do not increase, shapes do not fit, or a curve is not finite; `name` says
-            whose.
+        ValueError: if times do not increase, shapes do not fit, or a curve is not finite. `name`
+            names the curves in the message.
     """
     if isinstance(given, Trajectory):
-        keep = (
+        valid = (
             slice(None)
             if given.result.name != "diverged"
             else slice(int(np.argmin(np.isfinite(given.loss))))
         )
-        times, values, loss = given.times[keep], given.eigenvalues[keep], given.loss[keep]
+        times, values, loss = given.times[valid], given.eigenvalues[valid], given.loss[valid]
         _check.require(
-            len(times) > 1, name, "a run of at least two finite samples", f"one that {given.result}"
+            len(times) > 1,
+            name,
+            "a run of at least two finite samples",
+            f"one that {given.result}",
         )
-        whole = isinstance(given.snapshots, jax.Array | np.ndarray)  # and not a tree of parts
+        whole = isinstance(given.snapshots, jax.Array | np.ndarray)  # not a pytree of parts
         end = np.asarray(given.snapshots)[-1] if whole else None
     elif isinstance(given, dict):
-        known = {"times", "eigenvalues"} <= given.keys()
-        _check.require(known, name, "a dict with times and eigenvalues", f"keys {sorted(given)}")
+        complete = {"times", "eigenvalues"} <= given.keys()
+        received = f"keys {sorted(given)}"
+        _check.require(complete, name, "a dict with times and eigenvalues", received)
         times, values, loss, end = given["times"], given["eigenvalues"], given.get("loss"), None
     else:
         _check.require(
             len(given) in (2, 3),
             name,
             "(times, eigenvalues) or (times, eigenvalues, loss)",
-            str(len(given)),
+            f"a sequence of length {len(given)}",
         )
-        times, values, loss, end = given[0], given[1], given[2] if len(given) == 3 else None, None
+        times, values, end = given[0], given[1], None
+        loss = given[2] if len(given) == 3 else None
     t = np.asarray(_check.real_array(f"{name} times", times, ndim=1), np.float64)
     _check.require(
         t.size > 0 and bool((np.diff(t) > 0).all()), f"{name} times", "increasing numbers", t
@@ -210,8 +223,8 @@ def curves(
     )
     if loss is not None:
         return t, values, _loss(name, loss, t.size), end
-    known = law_of_curves(values.shape[1], law=law, problem=problem).loss_of(values)
-    return t, values, None if known is None else np.asarray(known, np.float64), end
+    derived = law_of_curves(values.shape[1], law=law, problem=problem).loss_of(values)
+    return t, values, None if derived is None else np.asarray(derived, np.float64), end
 
 
 def _require_one_observable(theory: Curves, experiment: Curves) -> None:
@@ -219,13 +232,16 @@ def _require_one_observable(theory: Curves, experiment: Curves) -> None:
         _check.require(
             theory.observable == experiment.observable,
             "experiment",
-            f"eigenvalues of the {theory.observable}, as the theory's",
-            f"those of the {experiment.observable}",
+            f"eigenvalues of the same matrix as the theory's, {theory.observable}",
+            f"those of {experiment.observable}",
         )
 
 
 def _rests(theory: Curves, law: Law, d: int) -> np.ndarray:
-    """What the d largest eigenvalues rest at; for one that does not grow, the largest of them."""
+    """Return the final values of the d largest eigenvalues.
+
+    An eigenvalue that does not grow gets the largest of them, as the scale of its level.
+    """
     if isinstance(theory, Trajectory) and theory.rest is not None:
         rest = np.asarray(theory.rest, np.float64)[:d]
     else:
@@ -236,19 +252,17 @@ def _rests(theory: Curves, law: Law, d: int) -> np.ndarray:
 
 def _loss(name: str, loss: Numbers, size: int) -> np.ndarray:
     loss = np.asarray(_check.real_array(f"{name} loss", loss, ndim=1), np.float64)
-    _check.require(loss.size == size, f"{name} loss", f"[{size}], one a time", loss)
+    _check.require(loss.size == size, f"{name} loss", f"[{size}], one for each time", loss)
     return loss
 
 
-def _interpolated(t: np.ndarray, known: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    if known[0] == 0:  # ln 0: the start stands a little before the first sample
-        known = (
-            np.concatenate([[min(t[0], known[1]) * 1e-3], known[1:]]) if known.size > 1 else known
-        )
-    return np.stack([np.interp(np.log(t), np.log(known), curve) for curve in curves.T], axis=1)
+def _interpolate(t: np.ndarray, grid: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    if grid[0] == 0:  # has no logarithm, so the start is placed shortly before the first sample
+        grid = np.concatenate([[min(t[0], grid[1]) * 1e-3], grid[1:]]) if grid.size > 1 else grid
+    return np.stack([np.interp(np.log(t), np.log(grid), curve) for curve in curves.T], axis=1)
 
 
-def _relative(theory: np.ndarray, run: np.ndarray) -> np.ndarray:
+def _relative_errors(theory: np.ndarray, run: np.ndarray) -> np.ndarray:
     both = np.isfinite(theory) & np.isfinite(run)
     out = np.where(np.isfinite(theory) == np.isfinite(run), 0.0, np.inf)
     out[both] = np.abs(run[both] - theory[both]) / theory[both]
@@ -258,7 +272,7 @@ def _relative(theory: np.ndarray, run: np.ndarray) -> np.ndarray:
 def _alignment(theory: np.ndarray | None, run: np.ndarray | None) -> float | None:
     if theory is None or run is None or len(theory) != len(run) or not np.isfinite(run).all():
         return None
-    # a truncated problem holds nothing of the modes that it left out
+    # In a truncated problem, the modes that were left out have coordinates of zero.
     modes = max(theory.shape[1], run.shape[1])
     theory, run = (np.pad(A, ((0, 0), (0, modes - A.shape[1]))) for A in (theory, run))
     if min(np.linalg.matrix_rank(theory), np.linalg.matrix_rank(run)) < theory.shape[0]:

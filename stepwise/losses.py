@@ -1,8 +1,8 @@
-"""Losses of joint embeddings, one formula a function, as their official code computes them.
+"""Losses of joint embeddings, one function each, as the official code computes them.
 
-Each takes the embeddings of the two views [n, d], row i of one belonging to row i of the other, and
-returns a scalar; none of them divides a batch by devices, so that under `jit` on sharded embeddings
-the loss is that of the whole batch. bfloat16 and float16 are computed in float32.
+Each function accepts the embeddings of two views [n, d], where row i of both belongs to image i,
+and returns a scalar. The loss is always that of the whole batch, also under `jit` on sharded
+embeddings. bfloat16 and float16 inputs are converted to float32.
 """
 
 import jax
@@ -19,18 +19,18 @@ Scalar = Float[Array, ""]
 def barlow_twins(
     z1: Numbers, z2: Numbers, *, off_diagonal: Real = 0.0051, eps: Real = 1e-5
 ) -> Scalar:
-    """Σ_i (C_ii − 1)² + off_diagonal Σ_{i≠j} C_ij², C = BN(z1)ᵀ BN(z2)/n (Zbontar et al. 2021, eq.
-    1).
+    """Compute Σ_i (C_ii − 1)² + off_diagonal Σ_{i≠j} C_ij², C = BN(z1)ᵀ BN(z2)/n.
 
-    BN is a batch normalisation of each view without affine parameters: biased variance, and `eps`
-    added to it, which leaves embeddings much smaller than √eps as they are. d at full collapse.
+    Zbontar et al. (2021), eq. 1. BN is a batch normalisation of each view without affine
+    parameters. It adds `eps` to the biased variance, so it only scales embeddings much smaller than
+    √eps by 1/√eps. The loss is d at full collapse.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape.
+        ValueError: if the embeddings are not two matrices of the same shape.
     """
     z1, z2 = _pair(z1, z2)
-    C = _batch_normalised(z1, eps).T @ _batch_normalised(z2, eps) / z1.shape[0]
-    return _from_identity(C, off_diagonal)
+    C = _normalise_batch(z1, eps).T @ _normalise_batch(z2, eps) / z1.shape[0]
+    return _distance_from_identity(C, off_diagonal)
 
 
 def barlow_twins_unnormalised(
@@ -40,36 +40,39 @@ def barlow_twins_unnormalised(
     off_diagonal: Real = 1.0,
     center: Center = "pooled",
 ) -> Scalar:
-    """‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n) of centred embeddings: the theory's form (source, eq.
-    3 and 4).
+    """Compute ‖C − I‖_F², C = (z1ᵀ z2 + z2ᵀ z1)/(2n) of centred embeddings.
 
-    The only one of these losses of which `laws.BarlowTwins` is the exact law; d at full collapse.
+    This is the loss of the theory: Simon et al. (2023), eq. 3 and 4. It is the only loss in this
+    module for which `laws.BarlowTwins` is exact. The loss is d at full collapse.
 
     Args:
-        off_diagonal: weight of the terms off the diagonal; 1 is the theory's.
-        center: at the mean of all 2n embeddings, at each view's, or not.
+        z1, z2: embeddings of the two views [n, d].
+        off_diagonal: weight of the off-diagonal terms; the theory's is 1.
+        center: subtract the mean of all 2n embeddings ("pooled"), each view's mean ("per_view"), or
+            no mean ("none").
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape.
+        ValueError: if the embeddings are not two matrices of the same shape, or `center` is
+            unknown.
     """
     z1, z2 = _pair(z1, z2)
     _check.require(center in CENTERS, "center", f"one of {CENTERS}", repr(center))
     if center != "none":
         z1, z2 = jnp.split(centre(jnp.concatenate([z1, z2]), center), 2)
-    return _from_identity(cross_moment(z1, z2), off_diagonal)
+    return _distance_from_identity(cross_moment(z1, z2), off_diagonal)
 
 
 def simclr(z1: Numbers, z2: Numbers, *, temperature: Real = 0.1, eps: Real = 1e-12) -> Scalar:
-    """NT-Xent (Chen et al. 2020, eq. 1): mean cross entropy over one view's anchors plus that over
-    the other's.
+    """Compute NT-Xent: the mean cross entropy of each view's anchors, added over the two views.
 
-    Of anchor i among the 2n − 1 other embeddings, u = z/max(‖z‖, √eps): −ln softmax(u_i · u_j /
-    temperature) at its positive. As in the official code the two views' means are added, which is
-    twice the mean over 2n of many ports. 2 ln(2n − 1) at full collapse.
+    Chen et al. (2020), eq. 1. With u = z/max(‖z‖, √eps), the cross entropy of anchor i is
+    −ln softmax_j(u_i · u_j / temperature) at its positive, over the 2n − 1 other embeddings j. As
+    in the official code, the means of the two views are added; many ports use half of this, the
+    mean over all 2n anchors. The loss is 2 ln(2n − 1) at full collapse.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape, or the temperature is not
-            positive.
+        ValueError: if the embeddings are not two matrices of the same shape, or the temperature is
+            not positive.
     """
     z1, z2 = _pair(z1, z2)
     _require_positive("temperature", temperature)
@@ -89,15 +92,16 @@ def vicreg(
     covariance: Real = 1.0,
     eps: Real = 1e-4,
 ) -> Scalar:
-    """invariance · MSE + variance · ½ Σ_views mean_j max(0, 1 − std_j) + covariance · Σ_views
-    Σ_{i≠j} Cov_ij²/d.
+    """Compute invariance · MSE + variance · V + covariance · D.
 
-    Bardes et al. 2022, eq. 1 to 6, as the official code has it: MSE is the mean over n·d, std =
-    √(var + eps), variance and covariance divide by n − 1, and the term of the variances is halved,
-    which the paper does not do. variance · (1 − √eps) at full collapse: 24.75.
+    V = ½ Σ_views mean_j max(0, 1 − std_j) and D = Σ_views Σ_{i≠j} Cov_ij²/d.
+
+    Bardes et al. (2022), eq. 1 to 6, as in the official code: MSE is the mean over n·d entries,
+    std = √(var + eps), variances and covariances divide by n − 1, and the variance term is halved,
+    unlike in their paper. The loss is variance · (1 − √eps) at full collapse, 24.75 by default.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape with at least two rows.
+        ValueError: if the embeddings are not two matrices of the same shape with at least two rows.
     """
     z1, z2 = _pair(z1, z2, rows=2)
     return (
@@ -108,18 +112,18 @@ def vicreg(
 
 
 def spectral_contrastive(z1: Numbers, z2: Numbers, *, mu: Real = 1.0) -> Scalar:
-    """[−2 mean_i z1_i·z2_i + Σ_{i≠j} (z1_i·z2_j)²/(n(n − 1))]/mu, z clipped to ‖z‖ ≤ √mu.
+    """Compute [−2 mean_i z1_i·z2_i + Σ_{i≠j} (z1_i·z2_j)²/(n(n − 1))]/mu, z clipped to ‖z‖ ≤ √mu.
 
-    HaoChen et al. 2021, eq. 6, and their code's clipping; mu is 1 for CIFAR and 10 for larger
-    images. At full collapse to a vector of norm √mu it is mu − 2.
+    HaoChen et al. (2021), eq. 6, with the clipping of their code, where mu is 1 for CIFAR and 10
+    for larger images. The loss is mu − 2 at full collapse to a vector of norm √mu.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape with at least two rows, or mu is
-            not positive.
+        ValueError: if the embeddings are not two matrices of the same shape with at least two rows,
+            or `mu` is not positive.
     """
     z1, z2 = _pair(z1, z2, rows=2)
     _require_positive("mu", mu)
-    z1, z2 = _clipped(z1, mu), _clipped(z2, mu)
+    z1, z2 = _clip_norms(z1, mu), _clip_norms(z2, mu)
     n = len(z1)
     products = z1 @ z2.T
     positive = jnp.mean(jnp.diagonal(products))
@@ -135,18 +139,18 @@ def byol(
     *,
     eps: Real = 1e-12,
 ) -> Scalar:
-    """mean_i ‖u(p1_i) − u(z2_i)‖² + ‖u(p2_i) − u(z1_i)‖², u(z) = z/max(‖z‖, √eps) (Grill et al.
-    2020, eq. 2).
+    """Compute mean_i ‖u(p1_i) − u(z2_i)‖² + ‖u(p2_i) − u(z1_i)‖², u(z) = z/max(‖z‖, √eps).
 
-    Both directions are added; no gradient goes through z. 0, its minimum, at full collapse.
+    Grill et al. (2020), eq. 2, with both directions added. No gradient flows through z1 and z2.
+    The loss is 0, its minimum, at full collapse.
 
     Args:
-        p1, p2: the online network's predictions of the two views [n, d].
-        z1, z2: the target network's projections of them; by default p1 and p2 themselves, held
-            fixed.
+        p1, p2: the online network's predictions for the two views [n, d].
+        z1, z2: the target network's projections of the two views [n, d]; by default p1 and p2, with
+            their gradients stopped.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape.
+        ValueError: if the embeddings are not matrices of the same shape.
     """
     (p1, p2), (z1, z2) = _pair(p1, p2), _targets(p1, p2, z1, z2)
     distances = (_unit(p1, eps) - _unit(z2, eps)) ** 2 + (_unit(p2, eps) - _unit(z1, eps)) ** 2
@@ -161,16 +165,17 @@ def simsiam(
     *,
     eps: Real = 1e-16,
 ) -> Scalar:
-    """−½ mean_i [cos(p1_i, z2_i) + cos(p2_i, z1_i)], no gradient through z (Chen & He 2021, eq. 2).
+    """Compute −½ mean_i [cos(p1_i, z2_i) + cos(p2_i, z1_i)], with no gradient through z1 and z2.
 
-    Norms have the floor √eps. −1, its minimum, at full collapse.
+    Chen & He (2021), eq. 2. Norms are at least √eps. The loss is −1, its minimum, at full collapse.
 
     Args:
-        p1, p2: the predictor's outputs of the two views [n, d].
-        z1, z2: the projections of them; by default p1 and p2 themselves, held fixed.
+        p1, p2: the predictor's outputs for the two views [n, d].
+        z1, z2: the projections of the two views [n, d]; by default p1 and p2, with their gradients
+            stopped.
 
     Raises:
-        ValueError: the embeddings are not matrices of one shape.
+        ValueError: if the embeddings are not matrices of the same shape.
     """
     (p1, p2), (z1, z2) = _pair(p1, p2), _targets(p1, p2, z1, z2)
     cosines = _unit(p1, eps) * _unit(z2, eps) + _unit(p2, eps) * _unit(z1, eps)
@@ -211,12 +216,12 @@ def _require_positive(name: str, value: Real) -> None:
         _check.require(value > 0, name, "a positive number", value)
 
 
-def _batch_normalised(z: Array, eps: Real) -> Array:
+def _normalise_batch(z: Array, eps: Real) -> Array:
     centred = z - z.mean(0)
     return centred / jnp.sqrt(jnp.mean(centred**2, axis=0) + eps)
 
 
-def _from_identity(C: Array, off_diagonal: Real) -> Scalar:
+def _distance_from_identity(C: Array, off_diagonal: Real) -> Scalar:
     diagonal = jnp.diagonal(C)
     rest = C - jnp.diag(diagonal)
     return jnp.sum((diagonal - 1) ** 2) + off_diagonal * jnp.sum(rest**2)
@@ -226,7 +231,7 @@ def _unit(z: Array, eps: Real) -> Array:
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=1, keepdims=True), eps))
 
 
-def _clipped(z: Array, mu: Real) -> Array:
+def _clip_norms(z: Array, mu: Real) -> Array:
     squares = jnp.sum(z**2, axis=1, keepdims=True)
     return z * jnp.sqrt(mu / jnp.maximum(squares, mu))
 

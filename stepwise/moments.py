@@ -1,4 +1,4 @@
-"""First and second moments of positive pairs, streamed over batches and devices."""
+"""First and second moments of positive pairs, accumulated over batches and devices."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,11 +22,19 @@ CENTERS: tuple[Center, ...] = ("pooled", "per_view", "none")
 class Moments:
     """Means and uncentred second moments of n positive pairs, in float64 on the host.
 
-    Γ = (1/2n) Σ_i x_i x'_iᵀ + x'_i x_iᵀ (source, eq. 3) is symmetric and, with m = (x + x')/2 and
-    δ = (x − x')/2, equals E[m mᵀ] − E[δ δᵀ]: a negative mode is one in which the augmentation
-    varies more than the signal. Σ = (1/2n) Σ_i x_i x_iᵀ + x'_i x'_iᵀ is what one view varies by.
+    The cross-view moment is Γ = (1/2n) Σ_i x_i x'_iᵀ + x'_i x_iᵀ (Simon et al. 2023, eq. 3). With
+    m = (x + x')/2 and δ = (x − x')/2 it equals E[m mᵀ] − E[δ δᵀ], so the augmentation varies more
+    than the signal in a mode of negative γ. The moment of single views is
+    Σ = (1/2n) Σ_i x_i x_iᵀ + x'_i x'_iᵀ.
 
-    The fields hold the moments about `shift`, so that a large mean costs no digits.
+    All moments are about `shift`, so that a large mean costs no digits.
+
+    Attributes:
+        n_pairs: number of pairs n.
+        shift: origin of the moments [m].
+        mean, mean2: means of the two views, relative to `shift` [m].
+        gamma: Γ about `shift` [m, m].
+        sigma: Σ about `shift` [m, m].
     """
 
     n_pairs: int
@@ -42,11 +50,16 @@ class Moments:
     def centre(
         self, center: Center = "pooled"
     ) -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, "m m"]]:
-        """Γ and Σ about the pooled mean of the 2n views, about each view's own mean, or about the
-        origin.
+        """Return Γ and Σ about the mean of all 2n views, each view's own mean, or the origin.
 
-        Γ_c = Γ − (μ μ'ᵀ + μ' μᵀ)/2 for per-view means μ and μ'; for the pooled mean the same with
-        μ̄ = (μ + μ')/2 in place of both.
+        For the means μ and μ' of the two views, Γ_c = Γ − (μ μ'ᵀ + μ' μᵀ)/2. For the pooled mean,
+        μ̄ = (μ + μ')/2 replaces both.
+
+        Args:
+            center: "pooled", "per_view" or "none", in the order above.
+
+        Raises:
+            ValueError: if `center` is unknown.
         """
         _check.require(center in CENTERS, "center", f"one of {CENTERS}", center)
         if center == "none":
@@ -55,15 +68,21 @@ class Moments:
             a = b = (self.mean + self.mean2) / 2
         else:
             a, b = self.mean, self.mean2
-        # moments about `shift + a` and `shift + b`; the means themselves are about `shift`
+        # moments about `shift + a` and `shift + b`, because the means are relative to `shift`
         mu, mu2 = self.mean, self.mean2
-        cross = self.gamma - _sym(mu, b) - _sym(a, mu2) + _sym(a, b)
-        single = self.sigma - (_sym(mu, a) + _sym(mu2, b)) + (np.outer(a, a) + np.outer(b, b)) / 2
+        cross = (
+            self.gamma - _symmetric_outer(mu, b) - _symmetric_outer(a, mu2) + _symmetric_outer(a, b)
+        )
+        single = (
+            self.sigma
+            - (_symmetric_outer(mu, a) + _symmetric_outer(mu2, b))
+            + (np.outer(a, a) + np.outer(b, b)) / 2
+        )
         return cross, single
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets of pairs together."""
-        other = other._about(self.shift)
+        """Return the moments of the union of both sets of pairs."""
+        other = other._move_to(self.shift)
         n = self.n_pairs + other.n_pairs
         p, q = self.n_pairs / n, other.n_pairs / n
         fields = ("mean", "mean2", "gamma", "sigma")
@@ -71,7 +90,7 @@ class Moments:
             self, n_pairs=n, **{f: p * getattr(self, f) + q * getattr(other, f) for f in fields}
         )
 
-    def _about(self, shift: Float[np.ndarray, " m"]) -> "Moments":
+    def _move_to(self, shift: Float[np.ndarray, " m"]) -> "Moments":
         step = shift - self.shift
         if not step.any():
             return self
@@ -81,19 +100,26 @@ class Moments:
             shift=shift,
             mean=mu - step,
             mean2=mu2 - step,
-            gamma=self.gamma - _sym(mu, step) - _sym(step, mu2) + np.outer(step, step),
-            sigma=self.sigma - _sym(mu, step) - _sym(mu2, step) + np.outer(step, step),
+            gamma=self.gamma
+            - _symmetric_outer(mu, step)
+            - _symmetric_outer(step, mu2)
+            + np.outer(step, step),
+            sigma=self.sigma
+            - _symmetric_outer(mu, step)
+            - _symmetric_outer(mu2, step)
+            + np.outer(step, step),
         )
 
 
 def of_pairs(x: Numbers, x2: Numbers) -> Moments:
-    """The moments of one batch of pairs x, x2 [n, ...] (flattened to [n, m]).
+    """Compute the moments of one batch of pairs x, x2 [n, ...], flattened to [n, m].
 
-    The products are taken in the inputs' own precision (float32 at least), on all local devices
-    when the pairs divide among them, about the batch's pooled mean.
+    Products are about the batch's pooled mean and in the precision of the inputs, or in float32 for
+    lower precisions. They use all local devices if n is a multiple of their number; float64 NumPy
+    arrays stay on the host.
 
     Raises:
-        ValueError: the views differ in shape, hold no pair, or are not finite.
+        ValueError: if the views differ in shape, hold no pair, or are not finite.
     """
     x, x2 = flat_pair(x, x2)
     n = x.shape[0]
@@ -114,11 +140,13 @@ def of_pairs(x: Numbers, x2: Numbers) -> Moments:
 
 
 def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
-    """The moments of a stream of batches (x, x2), one batch in memory at a time, whatever their
-    sizes.
+    """Compute the moments of a stream of batches (x, x2) of any sizes.
+
+    Only one batch is in memory at a time.
 
     Raises:
-        ValueError: the stream is empty, or a batch's inputs have another size than the first one's.
+        ValueError: if the stream is empty, or the inputs of a batch differ in size from those of
+            the first batch.
     """
     total: Moments | None = None
     for x, x2 in batches:
@@ -138,16 +166,24 @@ def of_batches(batches: Iterable[tuple[Numbers, Numbers]]) -> Moments:
 
 
 def cross_moment(z1: Any, z2: Any) -> Any:
-    """(z1ᵀ z2 + z2ᵀ z1)/(2n) [d, d] of matrices [n, d], as they are (source, eq. 3 and 4)."""
+    """Compute (z1ᵀ z2 + z2ᵀ z1)/(2n) [d, d] of two matrices [n, d], without centring.
+
+    Simon et al. (2023), eq. 3 and 4.
+    """
     cross = z1.T @ z2 / len(z1)
     return (cross + cross.T) / 2
 
 
 def centre(z: Any, how: Center) -> Any:
-    """Rows [2n, ...], X stacked on X', less the mean of all, less each view's own, or as they are.
+    """Subtract a mean from the rows [2n, ...] of both views, X stacked above X'.
+
+    Args:
+        z: the rows.
+        how: subtract the mean of all rows ("pooled"), each view's own mean ("per_view"), or no mean
+            ("none").
 
     Raises:
-        ValueError: `how` is unknown.
+        ValueError: if `how` is unknown.
     """
     _check.require(how in CENTERS, "center", f"one of {CENTERS}", repr(how))
     if how == "pooled":
@@ -160,8 +196,12 @@ def centre(z: Any, how: Center) -> Any:
 
 
 def flat_pair(x: Numbers, x2: Numbers) -> tuple[Array, Array]:
-    """Both views as float matrices [n, m] of one dtype, the widest of the two and float32 at least;
-    refuses misfits.
+    """Return both views as float matrices [n, m] of the same dtype.
+
+    The dtype is the wider of the two, and at least float32.
+
+    Raises:
+        ValueError: if the views differ in shape, are empty, or are not finite real numbers.
     """
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x.ndim >= 1 and x.size > 0, "x", "at least one view with at least one number", x)
@@ -178,6 +218,8 @@ def _products(x: Array, x2: Array) -> tuple[Array, Array, Array, Array]:
 _device_products = jax.jit(_products)
 
 
-def _sym(a: Float[np.ndarray, " m"], b: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m m"]:
+def _symmetric_outer(
+    a: Float[np.ndarray, " m"], b: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, "m m"]:
     outer = np.outer(a, b)
     return (outer + outer.T) / 2

@@ -62,7 +62,7 @@ def plain(text: str) -> str:
 def mode_colours(d: int) -> np.ndarray:
     """Return a colour for each mode [d, 4], from dark (the first) to light (the last).
 
-    The colours are viridis's, whose lightness alone shows the order.
+    They are colours of viridis, whose order is visible from lightness alone.
     """
     # from 0.12, so that the dark dashes of the theory are visible on the first mode too
     return np.asarray(matplotlib.colormaps["viridis"](np.linspace(0.12, 0.92, max(d, 1))))

@@ -1,6 +1,6 @@
-"""What is measured on curves and embeddings: eigenvalues, step times, subspace alignment, rank.
+"""Measurements of curves and embeddings: eigenvalues, step times, subspace alignment and rank.
 
-Nothing here knows whether it looks at theory or at an experiment.
+The same functions apply to theory and to experiments.
 """
 
 import jax.numpy as jnp
@@ -13,15 +13,18 @@ from stepwise.types import Numbers, Real, Whole
 
 
 def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Array, " d"]:
-    """Eigenvalues, from the largest down, of C = (z1ᵀ z2 + z2ᵀ z1)/(2n) (source, eq. 4).
+    """Return the eigenvalues [d] of C = (z1ᵀ z2 + z2ᵀ z1)/(2n), the largest first.
+
+    C is the cross-view moment of Simon et al. (2023), eq. 4.
 
     Args:
-        z1, z2: embeddings of the two views [n, d], row i of one belongs to row i of the other.
-        center: subtract the mean of all 2n embeddings first. Off by default: embed with a centred
-            problem, or centre kernel and embedding alike.
+        z1, z2: embeddings of the two views [n, d]; row i of both is one pair.
+        center: subtract the mean of all 2n embeddings first. By default it is not subtracted, which
+            suits the embeddings of a centred problem. If the kernel is centred, centre the
+            embeddings in the same way.
 
     Raises:
-        ValueError: the embeddings are not finite matrices of one shape.
+        ValueError: if the embeddings are not finite matrices of the same shape.
     """
     z1, z2 = _pair(z1, z2)
     if center:
@@ -30,21 +33,23 @@ def eigenvalues(z1: Numbers, z2: Numbers, *, center: bool = False) -> Float[Arra
 
 
 def step_times(times: Numbers, eigenvalues: Numbers, level: Real = 0.5) -> Float[np.ndarray, " d"]:
-    """When each curve first rises through `level`; infinite for one that never does, or that begins
-    above it.
+    """Return the time at which each curve first rises through `level`.
 
-    Between the two samples around the crossing the curve is taken as linear in logit λ where both
-    lie in (0, 1), which is exact for a logistic curve on any grid, and as linear in λ elsewhere.
-    Samples that are not finite (a run that diverged) cross nothing.
+    The time is infinite for a curve that never rises through the level. A curve that starts above
+    the level must first fall below it.
+
+    The crossing is interpolated between the two samples around it: linearly in logit λ if both
+    samples and `level` lie in (0, 1), which is exact for a logistic curve on any grid, and linearly
+    in λ otherwise. Samples that are not finite, such as those of a diverged run, never count as a
+    crossing.
 
     Args:
         times: increasing [T].
         eigenvalues: curves [T, d].
-        level: the height that counts as learned; 1/2 of the final value for a mode whose final
-            value is 1.
+        level: height of the crossing. The default 1/2 is half of a final value of 1.
 
     Raises:
-        ValueError: the shapes do not fit, or times do not increase.
+        ValueError: if the shapes do not match, or `times` does not increase.
     """
     t = np.asarray(_check.real_array("times", times, ndim=1), np.float64)
     curves = np.asarray(eigenvalues, np.float64)
@@ -53,26 +58,28 @@ def step_times(times: Numbers, eigenvalues: Numbers, level: Real = 0.5) -> Float
     _check.require(bool((np.diff(t) > 0).all()), "times", "increasing numbers", t)
     below, above = curves[:-1] < level, curves[1:] >= level
     rises = below & above & np.isfinite(curves[:-1]) & np.isfinite(curves[1:])
-    out = np.full(curves.shape[1], np.inf)
+    crossing = np.full(curves.shape[1], np.inf)
     for j in np.flatnonzero(rises.any(axis=0)):
         i = int(np.argmax(rises[:, j]))
         ends = np.array([curves[i, j], curves[i + 1, j], level])
         if (ends > 0).all() and (ends < 1).all():
             ends = np.log(ends) - np.log1p(-ends)
-        out[j] = t[i] + (t[i + 1] - t[i]) * (ends[2] - ends[0]) / (ends[1] - ends[0])
-    return out
+        crossing[j] = t[i] + (t[i + 1] - t[i]) * (ends[2] - ends[0]) / (ends[1] - ends[0])
+    return crossing
 
 
 def subspace_alignment(a: Numbers, b: Numbers) -> float:
-    """‖Q_aᵀ Q_b‖_F² / d, with Q orthonormal bases of the column spans: 1 for the same span, 0 for
-    orthogonal ones.
+    """Compute the alignment ‖Q_aᵀ Q_b‖_F² / d of two column spans with orthonormal bases Q.
+
+    The alignment is 1 if the spans are equal and 0 if they are orthogonal.
 
     Args:
-        a, b: matrices [rows, d]; columns span the subspaces. With unlike widths d is the smaller.
+        a, b: matrices [rows, d] whose columns span the subspaces. If their widths differ, d is the
+            smaller width.
 
     Raises:
-        ValueError: the rows differ in number, or a matrix does not have full column rank (its span
-            then has fewer dimensions than columns, and the score would be arbitrary).
+        ValueError: if the numbers of rows differ, or a matrix lacks full column rank (its span then
+            has fewer dimensions than columns, and the score would be arbitrary).
     """
     bases = []
     for name, matrix in (("a", a), ("b", b)):
@@ -93,20 +100,19 @@ def subspace_alignment(a: Numbers, b: Numbers) -> float:
 
 
 def random_alignment(d: Whole, rows: Whole) -> float:
-    """d/rows: the expected alignment of two random d-dimensional subspaces of R^rows."""
-    _check.require(1 <= d <= rows, "d", f"a number in 1 ... {rows}, the rows", d)
+    """Return d/rows, the expected alignment of two random d-dimensional subspaces of R^rows."""
+    _check.require(1 <= d <= rows, "d", f"a number in 1 ... {rows}, the number of rows", d)
     return d / rows
 
 
 def rankme(z: Numbers) -> float:
-    """RankMe: exp(−Σ p ln p), p = σ_i/Σσ + 1e-7, σ the singular values of the uncentred embeddings
-    z [n, d].
+    """Compute RankMe = exp(−Σ p ln p), p_i = σ_i/Σσ + 1e-7, of embeddings z [n, d].
 
-    Garrido et al., *RankMe* (ICML 2023), eq. 1. About 1 for a collapsed embedding, d for a white
-    one.
+    σ are the singular values of the uncentred embeddings (Garrido et al., *RankMe*, ICML 2023, eq.
+    1). RankMe is about 1 for collapsed embeddings and d for white ones.
 
     Raises:
-        ValueError: z is not a finite matrix, or is zero throughout.
+        ValueError: if z is not a finite matrix, or is all zero.
     """
     z = np.asarray(_check.real_array("z", z, ndim=2), np.float64)
     sizes = np.linalg.svd(z, compute_uv=False)
@@ -116,38 +122,40 @@ def rankme(z: Numbers) -> float:
 
 
 def covariance_eigenvalues(z: Numbers) -> Float[np.ndarray, " d"]:
-    """Eigenvalues, from the largest down, of the covariance (1/n) Σ_i (z_i − z̄)(z_i − z̄)ᵀ of
-    embeddings z [n, d].
+    """Return the eigenvalues [d] of the covariance of embeddings z [n, d], the largest first.
+
+    The covariance is (1/n) Σ_i (z_i − z̄)(z_i − z̄)ᵀ.
 
     Raises:
-        ValueError: z is not a finite matrix.
+        ValueError: if z is not a finite matrix.
     """
     z = _matrix(z)
     return np.linalg.eigvalsh(np.cov(z, rowvar=False, bias=True).reshape(z.shape[1], -1))[::-1]
 
 
 def effective_rank(z: Numbers) -> float:
-    """exp(−Σ p ln p), p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings
-    all the same.
+    """Compute the effective rank exp(−Σ p ln p), p_i = λ_i/Σλ, of embeddings z [n, d].
 
-    Roy & Vetterli 2007, on centred variances (RankMe takes uncentred singular values).
+    λ are the eigenvalues of the covariance, whereas RankMe uses uncentred singular values. The
+    effective rank is 1 if all embeddings are equal (Roy & Vetterli 2007).
     """
     p = _shares(z)
     return float(np.exp(-np.sum(p * np.log(p, out=np.zeros_like(p), where=p > 0))))
 
 
 def participation_ratio(z: Numbers) -> float:
-    """1/Σ p², p_i = λ_i/Σλ of the covariance's eigenvalues of z [n, d]; 1 for embeddings all the
-    same.
+    """Compute the participation ratio 1/Σ p_i², p_i = λ_i/Σλ, of embeddings z [n, d].
+
+    λ are the eigenvalues of the covariance. The ratio is 1 if all embeddings are equal.
     """
     return float(1 / np.sum(_shares(z) ** 2))
 
 
 def alpha_req(z: Numbers) -> float:
-    """α of λ_i ∝ i^−α: minus the least-squares slope of ln λ_i against ln i, covariance eigenvalues
-    above rounding.
+    """Fit the exponent α of λ_i ∝ i^−α to the covariance eigenvalues of embeddings z [n, d].
 
-    Agrawal et al., *α-ReQ* (NeurIPS 2022). NaN with fewer than two such eigenvalues.
+    α is minus the least-squares slope of ln λ_i against ln i, over the eigenvalues above rounding
+    (Agrawal et al., *α-ReQ*, NeurIPS 2022). It is NaN if there are fewer than two.
     """
     values = covariance_eigenvalues(z)
     values = values[values > len(values) * np.finfo(np.float64).eps * max(values[0], 0)]
@@ -157,8 +165,12 @@ def alpha_req(z: Numbers) -> float:
 
 
 def alignment(z1: Numbers, z2: Numbers) -> float:
-    """E ‖u(z) − u(z')‖² over positive pairs, u(z) = z/‖z‖ (Wang & Isola 2020): 0 for an invariant
-    embedding.
+    """Compute the alignment E ‖u(z) − u(z')‖² over positive pairs, with u(z) = z/‖z‖.
+
+    It is 0 for an embedding that is invariant between views (Wang & Isola 2020).
+
+    Raises:
+        ValueError: if z1 and z2 are not finite matrices of the same shape.
     """
     a, b = _unit(z1), _unit(z2)
     _check.require(a.shape == b.shape, "z2", f"shape {list(a.shape)} as z1", b)
@@ -166,11 +178,12 @@ def alignment(z1: Numbers, z2: Numbers) -> float:
 
 
 def uniformity(z: Numbers) -> float:
-    """ln E exp(−2 ‖u(z_i) − u(z_j)‖²) over pairs i ≠ j (Wang & Isola 2020): 0 at collapse, below
-    for spread ones.
+    """Compute the uniformity ln E exp(−2 ‖u(z_i) − u(z_j)‖²) over pairs i ≠ j, with u(z) = z/‖z‖.
+
+    It is 0 at collapse and negative for embeddings that are spread out (Wang & Isola 2020).
 
     Raises:
-        ValueError: z is not a finite matrix of at least two rows.
+        ValueError: if z is not a finite matrix of at least two rows.
     """
     u = _unit(z)
     _check.require(len(u) > 1, "z", "at least two rows", u)
@@ -179,26 +192,27 @@ def uniformity(z: Numbers) -> float:
 
 
 def collapse_std(z: Numbers) -> float:
-    """Mean over dimensions of the std of z/‖z‖: 0 at collapse, about 1/√d when healthy (Chen & He
-    2021).
+    """Compute the mean over dimensions of the standard deviation of z/‖z‖.
+
+    It is 0 at collapse and about 1/√d for isotropic embeddings (Chen & He 2021).
     """
     return float(np.mean(np.std(_unit(z), axis=0)))
 
 
 def monitors(z1: Numbers, z2: Numbers) -> dict[str, float]:
-    """Every number by which rank and collapse of embeddings z1, z2 [n, d] of two views are watched.
+    """Compute all measures of rank and collapse of the embeddings z1, z2 [n, d] of two views.
 
-    `rankme`, `effective_rank`, `participation_ratio`, `alpha_req`, `uniformity` and `collapse_std`
-    of all 2n embeddings, and `alignment` of the pairs; NaN where embeddings are not finite, or for
-    `rankme` all zero.
+    The result holds `rankme`, `effective_rank`, `participation_ratio`, `alpha_req`, `uniformity`
+    and `collapse_std` of all 2n embeddings, and `alignment` of the pairs. All values are NaN if an
+    embedding is not finite; `rankme` is also NaN if all embeddings are zero.
     """
     both = np.concatenate([np.asarray(z1), np.asarray(z2)])
     finite = bool(np.isfinite(both).all())
-    alone = (effective_rank, participation_ratio, alpha_req, uniformity, collapse_std)
-    found = {measure.__name__: measure(both) if finite else float("nan") for measure in alone}
-    found["rankme"] = rankme(both) if finite and both.any() else float("nan")
-    found["alignment"] = alignment(z1, z2) if finite else float("nan")
-    return found
+    measures = (effective_rank, participation_ratio, alpha_req, uniformity, collapse_std)
+    values = {measure.__name__: measure(both) if finite else float("nan") for measure in measures}
+    values["rankme"] = rankme(both) if finite and both.any() else float("nan")
+    values["alignment"] = alignment(z1, z2) if finite else float("nan")
+    return values
 
 
 def _matrix(z: Numbers) -> np.ndarray:
@@ -229,21 +243,27 @@ def _pair(z1: Numbers, z2: Numbers) -> tuple[Array, Array]:
 def steps_alone(
     times: Numbers, eigenvalues: Numbers, *, low: Real = 0.1, learned: Real | None = None
 ) -> tuple[int, int]:
-    """How many modes crossed a half of their own final value, and how many of these alone.
+    """Count the modes that stepped, and those among them that stepped alone.
 
-    A mode whose final value (the mean of the last three samples) is below `learned` counts as not
-    learned. One stepped alone when at its crossing the next was below `low` of the next one's final
-    value, or of 2 · learned where that is never learned. A run that diverged is read up to there.
+    A mode stepped if it crossed half of its final value (the mean of its last three samples), and
+    that value exceeds `learned`. It stepped alone if the next mode had not begun at that time. The
+    next mode has not begun while it is below `low` times its final value, or below
+    `low` · 2 · learned if it is never learned. The samples of a diverged run count up to the first
+    that is not finite.
 
     Args:
         times: [T], increasing.
-        eigenvalues: [T, d], from the largest down.
-        low: what counts as not begun.
-        learned: what counts as learned at all, in the eigenvalues' unit, such as 1/2 where the
-            final value is 1; by default a twentieth of the largest final value, whatever its unit.
+        eigenvalues: [T, d], the largest first.
+        low: the fraction below which a mode has not begun.
+        learned: the final value above which a mode is learned, in the unit of the eigenvalues, such
+            as 1/2 if the final value is 1; by default a twentieth of the largest final value.
+
+    Returns:
+        The number of modes that stepped, and the number that stepped alone.
 
     Raises:
-        ValueError: the shapes do not fit, times do not increase, or `learned` is not positive.
+        ValueError: if the shapes do not match, `times` does not increase, or `learned` is not
+            positive.
     """
     values, t = np.asarray(eigenvalues, np.float64), np.asarray(times, np.float64)
     _check.require(

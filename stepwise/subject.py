@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import _check, _files, _random, entk, models, staircase, views
+from stepwise import _check, _files, _random, data, entk, models, staircase, views
 from stepwise._moved import former_names
 from stepwise.data import Images
-from stepwise.entk.kernel import Apply
+from stepwise.entk.parameters import Apply
 from stepwise.training import runs, snapshots
 from stepwise.training.loop import Trained
 from stepwise.types import Whole
@@ -110,7 +110,7 @@ class Subject:
         views_digest = _files.digest(self.x, length=8)
         path = self.folder / "entk" / f"step_{step}_{views_digest}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # anew: replace a kernel of another version, or a part of another number of devices
+        # a kernel of another version, or a part from another number of devices, is replaced
         K = entk.gram(
             self.apply,
             leaves(network),
@@ -187,7 +187,7 @@ def configuration(folder: str | os.PathLike[str]) -> runs.Config:
             for name, v in stored.items()
             if name != "code"
         }
-        others = ", ".join(sorted(names ^ settings.keys()))
+        others = ", ".join(sorted((names ^ settings.keys()) - set(data.OPTIONS)))
         _check.require(
             not others, str(path), "the fields of this version", f"a difference in {others}"
         )

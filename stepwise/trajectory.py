@@ -17,6 +17,17 @@ from stepwise.types import Numbers
 
 CONVERGED, STOPPED, DIVERGED = 0, 1, 2
 NAMES = ("converged", "stopped", "diverged")
+FORMS = {
+    "times": _npz.Form(("T",), batched=True),
+    "eigenvalues": _npz.Form(("T", "d"), finite=False, batched=True),
+    "loss": _npz.Form(("T",), finite=False, batched=True),
+    "covariance_eigenvalues": _npz.Form(("T", "d"), finite=False, batched=True),
+    "snapshot_times": _npz.Form(("S",), batched=True),
+    "rest": _npz.Form(("d",), batched=True),
+    "result.code": _npz.Form((), batched=True),
+    "result.step": _npz.Form((), batched=True),
+}
+"""What the arrays of a saved trajectory must be. A run that diverged is not finite."""
 
 
 @jax.tree_util.register_dataclass
@@ -146,7 +157,8 @@ class Trajectory:
             ValueError: if the file is not a saved trajectory; the message says what it is.
         """
         required = ("times", "eigenvalues", "loss", "result.code", "result.step")
-        arrays, about = _npz.read(path, "stepwise.Trajectory", required)
+        keys = ("source", "cause")
+        arrays, about = _npz.read(path, "stepwise.Trajectory", required, FORMS, keys)
         result = Result(arrays.pop("result.code"), arrays.pop("result.step"), str(about["cause"]))
         stats = {key[6:]: arrays.pop(key) for key in sorted(arrays) if key.startswith("stats.")}
         entries = [key for key in sorted(arrays) if key.startswith("snapshots.")]

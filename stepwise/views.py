@@ -21,8 +21,8 @@ from jaxtyping import Array, Float32, PRNGKeyArray, UInt8, UInt32
 from stepwise import _random, augment
 from stepwise._check import describe, is_traced, require
 
-# Number of values in one batch of images: 4 MB in float32, which fits a CPU's cache and is enough to
-# occupy a GPU.
+# Number of values in one batch of images: 4 MB in float32, which fits a CPU's cache and is enough
+# to occupy a GPU.
 _BATCH_VALUES = 2**20
 
 _ORDERS = np.array(list(permutations(range(4))), dtype=np.int32)
@@ -242,7 +242,7 @@ def positive_pairs(
     Args:
         pixels: uint8 [n, H, W, C], a NumPy array (a memmap is read batch by batch) or a JAX array.
         key: a random key. A key of a generator other than threefry, JAX's default, is converted to
-            a threefry key first, because the numbers of the others depend on the batch.
+            a threefry key first, because its numbers depend on the batch.
         recipe: a `Recipe`, or the name of one of `RECIPES`.
         start: index of the first image in the whole set; start + n is at most 2³².
         batch_size: number of images computed at a time, which bounds the memory beyond input and

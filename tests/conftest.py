@@ -1,6 +1,4 @@
-"""Strictness for every test: shapes are checked, warnings are errors, and both precisions are asked
-for by name.
-"""
+"""Settings of every test: array shapes are checked, and precision is chosen by a fixture."""
 
 import os
 from contextlib import contextmanager
@@ -8,14 +6,13 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Compiled once: pytest's workers and the processes that tests start share what XLA made of the same
-# function.
+# The workers of pytest, and the processes that tests start, share compiled programs.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Most of its time is XLA's, and most of that LLVM's optimiser. The smoke figures and `make
-# test-latest` have it.
+# Most of the suite's time would be spent in LLVM's optimiser. The smoke figures and
+# `make test-latest` use it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
@@ -35,32 +32,32 @@ install_import_hook("stepwise", "beartype.beartype")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """What takes long begins first, so that no worker ends alone with it."""
+    """Start slow tests first, so that the last worker does not run one alone."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @contextmanager
 def optimised():
-    """What is compiled within runs long enough for XLA's optimisations to pay."""
+    """Compile with XLA's optimisations, for code that runs long enough to benefit."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
-        # what was compiled here rounds otherwise than the same program in another process
+        # optimised programs round differently from the same programs in other processes
         jax.clear_caches()
 
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
-    """The test runs in both precisions; float64 with jax_enable_x64 switched on around it."""
+    """Run the test in both precisions, in float64 with jax_enable_x64 on."""
     with jax.enable_x64(request.param == "float64"):
         yield request.param
 
 
 @pytest.fixture
 def x64():
-    """The test runs with jax_enable_x64 on."""
+    """Run the test with jax_enable_x64 on."""
     with jax.enable_x64(True):
         yield

@@ -1,6 +1,4 @@
-"""Problems of prescribed spectrum, and the formulas of the theory written out a second time, in
-plain NumPy.
-"""
+"""Problems with a prescribed spectrum, and independent NumPy versions of the theory's formulas."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +7,15 @@ from stepwise.problem import Problem
 
 
 def rotation(size, seed=0):
-    """A random orthogonal matrix."""
+    """Return a random orthogonal matrix."""
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]
 
 
 def views(gamma, m=None, *, mean=0.0, seed=0):
-    """Two views [n, m] whose Γ (pooled centring) has just these non-zero eigenvalues, and the
-    modes' directions [m, r].
+    """Return two views [n, m] whose Γ (pooled centring) has exactly these non-zero eigenvalues.
 
-    Each mode has two pairs, ± sqrt(n|γ|/2) v: the views agree where γ > 0 and are opposite where γ
-    < 0.
+    The third value is the directions of the modes [m, r]. Each mode has two pairs,
+    ± sqrt(n|γ|/2) v. The views agree if γ > 0 and are opposite if γ < 0.
     """
     gamma = np.asarray(gamma, float)
     m = gamma.size if m is None else m
@@ -30,7 +27,7 @@ def views(gamma, m=None, *, mean=0.0, seed=0):
 
 
 def modes(gamma, dtype=float):
-    """The problem in its own coordinates: V = I, and views that have these modes."""
+    """Return a problem with these modes and V = I, so that inputs are mode coordinates."""
     gamma = np.sort(np.asarray(gamma, float))[::-1]
     x, x2, V = views(gamma)
     features = jnp.asarray(np.concatenate([x, x2]) @ V, dtype)
@@ -47,20 +44,21 @@ def modes(gamma, dtype=float):
 
 
 def aligned(gamma, d, scale, seed=0):
-    """A start U S V_{≤d}ᵀ in mode coordinates with distinct singular values near `scale`, and
-    those.
+    """Return a start U S V_{≤d}ᵀ in mode coordinates, and its singular values.
+
+    The singular values are distinct and near `scale`.
     """
     s = scale * np.linspace(1, 0.6, d)
     return np.pad(rotation(d, seed) * s, ((0, 0), (0, len(gamma) - d))), s
 
 
 def gaussian(shape, scale, seed=0):
-    """Entries of standard deviation `scale`."""
+    """Draw a Gaussian array whose entries have standard deviation `scale`."""
     return scale * np.random.default_rng(seed).normal(size=shape)
 
 
 def cross_moment(x, x2, center="none"):
-    """Γ, one pair after the other."""
+    """Return Γ, summed pair by pair."""
     x, x2 = (np.asarray(view, float).reshape(len(view), -1) for view in (x, x2))
     mu, mu2 = x.mean(0), x2.mean(0)
     shift, shift2 = {
@@ -75,11 +73,11 @@ def cross_moment(x, x2, center="none"):
 
 
 def spectrum(gamma, A):
-    """Eigenvalues of C = A diag(γ) Aᵀ, from the largest down."""
+    """Return the eigenvalues of C = A diag(γ) Aᵀ in descending order."""
     return np.linalg.eigvalsh((A * gamma) @ np.swapaxes(A, -1, -2))[..., ::-1]
 
 
 def projector(columns):
-    """Onto the span of the columns."""
+    """Return the orthogonal projector onto the span of the columns."""
     q = np.linalg.qr(np.asarray(columns, float))[0]
     return q @ q.T

@@ -1,4 +1,4 @@
-"""What a score goes with: known images, known correlations, chance."""
+"""Attributes of known images, known correlations, and correlations by chance."""
 
 import colorsys
 
@@ -14,27 +14,26 @@ PIXELS = RNG.integers(0, 256, (60, 6, 5, 3), dtype=np.uint8)
 
 
 def flat(*colours):
-    """Images of one colour each [n, 4, 4, 3]."""
+    """Build images of one colour each [n, 4, 4, 3]."""
     return np.broadcast_to(np.array(colours, np.uint8)[:, None, None], (len(colours), 4, 4, 3))
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
 def test_an_image_of_one_colour_has_that_colours_hue_and_saturation(colour):
-    found = attributes.measure(flat(colour))
+    measured = attributes.measure(flat(colour))
     hue, saturation, _ = colorsys.rgb_to_hsv(*(part / 255 for part in colour))
-    assert found["saturation"][0] == pytest.approx(saturation)
-    assert found["contrast"][0] == pytest.approx(0, abs=1e-12)
-    assert found["brightness"][0] == pytest.approx(np.dot([0.299, 0.587, 0.114], colour) / 255)
+    assert measured["saturation"][0] == pytest.approx(saturation)
+    assert measured["contrast"][0] == pytest.approx(0, abs=1e-12)
+    assert measured["brightness"][0] == pytest.approx(np.dot([0.299, 0.587, 0.114], colour) / 255)
     if saturation > 0:
-        # the hexagon of HSV and the circle agree at its corners, and to a twentieth of a turn
-        # between
-        off = np.angle(np.exp(1j * (found["hue"][0] - 2 * np.pi * hue)))
-        assert abs(off) < 0.05 * 2 * np.pi
+        # HSV's hexagon and the circle agree at the corners, and to a twentieth of a turn elsewhere
+        gap = np.angle(np.exp(1j * (measured["hue"][0] - 2 * np.pi * hue)))
+        assert abs(gap) < 0.05 * 2 * np.pi
         if sorted(colour)[0] == 0 and len(set(colour)) == 2:
-            assert abs(off) < 1e-6
+            assert abs(gap) < 1e-6
 
 
-def test_a_score_that_is_a_measure_correlates_by_one_and_its_sign_is_kept():
+def test_a_score_equal_to_an_attribute_has_correlation_one_up_to_its_sign():
     measured = attributes.measure(PIXELS)
     for name in ("brightness", "contrast", "saturation"):
         assert attributes.correlations(measured[name], PIXELS)[name] == pytest.approx(1)
@@ -42,29 +41,33 @@ def test_a_score_that_is_a_measure_correlates_by_one_and_its_sign_is_kept():
     assert attributes.correlations(np.cos(measured["hue"] - 0.3), PIXELS)["hue"] == pytest.approx(1)
 
 
-def test_it_is_the_textbooks_correlation_and_correlation_ratio():
+def test_correlations_match_pearson_and_the_correlation_ratio():
     scores, labels = RNG.normal(size=60), RNG.integers(3, 6, 60)
-    found = attributes.correlations(scores, PIXELS, labels)
-    assert found["brightness"] == pytest.approx(
+    result = attributes.correlations(scores, PIXELS, labels)
+    assert result["brightness"] == pytest.approx(
         np.corrcoef(scores, attributes.measure(PIXELS)["brightness"])[0, 1]
     )
     between = sum(
         np.sum(labels == k) * (scores[labels == k].mean() - scores.mean()) ** 2
         for k in np.unique(labels)
     )
-    assert found["class"] == pytest.approx(np.sqrt(between / np.sum((scores - scores.mean()) ** 2)))
+    assert result["class"] == pytest.approx(
+        np.sqrt(between / np.sum((scores - scores.mean()) ** 2))
+    )
 
 
 def test_unrelated_scores_stay_within_chance():
-    found = [attributes.correlations(RNG.normal(size=60), PIXELS)["brightness"] for _ in range(200)]
-    assert np.mean(np.abs(found) > 1.96 / 60**0.5) < 0.12
+    chance = [
+        attributes.correlations(RNG.normal(size=60), PIXELS)["brightness"] for _ in range(200)
+    ]
+    assert np.mean(np.abs(chance) > 1.96 / 60**0.5) < 0.12
 
 
-def test_grey_images_have_no_colour_and_constants_no_correlation():
+def test_grey_images_have_no_hue_and_constants_have_no_correlation():
     grey = PIXELS[..., :1]
-    found = attributes.correlations(np.arange(60.0), grey, np.zeros(60, int))
-    assert found.keys() == {"brightness", "contrast", "class"}
-    assert found["class"] == 0
+    result = attributes.correlations(np.arange(60.0), grey, np.zeros(60, int))
+    assert result.keys() == {"brightness", "contrast", "class"}
+    assert result["class"] == 0
     assert all(np.isnan(value) for value in attributes.correlations(np.ones(60), grey).values())
     same = attributes.correlations(np.arange(4.0), flat(*[(9, 9, 9)] * 4))
     assert np.isnan(same["brightness"])
@@ -79,6 +82,6 @@ def test_grey_images_have_no_colour_and_constants_no_correlation():
         ((np.full(60, np.nan), PIXELS), "scores: expected finite"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, message):
+def test_bad_arguments_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         attributes.correlations(*arguments)

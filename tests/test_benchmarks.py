@@ -1,5 +1,6 @@
-"""`python -m benchmarks --quick` runs: rows appear in the table and in the file. Never a word on
-how fast.
+"""`python -m benchmarks --quick` runs, and its rows appear in the table and in the file.
+
+No test asserts a speed.
 """
 
 import json
@@ -31,16 +32,16 @@ def test_each_pair_prints_its_rows_and_writes_them(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert report.HEAD in done.stdout
-    found = json.loads(output.read_text())
-    words = Counter(row["name"].split()[0] for row in found["rows"])
-    assert found["quick"] and words == {
+    content = json.loads(output.read_text())
+    words = Counter(row["name"].split()[0] for row in content["rows"])
+    assert content["quick"] and words == {
         "setup": 3,
         "kernel": 5,
         "ensemble": 2,
         "closed": 1,
         "flow": 1,
     }
-    for row in found["rows"]:
+    for row in content["rows"]:
         assert f"| {row['name']}: {row['case']} |" in done.stdout
         assert row["ours_s"] > 0 and row["peer_s"] > 0 and row["ratio"] > 0
 
@@ -53,7 +54,7 @@ def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
     torch, drawing = json.loads(output.read_text())["rows"]
     assert torch["name"] == "training" and torch["ours_s"] > 0
     assert drawing["name"] == "views" and drawing["ratio"] > 0
-    if torch["peer_s"] is None:  # no row is given a ratio unless both compute the same
+    if torch["peer_s"] is None:  # a row has a ratio only if both sides compute the same
         assert "no peer: " in torch["note"] and torch["ratio"] is None
         assert (
             not (Path(ROOT) / training.TORCH).is_file()
@@ -67,7 +68,7 @@ def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_kernel_has_its_peers_its_growth_and_its_estimates(tmp_path):
+def test_the_empirical_ntk_has_rows_of_peers_growth_and_estimates(tmp_path):
     output = tmp_path / "entk.json"
     done = _run("entk", "--quick", "--output", str(output), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -87,7 +88,7 @@ def test_the_kernel_has_its_peers_its_growth_and_its_estimates(tmp_path):
     assert (tmp_path / "results/bench/entk.png").is_file()
 
 
-def test_a_peer_that_computes_something_else_is_found_out():
+def test_a_peer_that_computes_something_else_is_an_error():
     ours = {"loss": 2.0, "gradient": 3.0, "losses": 1.9, "parameters": 10}
     theirs = ours | {"version": "2"}
 
@@ -102,7 +103,7 @@ def test_a_peer_that_computes_something_else_is_found_out():
             note(**other)
 
 
-def test_a_side_runs_in_a_process_of_its_own_within_its_limit():
+def test_a_side_runs_in_its_own_process_within_its_limit():
     done = child.run("setup:ours", 60, 12, 3)
     assert done.arrays["gamma"].shape == (3,) and 0 < done.seconds < 60 and not done.late
     assert child.run("setup:ours", 60, 12, 3, limit=0.1).late
@@ -112,7 +113,7 @@ def test_a_side_runs_in_a_process_of_its_own_within_its_limit():
         child.run("setup:ours", 60, 12, 0)
 
 
-def test_an_interpreter_that_is_not_there_is_told_of():
+def test_a_missing_interpreter_is_an_error_that_names_it():
     with pytest.raises(FileNotFoundError, match="no/such/python"):
         child.run("setup:ours", 60, 12, 3, python=Path("no/such/python"))
 
@@ -128,7 +129,7 @@ def test_a_row_without_its_peer_has_no_ratio():
     )
 
 
-def test_an_unknown_name_is_refused_by_name():
+def test_an_unknown_name_is_rejected_by_name():
     done = _run("flwo", "--quick")
     assert done.returncode == 2 and "flwo" in done.stderr and "closed_form" in done.stderr
 

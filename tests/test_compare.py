@@ -21,7 +21,7 @@ def curves(times, taus=TAUS, rate=3.0):
 T = np.geomspace(0.1, 20, 400)
 
 
-def test_a_run_that_is_the_theory_has_no_gap(x64):
+def test_a_run_equal_to_the_theory_has_no_gap(x64):
     p, A0 = problems.modes([1.0, 0.5, 0.2]), problems.gaussian((2, 3), 1e-3)
     theory = closed_form(p, A0, np.geomspace(0.01, 20, 300))
     gap = compare(theory, theory)
@@ -63,7 +63,7 @@ def test_the_rms_does_not_depend_on_how_densely_a_run_was_logged():
     )
 
 
-def test_plain_arrays_tuples_dicts_and_trajectories_are_all_read(x64):
+def test_plain_arrays_tuples_dicts_and_trajectories_are_accepted(x64):
     p, A0 = problems.modes([1.0, 0.5, 0.2]), problems.gaussian((2, 3), 0.1)
     run = descent(p, A0, 0.02, 400, record_every=4)
     theory = closed_form(p, A0, np.linspace(0, 9, 300))
@@ -83,7 +83,7 @@ def test_plain_arrays_tuples_dicts_and_trajectories_are_all_read(x64):
     assert 0.9 < whole.alignment <= 1 + 1e-12
 
 
-def test_truncated_problems_align_on_the_modes_that_they_share(x64):
+def test_truncated_problems_align_on_their_shared_modes(x64):
     p, A0 = problems.modes([1.0, 0.5, 0.2]), problems.gaussian((2, 3), 1e-5)
     times = np.geomspace(0.1, 30, 100)
     gap = compare(closed_form(p, A0, times), closed_form(p.truncate(2), A0[:, :2], times))
@@ -92,7 +92,7 @@ def test_truncated_problems_align_on_the_modes_that_they_share(x64):
     assert compare(none, none).alignment is None
 
 
-def test_modes_that_only_one_learns_are_infinitely_far():
+def test_modes_learned_in_only_one_have_an_infinite_error():
     gap = compare((T, curves(T)), (T, curves(T, np.array([2.0, 500, 900]))))
     np.testing.assert_allclose(gap.step_time_error, [0, np.inf, np.inf], atol=1e-9)
     assert gap.summary()["step_time_error"][1] is None
@@ -101,13 +101,13 @@ def test_modes_that_only_one_learns_are_infinitely_far():
     assert neither.count_within(0.1) == 1
 
 
-def test_with_unlike_dimensions_the_larger_eigenvalues_are_compared():
+def test_with_different_dimensions_the_largest_eigenvalues_are_compared():
     gap = compare((T, curves(T)), (T, curves(T)[:, :2]))
     assert gap.step_time_error.shape == (2,)
     assert gap.eigenvalue_rms == 0
 
 
-def test_only_shared_times_are_read():
+def test_only_shared_times_are_compared():
     gap = compare((T[100:], curves(T[100:])), (T[:300], curves(T[:300])))
     assert gap.eigenvalue_rms == 0
     from_zero = compare((np.r_[0, T], curves(np.r_[0, T])), (np.r_[0, T], curves(np.r_[0, T])))
@@ -126,49 +126,49 @@ def test_only_shared_times_are_read():
         ((T, curves(T) * np.nan), "experiment eigenvalues: expected finite entries"),
         (
             (T, curves(T), np.ones(3)),
-            r"experiment loss: expected \[400\], one a time, received float64 \[3\]",
+            r"experiment loss: expected \[400\], one for each time, received float64 \[3\]",
         ),
         ({"times": T}, "experiment: expected a dict with times and eigenvalues, received keys"),
         (
             (T,),
             r"experiment: expected \(times, eigenvalues\) or \(times, eigenvalues, loss\), "
-            r"received 1",
+            r"received a sequence of length 1",
         ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_by_name(run, message):
+def test_curves_that_cannot_be_compared_are_rejected_by_name(run, message):
     with pytest.raises(ValueError, match=message):
         compare((T, curves(T)), run)
 
 
-def test_a_run_that_diverged_is_compared_until_it_did(x64):
+def test_a_diverged_run_is_compared_up_to_the_divergence(x64):
     p = problems.modes(np.array([1.0, 0.5, -5.0]))
     A0 = problems.gaussian((2, 3), 1e-3)
     run = descent(p, A0, 0.9 / 4, 400, record_every=1)
     assert run.result.name == "diverged"
-    found = compare(closed_form(p, A0, run.times), run)
-    assert np.isfinite(found.eigenvalue_rms)
-    assert np.isinf(found.step_time_error).any()
+    gap = compare(closed_form(p, A0, run.times), run)
+    assert np.isfinite(gap.eigenvalue_rms)
+    assert np.isinf(gap.step_time_error).any()
 
 
-def test_the_text_says_which_modes_were_learned_and_how_far_off_each_is():
+def test_the_text_shows_which_modes_were_learned_and_their_errors():
     times = np.geomspace(0.1, 10, 200)
 
     def step(tau):
         return 1 / (1 + np.exp(-8 * (times - tau)))
 
     flat = np.zeros_like(times)
-    found = compare(
+    gap = compare(
         (times, np.stack([step(1), step(3), flat], 1)),
         (times, np.stack([step(1.1), flat, flat], 1)),
     )
-    assert found.n_learned == 1 and found.summary()["learned"] == 1
-    first, second, third = str(found).splitlines()[1:4]
+    assert gap.n_learned == 1 and gap.summary()["learned"] == 1
+    first, second, third = str(gap).splitlines()[1:4]
     assert "10.0" in first and second.split()[-1] == third.split()[-1] == "-"
-    assert "1 of 3 modes learned" in str(found)
+    assert "1 of 3 modes learned in both" in str(gap)
 
 
-def test_a_step_is_half_of_what_the_law_says_the_eigenvalue_rests_at(x64):
+def test_a_step_is_half_of_the_final_eigenvalue_of_the_law(x64):
     times = np.geomspace(0.1, 10, 200)
     rising = 0.3 / (1 + np.exp(-3 * (times[:, None] - 2)))
     law = HalfKnown(np.ones(1))
@@ -178,7 +178,7 @@ def test_a_step_is_half_of_what_the_law_says_the_eigenvalue_rests_at(x64):
     assert compare((times, rising), (times, rising)).theory_steps[0] == np.inf
 
 
-def test_the_loss_of_plain_curves_is_the_laws_or_none(x64):
+def test_the_loss_of_plain_curves_is_that_of_the_law_or_none(x64):
     p = problems.modes([1.0, 0.5])
     values = curves(T)[:, :2]
     half, none = (
@@ -188,9 +188,7 @@ def test_the_loss_of_plain_curves_is_the_laws_or_none(x64):
     plain = compare((T, values), (T, 0.9 * values))
     assert half.loss_rms == pytest.approx(plain.loss_rms / 2)
     assert none.loss_rms is None and "loss rms" not in str(none)
-    with pytest.raises(
-        ValueError, match="problem: expected the problem that law= is a function of"
-    ):
+    with pytest.raises(ValueError, match="problem: expected the problem of the function law="):
         compare((T, values), (T, values), law=lambda p, d: Half(p.gamma))
 
 
@@ -198,6 +196,6 @@ def test_eigenvalues_of_different_matrices_are_not_compared(x64):
     p, A0 = problems.modes([1.0, 0.5]), problems.gaussian((1, 2), 0.1)
     run = closed_form(p, A0, [1.0, 2.0, 3.0])
     with pytest.raises(
-        ValueError, match="expected eigenvalues of the C, as the theory's, received"
+        ValueError, match="expected eigenvalues of the same matrix as the theory's, C, received"
     ):
         compare(run, replace(run, observable="covariance"))

@@ -14,7 +14,7 @@ SPECTRA = {
 }
 
 
-def matrix_of(values, dtype):
+def build_matrix(values, dtype):
     V = problems.rotation(values.size)
     return (V * values @ V.T).astype(dtype), V
 
@@ -24,53 +24,53 @@ def multiply(matrix, block):
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_the_top_pairs_are_those_of_the_whole_matrix(name, dtype):
+def test_the_top_pairs_match_a_full_decomposition(name, dtype):
     values = SPECTRA[name]
-    matrix, V = matrix_of(values, dtype)
-    found = eigen.top(multiply, jnp.asarray(matrix), 160, 5, dtype=dtype)
+    matrix, V = build_matrix(values, dtype)
+    pairs = eigen.top(multiply, jnp.asarray(matrix), 160, 5, dtype=dtype)
     size, eps = np.abs(values).max(), 1e-5 if dtype == "float32" else 1e-9
-    np.testing.assert_allclose(found.values, values[:5], atol=eps * size)
+    np.testing.assert_allclose(pairs.values, values[:5], atol=eps * size)
     np.testing.assert_allclose(
-        found.vectors.T @ found.vectors, np.eye(5), atol=10 * np.finfo(dtype).eps * 10
+        pairs.vectors.T @ pairs.vectors, np.eye(5), atol=10 * np.finfo(dtype).eps * 10
     )
-    exact = np.asarray(matrix, float) @ np.asarray(found.vectors, float) - np.asarray(
-        found.vectors * found.values, float
+    exact = np.asarray(matrix, float) @ np.asarray(pairs.vectors, float) - np.asarray(
+        pairs.vectors * pairs.values, float
     )
     assert (
-        np.linalg.norm(exact, axis=0) <= found.residuals + 20 * np.finfo(dtype).eps * size
+        np.linalg.norm(exact, axis=0) <= pairs.residuals + 20 * np.finfo(dtype).eps * size
     ).all()
-    assert (np.asarray(found.residuals) <= max(1e-9, 20 * np.finfo(dtype).eps) * size).all()
-    assert values[-1] - eps * size <= float(found.lowest) <= values[-1] + 0.2 * size
+    assert (np.asarray(pairs.residuals) <= max(1e-9, 20 * np.finfo(dtype).eps) * size).all()
+    assert values[-1] - eps * size <= float(pairs.lowest) <= values[-1] + 0.2 * size
     if name == "degenerate":
-        span = problems.projector(found.vectors[:, :3]) - problems.projector(V[:, :3])
+        span = problems.projector(pairs.vectors[:, :3]) - problems.projector(V[:, :3])
         assert np.abs(span).max() < 1e3 * eps
 
 
-def test_another_seed_gives_the_same_pairs(x64):
-    matrix = jnp.asarray(matrix_of(SPECTRA["power"], float)[0])
+def test_another_seed_returns_the_same_pairs(x64):
+    matrix = jnp.asarray(build_matrix(SPECTRA["power"], float)[0])
     one, two = (eigen.top(multiply, matrix, 160, 4, dtype=float, seed=seed) for seed in (0, 1))
     np.testing.assert_allclose(one.values, two.values, atol=1e-12)
     np.testing.assert_allclose(one.vectors, two.vectors, atol=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 7, 12])
-def test_a_small_or_wholly_wanted_spectrum_is_dense(k, x64):
+def test_a_small_or_complete_spectrum_is_computed_densely(k, x64):
     values = np.linspace(3, -2, 12)
-    found = eigen.top(multiply, jnp.asarray(matrix_of(values, float)[0]), 12, k, dtype=float)
-    np.testing.assert_allclose(found.values, values[:k], atol=1e-13)
-    assert float(found.lowest) == pytest.approx(-2)
-    assert (np.asarray(found.residuals) < 1e-13).all()
+    pairs = eigen.top(multiply, jnp.asarray(build_matrix(values, float)[0]), 12, k, dtype=float)
+    np.testing.assert_allclose(pairs.values, values[:k], atol=1e-13)
+    assert float(pairs.lowest) == pytest.approx(-2)
+    assert (np.asarray(pairs.residuals) < 1e-13).all()
 
 
-def test_the_zero_operator_has_zeros(dtype):
-    found = eigen.top(multiply, jnp.zeros((160, 160), dtype), 160, 3, dtype=dtype)
-    np.testing.assert_array_equal(found.values, 0)
+def test_the_zero_operator_has_zero_eigenvalues(dtype):
+    pairs = eigen.top(multiply, jnp.zeros((160, 160), dtype), 160, 3, dtype=dtype)
+    np.testing.assert_array_equal(pairs.values, 0)
 
 
-def test_not_converged_is_an_error_that_says_how_far_it_came(x64):
-    matrix = jnp.asarray(matrix_of(np.linspace(1, 0.99, 400), float)[0])
+def test_an_iteration_that_does_not_converge_reports_its_residual(x64):
+    matrix = jnp.asarray(build_matrix(np.linspace(1, 0.99, 400), float)[0])
     with pytest.raises(
-        eigen.NotConvergedError, match=r"below 1\.0e-09 .* within 10 block products, reached \d"
+        eigen.NotConvergedError, match=r"below 1\.0e-09 .* within 10 block products, received \d"
     ):
         eigen.top(multiply, matrix, 400, 3, dtype=float, max_products=10)
     for k in (0, 401):
@@ -80,16 +80,16 @@ def test_not_converged_is_an_error_that_says_how_far_it_came(x64):
             eigen.top(multiply, matrix, 400, k)
 
 
-def test_all_pairs_come_from_the_largest_down_with_a_fixed_sign():
-    matrix = matrix_of(np.array([1.0, 3, -2, 0.5]), float)[0]
+def test_all_pairs_are_in_descending_order_with_a_fixed_sign():
+    matrix = build_matrix(np.array([1.0, 3, -2, 0.5]), float)[0]
     values, vectors = eigen.descending(matrix)
     np.testing.assert_allclose(values, [3, 1, 0.5, -2], atol=1e-14)
     np.testing.assert_allclose(vectors * values @ vectors.T, matrix, atol=1e-14)
     assert (vectors[np.abs(vectors).argmax(0), np.arange(4)] > 0).all()
 
 
-def _pair(size, rank, seed=0):
-    """Symmetric S, and M of this rank."""
+def build_pair(size, rank, seed=0):
+    """Build a symmetric S and a positive semi-definite M of this rank."""
     rng = np.random.default_rng(seed)
     S = rng.normal(size=(size, size))
     root = rng.normal(size=(size, rank)) * np.linspace(1, 0.1, rank)
@@ -97,23 +97,23 @@ def _pair(size, rank, seed=0):
 
 
 @pytest.mark.parametrize("rank", [120, 60])
-def test_the_top_of_a_product_is_that_of_the_symmetric_root(rank):
-    S, M = _pair(120, rank)
+def test_the_top_of_a_product_matches_its_symmetric_form(rank):
+    S, M = build_pair(120, rank)
     values, vectors = np.linalg.eigh(M)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     exact = np.linalg.eigvalsh(root @ S @ root)[::-1]
-    found = eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 120, 5)
-    np.testing.assert_allclose(found.values, exact[:5], rtol=1e-10)
-    np.testing.assert_allclose(found.vectors.T @ M @ found.vectors, np.eye(5), atol=1e-10)
+    pairs = eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 120, 5)
+    np.testing.assert_allclose(pairs.values, exact[:5], rtol=1e-10)
+    np.testing.assert_allclose(pairs.vectors.T @ M @ pairs.vectors, np.eye(5), atol=1e-10)
     np.testing.assert_allclose(
-        S @ M @ found.vectors, found.vectors * found.values, atol=1e-6 * exact[0]
+        S @ M @ pairs.vectors, pairs.vectors * pairs.values, atol=1e-6 * exact[0]
     )
-    assert found.residuals.max() <= 1e-9 * abs(exact).max()
-    assert exact[-1] - 1e-9 <= found.lowest <= exact[4]
+    assert pairs.residuals.max() <= 1e-9 * abs(exact).max()
+    assert exact[-1] - 1e-9 <= pairs.lowest <= exact[4]
 
 
-def test_a_product_whose_right_side_is_not_positive_is_refused():
-    S, M = _pair(60, 60)
+def test_a_product_with_an_indefinite_right_factor_is_refused():
+    S, M = build_pair(60, 60)
     with pytest.raises(
         ValueError, match="K: expected a positive semi-definite kernel, received a direction"
     ):
@@ -121,29 +121,29 @@ def test_a_product_whose_right_side_is_not_positive_is_refused():
 
 
 def test_more_pairs_of_a_product_than_its_rank_are_refused():
-    S, M = _pair(60, 4)
+    S, M = build_pair(60, 4)
     with pytest.raises(
         ValueError, match=r"modes: expected a number in 1 \.\.\. 4, the rank of K, received 6"
     ):
         eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 60, 6)
 
 
-def test_a_product_that_does_not_converge_says_how_far_it_came():
-    S, M = _pair(200, 200)
-    with pytest.raises(eigen.NotConvergedError, match=r"within 3 block products, reached"):
+def test_a_product_that_does_not_converge_reports_its_residual():
+    S, M = build_pair(200, 200)
+    with pytest.raises(eigen.NotConvergedError, match=r"within 3 block products, received"):
         eigen.top_of_product(lambda b: S @ b, lambda b: M @ b, 200, 3, tol=1e-14, max_products=3)
 
 
 @pytest.mark.parametrize("rank", [5, 8, 12])
-def test_a_product_of_few_directions_is_not_taken_for_an_indefinite_one(rank):
-    """Fewer than the block has columns: what is left of it is rounding, of either sign."""
+def test_a_product_of_low_rank_does_not_count_as_indefinite(rank):
+    """The rank is near a block's width of 11, so the other columns are rounding of either sign."""
     F = np.random.default_rng(rank).normal(size=(600, rank)) * np.geomspace(1, 1e-2, rank)
     K = F @ F.T
 
     def swapped(block):
         return np.concatenate([block[300:], block[:300]]) / 600
 
-    found = eigen.top_of_product(swapped, lambda block: K @ block, 600, 3)
+    pairs = eigen.top_of_product(swapped, lambda block: K @ block, 600, 3)
     cross = F[:300].T @ F[300:] / 300
     expected = np.sort(np.linalg.eigvalsh((cross + cross.T) / 2))[::-1][:3]
-    np.testing.assert_allclose(found.values, expected, atol=1e-7 * expected[0])
+    np.testing.assert_allclose(pairs.values, expected, atol=1e-7 * expected[0])

@@ -1,4 +1,4 @@
-"""What docs/extending shows is whole: a law, a method and a figure, one file each, and no more."""
+"""The files of docs/extending are complete: a law, a method and a figure, each in one file."""
 
 import importlib.util
 import json
@@ -32,17 +32,17 @@ def load(name):
 
 @pytest.fixture
 def linear(x64):
-    """A problem of six modes, one of them negative, and a small start."""
+    """Return a problem of six modes, one of them negative, and a small start."""
     p = problems.modes([1.0, 0.7, 0.4, 0.2, 0.1, -0.3])
     return p, p.start(jax.random.key(1), d=3, scale=1e-5)
 
 
-def test_its_files_are_short():
+def test_the_files_are_short():
     for name, most in {"weighted": 45, "quartic": 80, "delays": 110}.items():
         assert len((FOLDER / f"{name}.py").read_text().splitlines()) <= most
 
 
-def test_the_law_takes_every_solver_along_and_half_the_weight_takes_twice_the_time(linear):
+def test_every_solver_accepts_the_law_and_half_the_weight_doubles_the_times(linear):
     p, A0 = linear
     law = load("weighted").law
     times = np.linspace(0, 30, 400)
@@ -60,7 +60,7 @@ def test_the_law_takes_every_solver_along_and_half_the_weight_takes_twice_the_ti
     assert report.stable is None
 
 
-def test_the_methods_law_is_that_of_its_loss(linear):
+def test_the_law_of_the_method_is_that_of_its_loss(linear):
     p, A0 = linear
     row = methods.find(NAME)
     law = laws.law_of(row.law, p, 3)
@@ -75,7 +75,7 @@ def test_the_methods_law_is_that_of_its_loss(linear):
     assert compare.compare(theory, run, law=law).count_within(0.05) == 3
 
 
-def test_its_stable_rate_is_the_largest(linear):
+def test_the_stable_rate_of_the_method_is_the_largest(linear):
     p, _ = linear
     law = laws.law_of(methods.find(NAME).law, p, 3)
     A = np.asarray(p.optimum(3, law=law)) * 1.001
@@ -88,11 +88,11 @@ def test_its_stable_rate_is_the_largest(linear):
 
 @pytest.mark.slow
 @optimised()
-def test_predict_and_train_take_the_method_by_its_file(tmp_path, capsys):
+def test_predict_and_train_accept_the_file_of_the_method(tmp_path, capsys):
     flags = ["--n-pairs", "40", "--side", "24", "--d", "2", "--out", str(tmp_path / "predict")]
     assert main(["predict", "--method", NAME, *flags]) == 0
-    said = capsys.readouterr().out
-    assert "Quartic" in said and "modes can be learned" in said
+    printed = capsys.readouterr().out
+    assert "Quartic" in printed and "modes can be learned" in printed
     config = json.loads((tmp_path / "predict" / "config.json").read_text())
     assert config["method"] == "quartic"
     assert (tmp_path / "predict" / "figure.png").is_file()
@@ -105,7 +105,7 @@ def test_predict_and_train_take_the_method_by_its_file(tmp_path, capsys):
     assert numbers["crossed"] >= 1 and (out / "figure.png").is_file()
 
 
-def test_the_figure_holds_its_claim_and_a_wrong_prediction_fails_it(x64):
+def test_the_figure_meets_its_claim_and_a_wrong_prediction_fails_it(x64):
     figure = load("delays")
     assert {"Claim", "Paper", "Command", "Expected"} <= header(figure.__doc__)[1].keys()
     result = figure.run(figure.Config.smoke())

@@ -36,7 +36,6 @@ methods trajectory
 dynamics.loop dynamics.reduction dynamics.stabilised
 dynamics
 probes staircase attributes
-entk.full
 entk
 training
 subject

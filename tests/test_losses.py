@@ -1,4 +1,4 @@
-"""Every loss against an independent NumPy computation, loop by loop, and its value at collapse."""
+"""Every loss against an independent NumPy loop, and its value at collapse."""
 
 import jax
 import jax.numpy as jnp
@@ -102,18 +102,18 @@ names = [loss.__name__ for loss, _ in PAIRS]
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("loss", "reference"), PAIRS, ids=names)
-def test_the_official_value(loss, reference, shape, x64):
+def test_a_loss_equals_an_independent_computation(loss, reference, shape, x64):
     for scale in (1e-3, 1.0, 30.0):
         z1, z2 = pair(shape, scale)
         np.testing.assert_allclose(float(loss(z1, z2)), reference(z1, z2), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("loss", "reference"), [(losses.byol, byol), (losses.simsiam, simsiam)])
-def test_targets_of_another_network(loss, reference, x64):
+def test_targets_of_another_network_receive_no_gradient(loss, reference, x64):
     (p1, p2), (z1, z2) = pair((6, 4)), pair((6, 4))
     np.testing.assert_allclose(float(loss(p1, p2, z1, z2)), reference(p1, p2, z1, z2), rtol=1e-12)
-    through = jax.grad(loss, argnums=(2, 3))(p1, p2, z1, z2)
-    assert not np.any(through[0]) and not np.any(through[1])
+    gradients = jax.grad(loss, argnums=(2, 3))(p1, p2, z1, z2)
+    assert not np.any(gradients[0]) and not np.any(gradients[1])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_targets_of_another_network(loss, reference, x64):
         (losses.simsiam, lambda n, d: -1),
     ],
 )
-def test_the_value_at_full_collapse(loss, value, x64):
+def test_a_loss_has_its_documented_value_at_full_collapse(loss, value, x64):
     for n, d in SHAPES:
         z = np.broadcast_to(2 * RNG.normal(size=d) + 2, (n, d))
         z = z / max(1, np.linalg.norm(z[0]) if loss is losses.spectral_contrastive else 1)
@@ -136,7 +136,7 @@ def test_the_value_at_full_collapse(loss, value, x64):
         np.testing.assert_allclose(float(loss(z, z)), value(n, d), atol=1e-10)
 
 
-def test_other_constants(x64):
+def test_constants_other_than_the_defaults(x64):
     z1, z2 = pair((8, 5))
     np.testing.assert_allclose(
         losses.barlow_twins(z1, z2, off_diagonal=1, eps=0.1), barlow_twins(z1, z2, 1, 0.1)
@@ -149,7 +149,7 @@ def test_other_constants(x64):
     )
 
 
-def test_the_theorys_form_is_the_distance_of_its_spectrum_from_one(x64):
+def test_the_loss_of_the_theory_is_the_distance_of_the_eigenvalues_from_one(x64):
     z1, z2 = pair((30, 4))
     values = spectra.eigenvalues(z1, z2, center=True)
     np.testing.assert_allclose(
@@ -162,7 +162,7 @@ def test_the_theorys_form_is_the_distance_of_its_spectrum_from_one(x64):
     )
 
 
-def test_a_tiny_embedding_is_left_unnormalised_by_the_eps(x64):
+def test_eps_leaves_a_tiny_embedding_unnormalised(x64):
     z1, z2 = pair((20, 3), 1e-6)
     bare = losses.barlow_twins_unnormalised(
         z1 / np.sqrt(1e-5), z2 / np.sqrt(1e-5), center="per_view", off_diagonal=0.0051
@@ -176,13 +176,13 @@ def test_gradients_are_finite_at_zero_and_agree_with_differences(loss, x64):
     for slope in jax.grad(loss, argnums=(0, 1))(zero, zero):
         assert np.isfinite(slope).all()
     if loss in (losses.byol, losses.simsiam):
-        return  # the gradient stops at the targets, which a difference does not know
+        return  # a finite difference includes the targets, but the gradient stops there
     z1, z2 = pair((6, 3))
-    along = RNG.normal(size=z1.shape)
+    direction = RNG.normal(size=z1.shape)
     step = 1e-5
-    difference = (loss(z1 + step * along, z2) - loss(z1 - step * along, z2)) / (2 * step)
+    difference = (loss(z1 + step * direction, z2) - loss(z1 - step * direction, z2)) / (2 * step)
     np.testing.assert_allclose(
-        np.sum(jax.grad(loss)(z1, z2) * along), difference, rtol=1e-6, atol=1e-8
+        np.sum(jax.grad(loss)(z1, z2) * direction), difference, rtol=1e-6, atol=1e-8
     )
 
 
@@ -239,9 +239,9 @@ def test_bad_arguments_are_refused_by_name(call, message):
         call(z)
 
 
-def test_vicreg_lets_a_mode_grow_beside_a_learned_one_where_the_views_agree_enough(x64):
-    # one mode on all outputs at its fixed point, the second small and on an output direction of its
-    # own
+def test_a_vicreg_mode_grows_beside_a_learned_one_if_the_views_agree_enough(x64):
+    # one mode on all outputs at its fixed point; the second is small, in an orthogonal output
+    # direction
     d, n, sigma, rho = 10, 600, np.array([2.0, 0.7]), np.array([0.95, 0.8])
     parts = np.linalg.qr(np.random.default_rng(0).normal(size=(n, 4)))[0]
     parts = np.linalg.qr(parts - parts.mean(0))[0] * np.sqrt(n - 1)
@@ -260,4 +260,4 @@ def test_vicreg_lets_a_mode_grow_beside_a_learned_one_where_the_views_agree_enou
     tiny = 1e-5 * np.outer(direction, [0, 1])
     rate = -float(direction @ np.asarray(slope(learned(variance) + tiny))[:, 1]) / 1e-5
     expected = sigma[1] * (8 * variance * d - 100 * (rho[0] - rho[1])) / d
-    assert rate == pytest.approx(expected, rel=3 / n)  # means divide by n, variances by n - 1
+    assert rate == pytest.approx(expected, rel=3 / n)  # n against n - 1 in means and variances

@@ -17,7 +17,7 @@ X, X2 = RNG.normal(size=(24, 4)) + 3, RNG.normal(size=(24, 4)) - 1
 
 
 @pytest.mark.parametrize("center", moments.CENTERS)
-def test_moments_are_the_formulas(center, x64):
+def test_moments_match_their_formulas(center, x64):
     cross, single = moments.of_pairs(X, X2).centre(center)
     np.testing.assert_allclose(cross, problems.cross_moment(X, X2, center), atol=1e-13)
     shifts = {
@@ -29,7 +29,7 @@ def test_moments_are_the_formulas(center, x64):
     np.testing.assert_allclose(single, (a.T @ a + b.T @ b) / 48, atol=1e-13)
 
 
-def test_centring_takes_the_means_out_of_the_cross_moment(x64):
+def test_centring_subtracts_the_means_from_the_cross_moment(x64):
     whole = moments.of_pairs(X, X2)
     mu, mu2 = X.mean(0), X2.mean(0)
     gamma = whole.centre("none")[0]
@@ -47,7 +47,7 @@ def test_the_moment_has_the_spectrum_of_the_problem(center, x64):
 
 @given(cuts=st.sets(st.integers(1, 23)))
 @settings(max_examples=15)
-def test_batches_of_any_sizes_give_what_one_does(cuts):
+def test_batches_of_any_sizes_have_the_moments_of_one_batch(cuts):
     edges = [0, *sorted(cuts), 24]
     batches = ((X[a:b], X2[a:b]) for a, b in itertools.pairwise(edges))
     streamed, whole = moments.of_batches(batches), moments.of_pairs(X, X2)
@@ -78,7 +78,7 @@ def test_a_large_mean_costs_no_digits(dtype):
     np.testing.assert_allclose(streamed[0], near[0], rtol=1e-4 if dtype == "float32" else 1e-6)
 
 
-def test_images_integers_and_device_arrays_are_read(dtype):
+def test_images_lists_and_device_arrays_are_accepted(dtype):
     pixels = RNG.integers(0, 255, (8, 3, 2, 1), np.uint8)
     expected = problems.cross_moment(pixels, pixels[::-1], "pooled")
     for x in (pixels, jnp.asarray(pixels), pixels.tolist()):
@@ -122,7 +122,7 @@ for n in (24, 23):
 """
 
 
-def test_eight_devices_give_what_one_does():
+def test_eight_devices_compute_the_moments_of_one():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **flags}
     done = subprocess.run(

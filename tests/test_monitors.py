@@ -1,4 +1,4 @@
-"""Monitors of rank against closed forms on embeddings with a known spectrum."""
+"""Measures of rank and collapse against closed forms on embeddings with a known spectrum."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def embeddings(variances, n=200, mean=0.0):
-    """Exactly these covariance eigenvalues, in a random frame."""
+    """Build embeddings with exactly these covariance eigenvalues, in a random frame."""
     d = len(variances)
     white = np.linalg.qr(np.concatenate([np.ones((n, 1)), RNG.normal(size=(n, d))], axis=1))[0][
         :, 1:
@@ -20,7 +20,7 @@ def embeddings(variances, n=200, mean=0.0):
     return white * np.sqrt(variances) @ frame + mean
 
 
-def test_the_covariance_s_eigenvalues_are_the_variances():
+def test_covariance_eigenvalues_are_the_variances():
     variances = np.array([5.0, 2.0, 0.3, 0.01])
     np.testing.assert_allclose(
         spectra.covariance_eigenvalues(embeddings(variances, mean=3.0)), variances, rtol=1e-10
@@ -44,7 +44,7 @@ def test_collapse_is_rank_one_by_any_measure():
     np.testing.assert_allclose(spectra.alignment(z, z), 0, atol=1e-12)
 
 
-def test_rankme_is_of_uncentred_singular_values_and_effective_rank_of_centred_variances():
+def test_rankme_uses_uncentred_singular_values_and_effective_rank_centred_variances():
     variances = np.array([4.0, 1.0])
     z = embeddings(variances, mean=10.0)
     p = variances / variances.sum()
@@ -61,7 +61,7 @@ def test_a_power_law_has_its_exponent(alpha):
     np.testing.assert_allclose(spectra.alpha_req(z), alpha, rtol=1e-6)
 
 
-def test_isotropic_embeddings_are_healthy():
+def test_isotropic_embeddings_have_their_known_values():
     z = RNG.normal(size=(4000, 16))
     np.testing.assert_allclose(spectra.collapse_std(z), 1 / 4, rtol=0.02)
     # independent unit vectors: ‖u − v‖² = 2 − 2c, c with density ∝ (1 − c²)^((d − 3)/2)
@@ -106,12 +106,12 @@ def test_bad_arguments_are_refused_by_name(call, message):
         call()
 
 
-def test_all_monitors_at_once_are_each_of_them_and_nan_where_they_cannot_be():
+def test_monitors_equal_the_single_functions_and_are_nan_if_undefined():
     z1, z2 = RNG.normal(size=(2, 30, 4))
-    both, found = np.concatenate([z1, z2]), spectra.monitors(z1, z2)
-    assert found.pop("alignment") == spectra.alignment(z1, z2)
-    assert found == {name: getattr(spectra, name)(both) for name in found}
-    assert {"rankme", "effective_rank", "alpha_req", "collapse_std", "uniformity"} < found.keys()
+    both, values = np.concatenate([z1, z2]), spectra.monitors(z1, z2)
+    assert values.pop("alignment") == spectra.alignment(z1, z2)
+    assert values == {name: getattr(spectra, name)(both) for name in values}
+    assert {"rankme", "effective_rank", "alpha_req", "collapse_std", "uniformity"} < values.keys()
     z2[3, 1] = np.inf
     assert all(np.isnan(value) for value in spectra.monitors(z1, z2).values())
     assert np.isnan(spectra.monitors(0 * z1, 0 * z1)["rankme"])

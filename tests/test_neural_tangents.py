@@ -1,6 +1,4 @@
-"""neural-tangents on this JAX, against closed forms and finite differences that are written out
-here.
-"""
+"""neural-tangents on the installed JAX, compared with closed forms and finite differences."""
 
 import subprocess
 import sys
@@ -20,9 +18,7 @@ Y = np.random.default_rng(1).normal(size=(4, 5))
 
 
 def relu_net(x, y, depth, w2=1.0, b2=0.0):
-    """NNGP and NTK of `depth` hidden ReLU layers: Cho and Saul's arc-cosine kernels, layer by
-    layer.
-    """
+    """Return NNGP and NTK of `depth` ReLU layers, by the arc-cosine kernels of Cho and Saul."""
 
     def dense(k):
         return w2 * k + b2
@@ -53,8 +49,7 @@ def stack(depth, w=1.0, b=0.0):
 def test_relu_networks_have_the_arc_cosine_kernels(depth, w, b, x64):
     nngp, ntk = relu_net(X, Y, depth, w**2, b**2)
     layers = stack(depth, w, b)
-    # at equal inputs the arc cosine loses half the digits to rounding; these inputs are all
-    # different
+    # At equal inputs the arc cosine loses half of its digits to rounding; all inputs here differ.
     np.testing.assert_allclose(kernels.infinite_width(layers, "nngp")(X, Y), nngp, rtol=1e-12)
     np.testing.assert_allclose(kernels.infinite_width(layers)(X, Y), ntk, rtol=1e-12)
 
@@ -64,7 +59,7 @@ def test_a_linear_network_has_the_linear_kernel(x64):
     np.testing.assert_allclose(k(X, Y), 2 * X @ Y.T / 5, rtol=1e-12)
 
 
-def test_erf_networks_have_williams_kernel(x64):
+def test_erf_networks_have_the_kernel_of_williams(x64):
     layers = [stax.Dense(8), stax.Erf(), stax.Dense(1)]
     xx, yy, xy = (X**2).sum(1) / 5, (Y**2).sum(1) / 5, X @ Y.T / 5
     nngp = 2 / np.pi * np.arcsin(2 * xy / np.sqrt((1 + 2 * xx)[:, None] * (1 + 2 * yy)))
@@ -73,7 +68,7 @@ def test_erf_networks_have_williams_kernel(x64):
     np.testing.assert_allclose(kernels.infinite_width(layers)(X, Y), nngp + slope * xy, rtol=1e-12)
 
 
-def test_batches_change_nothing(x64):
+def test_batches_do_not_change_the_kernel(x64):
     k = kernels.infinite_width(stack(2)).kernel_fn
     np.testing.assert_allclose(nt.batch(k, batch_size=2)(X, Y, "ntk"), k(X, Y, "ntk"), rtol=1e-12)
 
@@ -85,8 +80,7 @@ def network(depth=1, width=7, outputs=3):
 
 
 def finite_difference_ntk(apply, params, x, y):
-    """(1/O) Σ_o ⟨∂f_o(x)/∂θ, ∂f_o(y)/∂θ⟩, each derivative by a central difference of sixth
-    order."""
+    """Return (1/O) Σ_o ⟨∂f_o(x)/∂θ, ∂f_o(y)/∂θ⟩ by central differences of sixth order."""
     flat, rebuild = jax.flatten_util.ravel_pytree(params)
     weights, h = {1: 45 / 60, 2: -9 / 60, 3: 1 / 60}, 2e-3
 
@@ -133,7 +127,7 @@ def _python(code):
     )
 
 
-def test_the_plain_import_works_afterwards_without_tensorflow_and_jax_is_left_as_it_was():
+def test_the_plain_import_then_works_without_tensorflow_and_jax_is_unchanged():
     done = _python(
         "import jax, sys\n"
         "before = {m: set(vars(sys.modules[m])) for m in ('jax', 'jax.core', "
@@ -149,7 +143,7 @@ def test_the_plain_import_works_afterwards_without_tensorflow_and_jax_is_left_as
     assert done.returncode == 0, done.stderr
 
 
-def test_a_jax_that_lacks_more_is_named_with_what_to_do():
+def test_an_import_error_names_the_jax_version_and_the_fix():
     done = _python(
         "import jax.experimental\n"
         "import sys\n"
@@ -157,6 +151,6 @@ def test_a_jax_that_lacks_more_is_named_with_what_to_do():
         "import stepwise.neural_tangents\n"
     )
     assert done.returncode == 1
-    said = done.stderr.splitlines()[-1]
-    assert "ImportError: neural-tangents cannot be imported with JAX" in said
-    assert "known to work with JAX" in said and "stepwise/neural_tangents.py" in said
+    message = done.stderr.splitlines()[-1]
+    assert "ImportError: neural-tangents cannot be imported with JAX" in message
+    assert "known to work with JAX" in message and "stepwise/neural_tangents.py" in message

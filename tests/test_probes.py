@@ -9,14 +9,14 @@ RNG = np.random.default_rng(0)
 
 
 def clusters(n, spread, classes=3):
-    """Rows around one direction a class, at any length: cosine sees the direction alone."""
+    """Rows around one direction per class, with random norms that cosine similarity ignores."""
     labels = RNG.integers(0, classes, n)
     directions = np.eye(classes, 6)
     rows = (directions[labels] + spread * RNG.normal(size=(n, 6))) * RNG.uniform(0.1, 10, (n, 1))
     return rows, labels
 
 
-def test_separate_classes_are_found_and_noise_is_at_chance():
+def test_separate_classes_are_classified_and_noise_is_at_chance():
     for probe in (probes.knn_accuracy, probes.linear_accuracy):
         (a, la), (b, lb) = clusters(300, 0.05), clusters(200, 0.05)
         assert probe(a, la, b, lb) > 0.97
@@ -31,14 +31,15 @@ def test_separate_classes_are_found_and_noise_is_at_chance():
 
 def test_neighbours_vote_with_the_exponential_of_their_cosine():
     train = np.array([[1.0, 0.0], [0.0, 1.0], [-0.1, 1.0]])
-    # one near neighbour against two far ones: at a low temperature it wins, at a high one they do
+    # One near neighbour against two far ones: the near one wins at a low temperature, the far ones
+    # at a high temperature.
     test = np.array([[1.0, 0.6]])
     assert probes.knn_accuracy(train, [0, 1, 1], test, [0], k=3, temperature=0.07) == 1
     assert probes.knn_accuracy(train, [0, 1, 1], test, [1], k=3, temperature=10.0) == 1
     assert probes.knn_accuracy(train, [0, 1, 1], test, [0], k=1, temperature=10.0) == 1
 
 
-def test_features_are_the_backbones_in_evaluation_whatever_the_batch():
+def test_features_are_those_of_the_backbone_in_evaluation_mode_for_any_batch_size():
     pixels = RNG.integers(0, 256, (11, 8, 8, 3)).astype(np.uint8)
     rngs = nnx.Rngs(0)
     backbone = models.ResNet((1,), width=4, stem="small", rngs=rngs)

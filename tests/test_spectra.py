@@ -23,20 +23,20 @@ def test_step_times_of_logistic_curves_are_exact_on_any_grid(tau, rate, level, g
     inner = np.sort(np.random.default_rng(seed).uniform(0.1, 9.9, grid))
     times = np.r_[0, inner + 1e-6 * np.arange(grid), 10]
     crossing = tau + np.log(level / (1 - level)) / rate
-    found = spectra.step_times(times, logistic(times, np.array([tau]), rate), level)[0]
+    measured = spectra.step_times(times, logistic(times, np.array([tau]), rate), level)[0]
     if 0.01 < crossing < 9.99:
-        assert found == pytest.approx(crossing, abs=1e-8)
+        assert measured == pytest.approx(crossing, abs=1e-8)
     elif not -0.01 < crossing < 10.01:
-        assert found == np.inf
+        assert measured == np.inf
 
 
-def test_the_law_and_the_measurement_agree(x64):
+def test_measured_step_times_agree_with_the_law(x64):
     from stepwise.laws import BarlowTwins
 
     law, times = BarlowTwins([1.0, 0.5, 0.2, -0.1]), np.linspace(0, 20, 40)
     lam0 = np.array([1e-4, 1e-4, 0.7, -0.1])
-    found = spectra.step_times(times, law.eigenvalues(times, lam0))
-    np.testing.assert_allclose(found, law.step_times(lam0), rtol=1e-9)
+    measured = spectra.step_times(times, law.eigenvalues(times, lam0))
+    np.testing.assert_allclose(measured, law.step_times(lam0), rtol=1e-9)
 
 
 def test_curves_that_do_not_rise_through_the_level_have_no_step():
@@ -53,7 +53,7 @@ def test_curves_that_do_not_rise_through_the_level_have_no_step():
     np.testing.assert_array_equal(spectra.step_times(t, curves), np.inf)
 
 
-def test_the_first_crossing_counts_linear_in_the_logit_or_in_the_value():
+def test_the_first_crossing_is_interpolated_in_the_logit_or_in_the_value():
     t = np.array([0.0, 2, 4, 6, 8])
     curves = np.array(
         [[0.2, 0.8, 0.1, 0.9, 1], [0, 1, 1, 1, 1], [-0.5, 0.5, 0.5, 1, 1], [0.4, 1.4, 1, 1, 1]]
@@ -88,9 +88,9 @@ def test_eigenvalues_are_those_of_the_cross_view_moment(center, dtype):
     expected = np.linalg.eigvalsh(problems.cross_moment(z1, z2, "pooled" if center else "none"))[
         ::-1
     ]
-    out = spectra.eigenvalues(z1.astype(dtype), z2.astype(dtype), center=center)
-    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
-    assert out.dtype == dtype
+    values = spectra.eigenvalues(z1.astype(dtype), z2.astype(dtype), center=center)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+    assert values.dtype == dtype
     turned = spectra.eigenvalues(
         (z1 @ problems.rotation(4)).astype(dtype), (z2 @ problems.rotation(4)).astype(dtype)
     )
@@ -139,7 +139,9 @@ def test_a_span_of_fewer_dimensions_than_columns_is_refused(bad):
         spectra.subspace_alignment(np.eye(6)[:, :2], bad)
     with pytest.raises(ValueError, match="b: expected 6 rows as a"):
         spectra.subspace_alignment(np.eye(6)[:, :2], np.eye(5)[:, :2])
-    with pytest.raises(ValueError, match=r"d: expected a number in 1 ... 5, the rows, received 6"):
+    with pytest.raises(
+        ValueError, match=r"d: expected a number in 1 ... 5, the number of rows, received 6"
+    ):
         spectra.random_alignment(6, 5)
 
 
@@ -156,7 +158,7 @@ def test_rankme_counts_the_dimensions_in_use():
         spectra.rankme(np.zeros((3, 2)))
 
 
-def test_steps_alone_counts_what_crosses_while_the_next_has_not_begun():
+def test_a_mode_steps_alone_if_the_next_has_not_begun():
     t = np.linspace(0, 10, 1001)
 
     def step(tau, height=1.0):
@@ -164,12 +166,10 @@ def test_steps_alone_counts_what_crosses_while_the_next_has_not_begun():
 
     curves = np.stack([step(1), step(4, 0.8), step(4.05, 0.8), step(8, 0.9), step(9, 0.3)], axis=1)
     crossed, alone = spectra.steps_alone(t, curves, learned=0.5)
-    assert (crossed, alone) == (
-        4,
-        3,
-    )  # the fifth stays below a half; the second has the third beside it
+    # the fifth stays below 1/2, and the second steps together with the third
+    assert (crossed, alone) == (4, 3)
     assert spectra.steps_alone(t, 0 * curves) == (0, 0)
-    # in another unit the same curves give the same counts, with the threshold in that unit
+    # in another unit, the same curves have the same counts if the threshold is in that unit
     assert spectra.steps_alone(t, 0.01 * curves, learned=0.005) == (4, 3)
     assert spectra.steps_alone(t, 0.01 * curves, learned=0.5) == (0, 0)
     assert spectra.steps_alone(t, 0.01 * curves) == spectra.steps_alone(t, 100 * curves) == (5, 4)

@@ -16,20 +16,20 @@ D, SCALE, STARTS = 3, 1e-4, 24
 
 @pytest.fixture(scope="module")
 def measured():
-    """Errors of the closed form's step times [starts, d], and the reports made before."""
+    """Errors of the closed form's step times [starts, d], and the reports that predict them."""
     with jax.enable_x64(True):
         p = problems.modes(GAMMA)
         A0 = problems.gaussian((STARTS, D, 8), SCALE)
         times = np.linspace(0, 1.5 * np.log(1 / SCALE**2) / (8 * GAMMA[D - 1]), 400)
         runs = jax.jit(jax.vmap(lambda A: flow(p, A, times, rtol=1e-9, atol=1e-12)))(A0).eigenvalues
         theory = jax.jit(jax.vmap(lambda A: closed_form(p, A, times)))(A0).eigenvalues
-        found = np.stack([spectra.step_times(times, run) for run in runs])
-        errors = np.abs(found / np.stack([spectra.step_times(times, each) for each in theory]) - 1)
+        steps = np.stack([spectra.step_times(times, run) for run in runs])
+        errors = np.abs(steps / np.stack([spectra.step_times(times, each) for each in theory]) - 1)
         before = validity.report(p, D, start_scale=SCALE)
-        return errors, found, [validity.report(p, D, A0=A) for A in A0], before
+        return errors, steps, [validity.report(p, D, A0=A) for A in A0], before
 
 
-def test_the_error_expected_of_a_known_start_is_the_error_measured(measured):
+def test_the_expected_error_of_a_known_start_is_the_measured_error(measured):
     errors, _, reports, _ = measured
     expected = np.stack([report.expected_error for report in reports])
     assert np.isfinite(errors).all()
@@ -38,13 +38,13 @@ def test_the_error_expected_of_a_known_start_is_the_error_measured(measured):
     assert np.mean((ratio < validity.KNOWN) & (ratio > 1 / 20)) > 0.8
 
 
-def test_a_start_unknown_is_typical_of_those_drawn(measured):
-    errors, found, _, before = measured
+def test_the_report_for_an_unknown_start_describes_the_drawn_ones(measured):
+    errors, steps, _, before = measured
     ratio = np.median(errors, axis=0) / before.expected_error
     assert ((ratio > 1 / 8) & (ratio < 8)).all()
     assert np.mean(errors > validity.UNLUCKY * before.expected_error) < 0.15
-    np.testing.assert_allclose(found.mean(0), before.step_times, rtol=0.1)
-    np.testing.assert_allclose(found.std(0) / found.mean(0), before.spread, rtol=0.5)
+    np.testing.assert_allclose(steps.mean(0), before.step_times, rtol=0.1)
+    np.testing.assert_allclose(steps.std(0) / steps.mean(0), before.spread, rtol=0.5)
 
 
 def test_modes_not_at_risk_are_within_the_tolerance(measured):
@@ -77,7 +77,7 @@ def test_a_smaller_start_and_a_wider_gap_are_safer(x64):
     assert validity.report(narrow, 3, start_scale=1e-3).at_risk.all()
 
 
-def test_what_breaks_an_assumption_is_said_in_a_sentence(dtype):
+def test_each_broken_assumption_gives_a_sentence(dtype):
     p = problems.modes([1.0, 0.4, -5.0], dtype)
     good = validity.report(p, 2, start_scale=1e-5, lr=1e-3)
     assert good.warnings() == []
@@ -88,11 +88,11 @@ def test_what_breaks_an_assumption_is_said_in_a_sentence(dtype):
         good.delay, [2e-3, 8e-4] * (1 - 3 * np.log(2) / np.log(1 / lam0)), rtol=1e-6
     )
     bad = validity.report(p, 4, start_scale=1.0, lr=0.2)
-    said = " | ".join(bad.warnings())
-    assert "2 of 4 dimensions cannot be learned: only 2 modes are positive" in said
-    assert "the start is not small: C(0) is not below 0.01 at scale 1" in said
-    assert "lr = 0.2 is not below the stability limit 0.1" in said
-    assert "step times may be off by more than 2.0%: mode 1, 2 (" in said
+    text = " | ".join(bad.warnings())
+    assert "2 of 4 dimensions cannot be learned: only 2 modes grow" in text
+    assert "the start is not small: at scale 1 its eigenvalues are not below 0.01 of their" in text
+    assert "lr = 0.2 is not below the stability limit 0.1" in text
+    assert "step times may be off by more than 2.0%: mode 1, 2 (" in text
     assert len(str(bad).splitlines()) == 1 + 2 + 4  # the modes that can be learned
     np.testing.assert_array_equal(bad.step_times[2:], np.inf)
     np.testing.assert_array_equal(bad.at_risk[2:], False)
@@ -109,7 +109,7 @@ def test_what_breaks_an_assumption_is_said_in_a_sentence(dtype):
         np.full((1, 3), 1e-200),
     ],
 )
-def test_reports_of_odd_starts_are_numbers_that_json_holds(A0, x64):
+def test_reports_of_unusual_starts_can_be_written_as_json(A0, x64):
     report = validity.report(problems.modes([1.0, 0.4, -5.0]), len(A0), A0=A0, lr=0.01)
     summary = json.loads(json.dumps(report.summary(), allow_nan=False))
     assert len(summary["expected_error"]) == len(A0)
@@ -120,14 +120,17 @@ def test_reports_of_odd_starts_are_numbers_that_json_holds(A0, x64):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "start_scale, A0: expected one of them, received none or both"),
-        ({"start_scale": 1.0, "A0": np.ones((2, 3))}, "start_scale, A0: expected one of them"),
+        ({}, "start_scale, A0: expected exactly one of them, received none or both"),
+        (
+            {"start_scale": 1.0, "A0": np.ones((2, 3))},
+            "start_scale, A0: expected exactly one of them",
+        ),
         ({"start_scale": 0.0}, r"start_scale: expected a positive number, received 0\.0"),
         ({"A0": np.ones((3, 3))}, r"A0: expected shape \[2, 3\], received float64 \[3, 3\]"),
         ({"start_scale": 1.0, "lr": -1.0}, "lr: expected a positive learning rate"),
         ({"start_scale": 1.0, "tolerance": 0.0}, "tolerance: expected a positive number"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(options, message, x64):
+def test_bad_arguments_are_rejected_by_name(options, message, x64):
     with pytest.raises(ValueError, match=message):
         validity.report(problems.modes([1.0, 0.4, -5.0]), 2, **options)

@@ -1,6 +1,4 @@
-"""Pairs of views: exact crops, the same bits however a set is split, the distributions a recipe
-asks for.
-"""
+"""Pairs of views: exact crops, the same bits for any split, and the distributions of recipes."""
 
 import math
 from dataclasses import replace
@@ -29,15 +27,15 @@ def alone(view):
     return Recipe(view, View())
 
 
-def assert_same_bits(pairs, others):
-    for x, y in zip(pairs, others, strict=True):
+def assert_same_bits(pairs, expected):
+    for x, y in zip(pairs, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 def test_crop20_is_pixels_over_255_at_two_uniform_independent_places(dtype):
     count, places = 4000, 32 - 20 + 1
     pixels = np.zeros((count, 32, 32, 3), np.uint8)
-    pixels[..., 0] = np.arange(32)[:, None]  # every pixel says where it was
+    pixels[..., 0] = np.arange(32)[:, None]  # every pixel encodes its own position
     pixels[..., 1] = np.arange(32)
     pixels[..., 2] = np.random.default_rng(0).integers(0, 256, (count, 32, 32))
     corners = []
@@ -56,7 +54,7 @@ def test_crop20_is_pixels_over_255_at_two_uniform_independent_places(dtype):
 
 
 @pytest.mark.parametrize(("recipe", "batch_size"), [("crop20", None), ("crop20", 4), ("byol", 4)])
-def test_same_key_gives_the_same_bits_whatever_the_split(recipe, batch_size):
+def test_a_key_yields_the_same_bits_for_any_split_of_the_images(recipe, batch_size):
     pixels = images(11)
     x, x2 = positive_pairs(pixels, KEY, recipe, batch_size=batch_size)
     for a, b in ((0, 11), (0, 1), (3, 4), (2, 9), (8, 11)):
@@ -72,7 +70,7 @@ def test_same_key_gives_the_same_bits_whatever_the_split(recipe, batch_size):
 
 
 def test_another_batch_size_changes_last_bits_only():
-    # At this side a batch of one once compiled to a hue whose largest channel was none of the
+    # At this side, a batch of one was once compiled to a hue whose largest channel was none of the
     # three.
     pixels, recipe = images(5, 96), alone(replace(views.RECIPES["simsiam_cifar"].first, flip=0.0))
     sizes = (1, 4)
@@ -81,7 +79,7 @@ def test_another_batch_size_changes_last_bits_only():
     assert_same_bits(*(positive_pairs(pixels, KEY, "crop20", batch_size=size) for size in sizes))
 
 
-def test_numpy_memmap_device_and_old_keys_give_the_same_bits(tmp_path):
+def test_numpy_memmap_device_arrays_and_old_keys_yield_the_same_bits(tmp_path):
     pixels = images(9)
     np.save(tmp_path / "pixels.npy", pixels)
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
@@ -102,7 +100,7 @@ def test_x64_mode_changes_no_view():
     assert_same_bits(pairs, expected)
 
 
-def test_under_jit_and_image_by_image_the_views_are_the_same():
+def test_views_are_the_same_under_jit_and_image_by_image():
     pixels = images(4)
     expected = positive_pairs(pixels, KEY, "byol", start=3, batch_size=4)
     traced = jax.jit(lambda p, k, s: positive_pairs(p, k, "byol", start=s))(pixels, KEY, 3)
@@ -115,7 +113,7 @@ def test_under_jit_and_image_by_image_the_views_are_the_same():
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
-def test_one_compilation_for_a_recipe_a_shape_and_a_batch_size():
+def test_each_recipe_shape_and_batch_size_compiles_once():
     recipe = views.crops(5)
     before = views._pairs._cache_size()
     for count in (1, 7, 8, 20):
@@ -124,7 +122,7 @@ def test_one_compilation_for_a_recipe_a_shape_and_a_batch_size():
 
 
 @pytest.mark.parametrize("name", views.RECIPES)
-def test_published_recipes_give_two_different_views_in_the_unit_range(name):
+def test_recipes_yield_two_different_views_in_the_unit_range(name):
     x, x2 = map(np.asarray, positive_pairs(images(8), KEY, name, batch_size=4))
     side = 20 if name == "crop20" else 32
     for view in (x, x2):
@@ -133,7 +131,7 @@ def test_published_recipes_give_two_different_views_in_the_unit_range(name):
     assert np.all(np.abs(x - x2).mean(axis=(1, 2, 3)) > 1e-3)
 
 
-def test_published_recipes_are_the_table():
+def test_recipes_match_the_table_of_published_values():
     def row(view):
         jitter, blur, solarize = view.jitter, view.blur, view.solarize
         return (
@@ -189,7 +187,7 @@ def test_published_recipes_are_the_table():
         (View(solarize=Solarize(0.2)), 0.2),
     ],
 )
-def test_an_operation_is_applied_as_often_as_asked_and_to_each_view_on_its_own(view, probability):
+def test_an_operation_has_its_probability_in_each_view_independently(view, probability):
     count = 4000
     pixels = images(count, 6)
     plain = pixels / 255
@@ -203,7 +201,7 @@ def test_an_operation_is_applied_as_often_as_asked_and_to_each_view_on_its_own(v
 
 
 def test_operations_of_one_view_are_chosen_independently():
-    # From red on the left and black on the right one reads what was done: flipped, grey, inverted.
+    # Red on the left and black on the right reveal each operation: flipped, grey, inverted.
     pixels = np.zeros((4000, 2, 2, 3), np.uint8)
     pixels[:, :, 0, 0] = 255
     view = View(flip=0.5, grayscale=0.4, solarize=Solarize(0.3, threshold=0.0))
@@ -234,7 +232,7 @@ def test_hue_shifts_are_uniform_on_both_sides():
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_no_strength_is_the_identity(interpolation):
+def test_zero_strength_is_the_identity(interpolation):
     crop = ResizedCrop((1.0, 1.0), (1.0, 1.0), interpolation=interpolation)
     view = View(crop, 0.0, Jitter(0.0, 0.0, 0.0, 0.0, 1.0), 0.0, Blur(1.0, kernel=1), Solarize(0.0))
     pixels = images(5, 12)
@@ -242,7 +240,7 @@ def test_no_strength_is_the_identity(interpolation):
     assert_same_bits(positive_pairs(pixels, KEY, Recipe(view, View())), (expected, expected))
 
 
-def test_what_one_operation_draws_does_not_depend_on_the_others():
+def test_an_operation_draws_the_same_numbers_whatever_the_other_operations():
     pixels = images(20, 8)
     flipped = positive_pairs(pixels, KEY, alone(View(flip=0.5)))[0]
     both = positive_pairs(
@@ -302,7 +300,7 @@ def test_bad_input_is_refused(pixels, recipe, message):
         positive_pairs(pixels, KEY, recipe)
 
 
-def test_bad_knobs_of_the_call_are_refused():
+def test_arguments_out_of_range_are_refused():
     for knobs, message in (
         ({"start": -1}, "start: expected an index .*, received -1"),
         ({"start": 2**32 - 1}, "start: expected an index .*, received 4294967295"),
@@ -347,7 +345,7 @@ wrong_fractions = st.floats().filter(lambda p: not 0 <= p <= 1)
     st.floats(0, 10),
     st.floats(0, 0.5),
 )
-def test_valid_recipes_are_values(scale, chance, other, strength, hue):
+def test_equal_recipes_compare_and_hash_as_equal(scale, chance, other, strength, hue):
     def build():
         crop = ResizedCrop((max(scale[0], 1e-3), max(scale[1], 1e-3)))
         jitter = Jitter(strength, strength, strength, hue, chance)
@@ -357,7 +355,7 @@ def test_valid_recipes_are_values(scale, chance, other, strength, hue):
 
 
 @given(wrong_fractions)
-def test_what_is_no_probability_is_refused(p):
+def test_a_value_that_is_no_probability_is_refused(p):
     for build, name in (
         (lambda: View(flip=p), "flip"),
         (lambda: View(grayscale=p), "grayscale"),
@@ -392,6 +390,6 @@ def test_what_is_no_probability_is_refused(p):
         (lambda: Solarize(0.5, threshold=1.5), "threshold"),
     ],
 )
-def test_wrong_knobs_are_refused(build, name):
+def test_strengths_out_of_range_are_refused(build, name):
     with pytest.raises(ValueError, match=f"{name}: expected .*, received"):
         build()

@@ -1,7 +1,7 @@
-"""A figure in one file: how late gradient descent comes, against the learning rate.
+"""A figure in one file: how far gradient descent lags the flow, against the learning rate.
 
 Claim          Descent reaches each step later than the flow by the fraction that the law predicts.
-Paper          beyond the source, which has the flow alone.
+Paper          beyond the paper, which treats only the flow.
 Command        make delays (PRESET=smoke|laptop|paper), once this file is in experiments/figures/
 Expected       the measured delay within a tenth of the predicted one, for every learning rate
 """
@@ -18,7 +18,7 @@ SECONDS = {"smoke": 5, "laptop": 20}
 
 @dataclass(frozen=True)
 class Config:
-    """Every knob of the figure."""
+    """The parameters of the figure."""
 
     d: int = 3
     rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04)
@@ -28,7 +28,7 @@ class Config:
 
     @classmethod
     def smoke(cls):
-        """Seconds: two rates."""
+        """Two rates; takes seconds."""
         return cls(rates=(0.02, 0.04))
 
     @classmethod
@@ -38,12 +38,12 @@ class Config:
 
     @classmethod
     def paper(cls):
-        """Nothing is gained by more."""
+        """The same as `laptop`, because more rates add nothing."""
         return cls()
 
 
 def run(config, progress=silent):
-    """The delays that are measured and predicted, a row a learning rate."""
+    """Return the measured and the predicted delays, one row for each learning rate."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 8)) * np.geomspace(1, 0.3, 8)
     p = problem.from_views(x, x + 0.1 * rng.normal(size=x.shape))
@@ -53,28 +53,28 @@ def run(config, progress=silent):
     flow = np.asarray(law.step_times(lam0))
     measured, predicted = [], []
     for rate in config.rates:
-        progress(f"learning rate {rate} of the largest")
+        progress(f"learning rate: {rate} of the largest stable one")
         lr = rate * float(p.max_stable_lr())
-        done = dynamics.descent(p, A0, lr, int(1.2 * flow.max() / lr))
-        measured.append(spectra.step_times(done.times, done.eigenvalues) / flow - 1)
+        descent = dynamics.descent(p, A0, lr, int(1.2 * flow.max() / lr))
+        measured.append(spectra.step_times(descent.times, descent.eigenvalues) / flow - 1)
         predicted.append(np.asarray(law.descent_delay(lr, lam0)))
     arrays = {"measured": np.array(measured), "predicted": np.array(predicted)}
     return Result(arrays, {"config": asdict(config)})
 
 
 def check(result):
-    """The claim, and its premise."""
+    """Return the checks of the claim and of its premise."""
     measured, predicted = result.arrays["measured"], result.arrays["predicted"]
     learned = float(np.isfinite(measured).mean())
     off = np.abs(measured / predicted - 1).max()
     return [
-        Check("modes that were learned, of all", learned, 1, "==", premise=True),
-        Check("measured delay over predicted, off by at most", float(off), 0.1, "<="),
+        Check("fraction of modes learned", learned, 1, "==", premise=True),
+        Check("largest relative error of a predicted delay", float(off), 0.1, "<="),
     ]
 
 
 def plot(result):
-    """Measured against predicted delay, a colour a mode."""
+    """Draw the measured against the predicted delay, one colour for each mode."""
     fig = plotting.figure(5, 4)
     ax = fig.subplots()
     measured, predicted = result.arrays["measured"], result.arrays["predicted"]
@@ -83,6 +83,6 @@ def plot(result):
     ends = [predicted.min(), predicted.max()]
     ax.plot(ends, ends, color=plotting.INK, lw=0.8, label="as predicted")
     ax.set(xlabel="predicted delay", ylabel="measured delay")
-    ax.set_title("How late gradient descent comes")
+    ax.set_title("Delay of gradient descent behind the flow")
     ax.legend()
     return fig

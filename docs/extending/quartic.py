@@ -1,4 +1,4 @@
-"""A made-up method in one file: its loss, its law, and its row.
+"""A method in one file, invented for this page: its loss, its law, and its row.
 
     stepwise predict --method quartic.py:METHOD --data folder:PATH
     stepwise train   --method quartic.py:METHOD --data folder:PATH
@@ -15,13 +15,13 @@ from stepwise.methods import Method, Objective, Schedule, Start
 
 
 def quartic(z1, z2):
-    """−tr C + ¼ tr C⁴, C = (z1ᵀ z2 + z2ᵀ z1)/2n of embeddings centred at their common mean."""
+    """Return −tr C + ¼ tr C⁴, C = (z1ᵀ z2 + z2ᵀ z1)/2n, after centring at the common mean."""
     mean = (z1.mean(0) + z2.mean(0)) / 2
     C = (z1 - mean).T @ (z2 - mean) / len(z1)
-    return _of_moment((C + C.T) / 2)
+    return _loss_of_moment((C + C.T) / 2)
 
 
-def _of_moment(C):
+def _loss_of_moment(C):
     square = C @ C
     return -jnp.trace(C) + jnp.sum(square**2) / 4
 
@@ -38,36 +38,39 @@ class Quartic(laws.Law):
 
     @classmethod
     def from_problem(cls, problem, d):
-        """The law of a problem."""
+        """Return the law of a problem."""
         return cls(problem.gamma)
 
     def growth(self):
-        """4γ: d ln λ/dt near zero."""
+        """Return the growth rates d ln λ/dt = 4γ near zero."""
         return 4 * self.gamma
 
     def rest(self):
-        """1 for a mode that grows."""
+        """Return the final eigenvalues: 1 for a mode that grows, else 0."""
         return jnp.where(self.gamma > 0, 1.0, 0.0)
 
     def objective(self, A):
-        """The loss of mode coordinates."""
-        return _of_moment((A * self.gamma) @ A.T)
+        """Return the loss of mode coordinates A [d, r]."""
+        return _loss_of_moment((A * self.gamma) @ A.T)
 
     def eigenvalues(self, times, lam0):
-        """(1 + (1/λ_j(0)³ − 1) e^{−12 γ_j t})^{−1/3}: λ³ is a logistic curve."""
+        """Return (1 + (1/λ_j(0)³ − 1) e^{−12 γ_j t})^{−1/3}, whose cube is a logistic curve."""
         times, lam0, modes = self._arguments(times, lam0)
         odds = jnp.log(lam0**3) - jnp.log1p(-(lam0**3)) + 12 * times[:, None] * self.gamma[modes]
         return jnp.exp(-jnp.logaddexp(0.0, -odds) / 3)
 
     def max_stable_lr(self):
-        """min(1/(6 γ_1), 1/|γ_min|): at rest a step multiplies a deviation by 1 − 12 lr γ."""
+        """Return min(1/(6 γ_1), 1/|γ_min|), the largest stable learning rate.
+
+        Near λ = 1, a step multiplies a deviation by 1 − 12 lr γ.
+        """
         return 1 / jnp.maximum(6 * self.gamma.max(), -self.gamma.min())
 
 
 METHOD = Method(
     name="quartic",
     title="Quartic",
-    paper="made up for this page",
+    paper="invented for this page",
     objective=Objective(quartic),
     law=Quartic.from_problem,
     start=Start(scale=1e-3),

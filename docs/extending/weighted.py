@@ -1,7 +1,7 @@
-"""A law in a few lines: what it has to say, and nothing else.
+"""A minimal law, which defines only what it must.
 
-The loss is w ‖C − I‖², Barlow Twins with a weight. Curves, step times and the flow follow from what
-stands here, numerically.
+The loss is w ‖C − I‖², Barlow Twins with a weight. Curves, step times and the flow follow
+numerically from this file.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ class Weighted(laws.Law):
     follows_gamma = True
 
     def growth(self):
-        """d ln λ_j/dt near zero."""
+        """Return the growth rates d ln λ_j/dt near zero."""
         return 8 * self.weight * self.gamma
 
     def rest(self):
-        """Where λ_j ends, 0 for a mode that does not grow."""
+        """Return the final λ_j, 0 for a mode that does not grow."""
         return jnp.where(self.gamma > 0, 1.0, 0.0)
 
     def objective(self, A):
-        """The loss of mode coordinates A [d, r]; its gradient is the flow."""
+        """Return the loss of mode coordinates A [d, r]. Its gradient gives the flow."""
         C = (A * self.gamma) @ A.T
         return self.weight * jnp.sum((C - jnp.eye(len(C), dtype=C.dtype)) ** 2)
 
 
 def law(problem, d):
-    """What `law=` takes: a function of a problem and the dimension of the embedding."""
+    """Return the law of a problem; pass this function as `law=`."""
     return Weighted(problem.gamma, 0.5)

@@ -1,4 +1,4 @@
-"""Stepwise learning of linear Barlow Twins, as the theory predicts it, and of a ResNet.
+"""Stepwise learning: linear Barlow Twins follows the theory, and a ResNet learns in steps too.
 
 Claim          The linear model learns one eigenvalue of C at a time, at the times that the closed
                form predicts. A ResNet trained with the same loss from a small start learns in the

@@ -1,12 +1,12 @@
-"""The same three methods from a standard start: the steps are there, closer together.
+"""The same three methods from a standard start: the steps are closer together.
 
-Claim          Without a small start too, eigenvalues of the embedding's C rise one after another.
-Paper          Simon et al. 2023, the figure of three methods from standard initialisation:
-               ResNet-50 on STL-10.
+Claim          Eigenvalues of the embedding's C rise one after another from a standard start too.
+Paper          Simon et al. (2023), the figure of three methods from standard initialisation:
+               ResNet-50 on STL-10
 Command        make fig4 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
-Time, 2 cores  see the README's table of figures
-Expected       as fig3's for Barlow Twins and VICReg; SimCLR's modes come in order but overlap, and
-               its check fails; with another seed two of Barlow Twins' overlap too
+Time, 2 cores  smoke 60 s, laptop 33 min
+Expected       Barlow Twins and VICReg as in fig3. SimCLR's modes rise in order but overlap, so that
+               its check fails; with another seed two modes of Barlow Twins overlap too
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,6 @@ SECONDS = {"smoke": 60, "laptop": 2000}
 
 @dataclass(frozen=True)
 class Config(resnets.Config):
-    """Standard starts; VICReg trains as in fig3."""
+    """Training runs from standard starts; VICReg trains as in fig3."""
 
     start: Literal["small", "standard"] = "standard"

@@ -1,1 +1,1 @@
-"""The page of all figures: `python -m experiments.report`, which `make report` calls."""
+"""HTML page of all figures: `python -m experiments.report`, which `make report` calls."""

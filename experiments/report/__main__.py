@@ -1,4 +1,4 @@
-"""`python -m experiments.report`: see `experiments.report.page`."""
+"""Command line of `experiments.report.page`."""
 
 import sys
 

@@ -1,5 +1,4 @@
-"""What the page says of each figure, from its header and from what it left in
-results/NAME/PRESET."""
+"""Entries of the page: each figure's header, and its results in results/NAME/PRESET."""
 
 import ast
 import base64
@@ -17,25 +16,26 @@ from experiments.contract import Result
 from stepwise import _check, _npz, plotting
 
 PRESETS = ("paper", "laptop", "smoke")
-"""Of several that are there the first is shown."""
+"""Presets from the largest to the smallest; the page shows the first one with results."""
 LARGEST = 900_000
-"""Bytes of a vector drawing beyond which the page has its pixels instead."""
+"""Size in bytes above which the page embeds a bitmap instead of the vector drawing."""
 VERDICTS = {
     "holds": "✓ holds",
     "fails": "✗ fails",
-    "untried": "– not tried",
+    "untried": "– not tested",
     "unfinished": "… unfinished",
 }
 CIRCUMSTANCES = ("checks", "seconds", "device", "cores", "commit", "versions")
-"""What the page reads of a summary.json."""
+"""Fields that the page reads from summary.json."""
 UNUSABLE = (OSError, ValueError, KeyError, TypeError, IndexError)
-"""What reading results raises that another version left, or whose images or runs are gone."""
+"""Errors raised by results of another version, and by results whose images or runs are missing."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure as the page shows it; `folder` is None where it was not made, or left what cannot
-    be read: `why`.
+    """One figure on the page.
+
+    `folder` is None if there are no results, or if they cannot be read; then `why` has the reason.
     """
 
     name: str
@@ -46,26 +46,26 @@ class Entry:
     summary: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     picture: str = ""
-    """Empty where it was neither kept nor can be drawn anew."""
+    """Drawing as a data: address; empty if none is stored and none can be drawn."""
     why: str = ""
 
     @property
     def checks(self) -> list[dict[str, Any]]:
-        """Those that failed first, then the claims, then the premises."""
-        found = self.summary["checks"] if self.summary else []
-        return sorted(found, key=lambda check: (check["passed"], check["premise"]))
+        """Checks of the figure: first those that failed, then claims, then premises."""
+        checks = self.summary["checks"] if self.summary else []
+        return sorted(checks, key=lambda check: (check["passed"], check["premise"]))
 
     @property
     def measured(self) -> list[dict[str, Any]]:
-        """The few that a table has room for: claims that failed, then the rest of the claims."""
+        """At most four checks for the table of claims: failed checks, then claims that hold."""
         return [check for check in self.checks if not check["premise"] or not check["passed"]][:4]
 
     @property
     def verdict(self) -> str:
-        """holds: all checks passed; untried: a premise failed, and no claim that is tried; fails;
-        "" where not made.
+        """A key of `VERDICTS`, or "" without results.
 
-        unfinished: it was stopped before its last part, and what it left says nothing yet.
+        "holds": all checks passed. "fails": a claim failed. "untried": a premise failed, and no
+        claim did. "unfinished": the run was interrupted before its last part.
         """
         if not self.checks:
             return ""
@@ -78,53 +78,54 @@ class Entry:
 
     @property
     def alternative(self) -> str:
-        """What the picture shows, for those who do not see it."""
-        made = (
+        """Alternative text of the picture."""
+        outcome = (
             f" {sum(check['passed'] for check in self.checks)} of {len(self.checks)} checks passed."
         )
-        return f"{self.title} Claim: {self.header.get('Claim', '')}{made}"
+        return f"{self.title} Claim: {self.header.get('Claim', '')}{outcome}"
 
 
 def entries(results: Path, preset: str | None) -> list[Entry]:
-    """Every figure in the order of the paper, drawn anew from its arrays.
+    """Return an entry for every figure in the order of the paper, drawn from its stored arrays.
 
     Raises:
-        ValueError: none was made.
+        ValueError: if no figure has results.
     """
-    found = [_entry(name, results, [preset] if preset else list(PRESETS)) for name in FIGURES]
-    if not any(entry.folder for entry in found):
+    all_entries = [_entry(name, results, [preset] if preset else list(PRESETS)) for name in FIGURES]
+    if not any(entry.folder for entry in all_entries):
         raise ValueError(
-            f"{results}: expected figures, found none; make figures (or PRESET=smoke) comes first"
+            f"--results: expected results of figures, received {results} with none; run "
+            "`make figures` (or `make figures PRESET=smoke`) first"
         )
-    return found
+    return all_entries
 
 
 def result(folder: Path) -> Result:
-    """A figure's arrays and numbers as they were stored."""
+    """Read the stored arrays and numbers of a figure."""
     return stored(folder)[0]
 
 
 def stored(folder: Path) -> tuple[Result, str]:
-    """The same, and the digest of the images that it was made from ("" where it was not noted)."""
+    """Read the stored result of a figure, and the hash of its images ("" if it is not recorded)."""
     arrays, header = _npz.read(folder / "arrays.npz", f"figure {folder.parent.name}", ())
     return Result(arrays, header["numbers"]), header.get("images", "")
 
 
 def header(text: str) -> tuple[str, dict[str, str]]:
-    """A figure module's title and the fields of its docstring, each in one line."""
+    """Return the title and the fields of a figure module's docstring, each as one line."""
     title, _, rest = text.strip().partition("\n\n")
     title, lines = " ".join(title.split()), rest.splitlines()
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     name = ""
     for line in lines:
         field = re.match(r"(Claim|Paper|Command|Time, 2 cores|Expected)\s+(\S.*)", line)
         if field:
-            name, found[field[1]] = field[1], field[2]
+            name, fields[field[1]] = field[1], field[2]
         elif name and line.startswith("  "):
-            found[name] += " " + line.strip()
+            fields[name] += " " + line.strip()
         else:
             name = ""
-    return title, {name: text.replace("`", "") for name, text in found.items()}
+    return title, {name: text.replace("`", "") for name, text in fields.items()}
 
 
 def _entry(name: str, results: Path, presets: list[str]) -> Entry:
@@ -142,14 +143,17 @@ def _entry(name: str, results: Path, presets: list[str]) -> Entry:
             )
             fits = isinstance(summary, dict) and isinstance(config, dict)
             _check.require(
-                fits, str(folder), "summary.json and config.json of a figure", "something else"
+                fits,
+                str(folder),
+                "objects in summary.json and config.json",
+                "another value",
             )
             absent = [part for part in CIRCUMSTANCES if part not in summary]
             _check.require(
                 not absent,
                 f"{folder}/summary.json",
-                "a figure's",
-                f"one without {', '.join(absent)}",
+                "the fields of a figure",
+                f"a file without {', '.join(absent)}",
             )
             return Entry(
                 name,
@@ -162,14 +166,15 @@ def _entry(name: str, results: Path, presets: list[str]) -> Entry:
                 _picture(module, folder, config),
             )
         except UNUSABLE as error:
-            return Entry(name, title, fields, why=f"not to be read: {explained(error)}")
+            return Entry(name, title, fields, why=f"results cannot be read: {explained(error)}")
     return Entry(name, title, fields)
 
 
 def _picture(module: Any, folder: Path, config: dict[str, Any]) -> str:
-    """As a data: address: vectors where they are not too many, the figure's own pixels otherwise.
+    """Draw a figure as vectors and return a data: address.
 
-    And where arrays of another version cannot be drawn by this one.
+    If the drawing is too large, or this version cannot draw the stored arrays, the stored bitmap is
+    returned instead.
     """
     try:
         with plotting.style(), jax.enable_x64(config.get("x64", False)):
@@ -178,17 +183,17 @@ def _picture(module: Any, folder: Path, config: dict[str, Any]) -> str:
             return embedded("image/svg+xml", drawn)
     except UNUSABLE:
         pass
-    kept = folder / "figure.png"
-    return embedded("image/png", kept.read_bytes()) if kept.is_file() else ""
+    bitmap = folder / "figure.png"
+    return embedded("image/png", bitmap.read_bytes()) if bitmap.is_file() else ""
 
 
 def explained(error: Exception) -> str:
-    """What is wrong, in words: a KeyError's own are the bare key."""
-    return (
-        f"no {error.args[0]!r} in it" if isinstance(error, KeyError) and error.args else str(error)
-    )
+    """Return the message of an error; that of a KeyError is only the key, so words are added."""
+    if isinstance(error, KeyError) and error.args:
+        return f"missing key {error.args[0]!r}"
+    return str(error)
 
 
 def embedded(kind: str, content: bytes) -> str:
-    """A data: address."""
+    """Encode content as a data: address."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,6 +1,4 @@
-"""What the modes of a trained network see: the images at the two ends of each, and what goes with
-them.
-"""
+"""Gallery of a network's modes: the images at both ends of each, and its correlations."""
 
 import io
 from dataclasses import dataclass
@@ -15,16 +13,17 @@ from stepwise.methods import find
 from stepwise.subject import Subject
 
 ENDS = 6
-"""Images at each end."""
+"""Number of images at each end."""
 BATCH = 256
 SIDE = 48
-"""Of an image on the page, px."""
+"""Side in pixels of an image on the page."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One learned direction: step, images at its lowest and highest scores (as one picture each),
-    correlations.
+    """One learned direction: number, step time, images, and correlations with image attributes.
+
+    `low` and `high` each show the images with the lowest and highest scores as one picture.
     """
 
     number: int
@@ -35,14 +34,14 @@ class Mode:
 
     @property
     def strongest(self) -> str:
-        """What it goes with most."""
-        known = {name: abs(r) for name, r in self.correlations.items() if np.isfinite(r)}
-        return max(known, key=lambda name: known[name]) if known else ""
+        """Attribute with the largest absolute correlation; "" if none is finite."""
+        finite = {name: abs(r) for name, r in self.correlations.items() if np.isfinite(r)}
+        return max(finite, key=lambda name: finite[name]) if finite else ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The learned modes of one network, and how large a correlation of n images is by chance."""
+    """Learned modes of one network, and the size of a chance correlation over its n images."""
 
     title: str
     n: int
@@ -50,33 +49,31 @@ class Gallery:
 
     @property
     def chance(self) -> float:
-        """|r| that 95% of unrelated scores stay below."""
+        """Value below which |r| of 95% of unrelated scores lies."""
         return 1.96 / self.n**0.5
 
 
-def gallery(of: Subject, method: str) -> Gallery:
-    """All images that the network was trained on, embedded whole, along the directions in their
-    order of learning.
-    """
-    z = of.embeddings_along[:, : len(of.x) // 2]
-    step_times = np.asarray(of.numbers["step_times"], np.float64)
+def gallery(subject: Subject, method: str) -> Gallery:
+    """Embed all training images without augmentation, and sort them along learned directions."""
+    z = subject.embeddings_along[:, : len(subject.x) // 2]
+    step_times = np.asarray(subject.numbers["step_times"], np.float64)
     directions = learned_directions(
-        z - z.mean(axis=1, keepdims=True), np.asarray(of.steps), step_times
+        z - z.mean(axis=1, keepdims=True), np.asarray(subject.steps), step_times
     )
-    scores = probes.embeddings(of.run.encoder, of.images.pixels, batch_size=BATCH) @ directions
-    pixels, labels = of.images.pixels, of.images.labels
+    pixels, labels = subject.images.pixels, subject.images.labels
+    scores = probes.embeddings(subject.run.encoder, pixels, batch_size=BATCH) @ directions
     learned = np.sort(step_times[np.isfinite(step_times)])
     modes = []
     for j, step in enumerate(learned[: scores.shape[1]]):
         order = np.argsort(scores[:, j])
-        found = attributes.correlations(scores[:, j], pixels, labels)
+        correlations = attributes.correlations(scores[:, j], pixels, labels)
         ends = _strip(pixels[order[:ENDS]]), _strip(pixels[order[::-1][:ENDS]])
-        modes.append(Mode(j + 1, float(step), *ends, found))
-    return Gallery(f"{find(method).title}: {of.images.source}", len(pixels), modes)
+        modes.append(Mode(j + 1, float(step), *ends, correlations))
+    return Gallery(f"{find(method).title}: {subject.images.source}", len(pixels), modes)
 
 
 def _strip(images: np.ndarray) -> str:
-    """Images side by side as one PNG."""
+    """Join images side by side into one PNG."""
     row = np.concatenate(list(images), axis=1)
     picture = Image.fromarray(row.squeeze() if row.shape[2] == 1 else row)
     wide = picture.resize((SIDE * len(images), SIDE), Image.Resampling.BICUBIC)

@@ -1,6 +1,4 @@
-"""One self-contained page of every figure: claims beside measurements, trainings to drag through,
-what modes see.
-"""
+"""One self-contained page: claims and measurements, replays of training, galleries of modes."""
 
 import json
 import sys
@@ -23,44 +21,45 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write the page of all figures that were made."""
+    """Write the page of all figures that have results."""
 
     preset: Literal["smoke", "laptop", "paper"] | None = None
-    """Which results to show; by default of each figure the largest preset that is there."""
+    """Preset of the results to show (default: for each figure the largest one available)."""
     results: Path = Path("results")
     """Folder of the results."""
     out: Path = Path("results/report/index.html")
-    """The page."""
+    """File of the page."""
 
 
 def main(argv: list[str]) -> int:
-    """0 when the page is written, 2 when there is nothing to write of."""
+    """Write the page; return 0, or 2 if there are no results."""
     args = tyro.cli(Arguments, args=argv, prog="python -m experiments.report")
     began = time.perf_counter()
     try:
-        found = entries(args.results, args.preset)
-        made, subjects, missing = replays(found)
+        all_entries = entries(args.results, args.preset)
+        all_replays, subjects, missing = replays(all_entries)
         galleries = [
-            gallery(of, one.name) for of, one in zip(subjects, _networks(made), strict=True)
+            gallery(subject, replay.name)
+            for subject, replay in zip(subjects, _networks(all_replays), strict=True)
         ]
     except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    text = page(found, made, galleries, missing)
+    text = page(all_entries, all_replays, galleries, missing)
     with _files.replacing(args.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    missing += [f"{entry.name}: {entry.why}" for entry in found if entry.why]
-    absent = [entry.name for entry in found if entry.folder is None and not entry.why]
+    missing += [f"{entry.name}: {entry.why}" for entry in all_entries if entry.why]
+    absent = [entry.name for entry in all_entries if entry.folder is None and not entry.why]
     print(f"{args.out}: {len(text) / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s")
-    for what in [*missing, *([f"not made yet: {', '.join(absent)}"] if absent else [])]:
-        print(f"  {what}")
+    for line in [*missing, *([f"no results yet: {', '.join(absent)}"] if absent else [])]:
+        print(f"  {line}")
     return 0
 
 
 def page(
-    found: list[Entry], made: list[Replay], galleries: list[Gallery], missing: list[str]
+    entries: list[Entry], replays: list[Replay], galleries: list[Gallery], missing: list[str]
 ) -> str:
-    """The page's HTML, with style, script, pictures and data within it."""
+    """Render the page as HTML that contains its style, script, pictures and data."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -68,14 +67,16 @@ def page(
         trim_blocks=True,
     )
     environment.filters |= {"short": _short, "sign": {"<=": "≤", ">=": "≥", "==": "="}.get}
-    data = json.dumps([each.data() for each in made], allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps([replay.data() for replay in replays], allow_nan=False).replace(
+        "<", "\\u003c"
+    )
     parts: dict[str, Any] = {
         name: (HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js")
     }
     return environment.get_template("page.html").render(
-        entries=found,
+        entries=entries,
         verdicts=VERDICTS,
-        replays=made,
+        replays=replays,
         galleries=galleries,
         missing=missing,
         style=parts["style.css"],
@@ -85,10 +86,10 @@ def page(
     )
 
 
-def _networks(made: list[Replay]) -> list[Replay]:
-    return [each for each in made if each.theory is None]
+def _networks(replays: list[Replay]) -> list[Replay]:
+    return [replay for replay in replays if replay.theory is None]
 
 
 def _short(value: Any) -> str:
-    """A number as a table has it."""
+    """Format a number for a table."""
     return "not finite" if value is None else f"{value:.3g}"

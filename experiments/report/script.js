@@ -5,14 +5,14 @@
   const dark = () =>
     (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 
-  // Viridis from 0.12 to 0.92, as in the figures; lightened a little on a dark page.
+  // Viridis from 0.12 to 0.92, as in the figures; a dark page uses lighter colours.
   const VIRIDIS = [[71, 42, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [199, 224, 32]];
   const CLASSES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b2a600"];
   const ramp = (u) => {
-    const at = Math.min(Math.max(u, 0), 1) * (VIRIDIS.length - 1);
-    const i = Math.min(Math.floor(at), VIRIDIS.length - 2);
+    const position = Math.min(Math.max(u, 0), 1) * (VIRIDIS.length - 1);
+    const i = Math.min(Math.floor(position), VIRIDIS.length - 2);
     const lift = dark() ? 30 : 0;
-    const mix = VIRIDIS[i].map((a, k) => Math.min(255, Math.round(a + (VIRIDIS[i + 1][k] - a) * (at - i)) + lift));
+    const mix = VIRIDIS[i].map((a, k) => Math.min(255, Math.round(a + (VIRIDIS[i + 1][k] - a) * (position - i)) + lift));
     return `rgb(${mix.join(",")})`;
   };
 
@@ -24,7 +24,7 @@
     button.addEventListener("click", () => {
       const large = button.closest("section").querySelector(".picture").classList.toggle("large");
       button.setAttribute("aria-pressed", String(large));
-      button.textContent = large ? "Smaller" : "Larger";
+      button.textContent = large ? "Reduce" : "Enlarge";
     });
   }
 
@@ -48,7 +48,7 @@
   };
   const W = 400, H = 325, LEFT = 46, RIGHT = 10, TOP = 10, BOTTOM = 40;
 
-  // One chart: steps on a logarithmic axis; returns where a step is, and its cursor.
+  // Draw a chart with steps on a logarithmic axis; return a function that moves its cursor to a step.
   const chart = (svg, curves, top) => {
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
@@ -115,8 +115,8 @@
     });
     const points = [];
     for (let i = 0; i < n; i++) {
-      const at = 3 * (moment * n + i);
-      points.push([...project(run.cloud[at], run.cloud[at + 1], run.cloud[at + 2]), i]);
+      const start = 3 * (moment * n + i);
+      points.push([...project(run.cloud[start], run.cloud[start + 1], run.cloud[start + 2]), i]);
     }
     points.sort((p, q) => q[2] - p[2]);
     context.globalAlpha = 0.8;
@@ -137,14 +137,14 @@
     run.steps.forEach((s, k) => { if (s <= step) i = k; });
     const loss = run.loss[i] === null ? "not finite" : run.loss[i].toPrecision(3);
     const shape = SHAPES[learned] || `${learned} dimensions, of which three are shown`;
-    const said = `step ${Math.round(step).toLocaleString("en")}: ${learned} of ${modes} modes learned, loss ${loss}; the cloud is ${shape}`;
-    byId("said").textContent = said;
-    slider.setAttribute("aria-valuetext", said);
-    const by = run.classes.length ? `coloured by class (${run.classes.join(", ")})` : "coloured by brightness, dark to light";
-    byId("caption").textContent = `The embedding: ${run.note}; ${by}`;
-    const lines = run.theory ? "solid: gradient descent, dashed: the closed form" : "measured on the probe";
+    const status = `step ${Math.round(step).toLocaleString("en")}: ${learned} of ${modes} modes learned, loss ${loss}; the cloud is ${shape}`;
+    byId("status").textContent = status;
+    slider.setAttribute("aria-valuetext", status);
+    const colouring = run.classes.length ? `coloured by class (${run.classes.join(", ")})` : "coloured by brightness, dark to light";
+    byId("caption").textContent = `Embedding, ${run.note}; ${colouring}`;
+    const lines = run.theory ? "solid: gradient descent, dashed: closed form" : "measured on the probe images";
     byId("lossCaption").textContent = `Loss; ${lines}`;
-    byId("eigenvaluesCaption").textContent = `Eigenvalues of C, a colour a mode, the first dark; ${lines}`;
+    byId("eigenvaluesCaption").textContent = `Eigenvalues of C, one colour per mode, the first is the darkest; ${lines}`;
   };
   show = () => { charts(); draw(); };
 
@@ -172,7 +172,7 @@
   for (const radio of document.querySelectorAll('input[name="run"]')) {
     radio.addEventListener("change", () => { stop(); choose(Number(radio.value)); });
   }
-  // Drag over a chart to move through time, over the cloud to turn it.
+  // Dragging over a chart moves the slider; dragging over the cloud rotates it.
   for (const id of ["loss", "eigenvalues"]) {
     const svg = byId(id);
     const seek = (event) => {

@@ -1,4 +1,4 @@
-"""The images of the linear experiments: two random 20 × 20 crops of each."""
+"""Images of the linear experiments: two random 20 × 20 crops of each."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from stepwise import _files, _random, data, plotting, views
 
 
 class Source(Protocol):
-    """The fields of a Config that say which images."""
+    """Fields of a Config that determine the images."""
 
     @property
     def data(self) -> str: ...
@@ -24,15 +24,15 @@ class Source(Protocol):
 
 
 def digest(config: Source) -> str:
-    """What tells these images from any others: a hash of the pixels that `crops` cuts."""
+    """Return a hash of the images, before they are cropped."""
     return _files.digest(load(config))
 
 
 def crops(config: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Two views [n, 20, 20, c] of n_pairs images brought to `side`, in float64 where that is on.
+    """Return two views [n, 20, 20, c] of n_pairs images of `side` pixels, as float64 with x64 on.
 
     Raises:
-        ValueError: there are fewer images than pairs.
+        ValueError: if there are fewer images than pairs.
     """
     pair = views.positive_pairs(load(config), _random.key(config.seed + 1), "crop20")
     dtype = jax.dtypes.canonicalize_dtype(float)
@@ -40,24 +40,25 @@ def crops(config: Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load(config: Source) -> np.ndarray:
-    """Pixels uint8 [n_pairs, side, side, c].
+    """Return the pixels of the images, uint8 [n_pairs, side, side, c].
 
     Raises:
-        ValueError: there are fewer images than pairs.
+        ValueError: if there are fewer images than pairs.
     """
     images = data.load(
         config.data, root=config.data_dir, limit=config.n_pairs, size=config.side, seed=config.seed
     )
-    found = len(images.pixels)
-    if found < config.n_pairs:
+    count = len(images.pixels)
+    if count < config.n_pairs:
         raise ValueError(
-            f"{config.data}: expected at least n_pairs = {config.n_pairs} images, found {found}"
+            f"data: expected at least n_pairs = {config.n_pairs} images, received {config.data} "
+            f"with {count}"
         )
     return images.pixels
 
 
 def title(data_name: str) -> str:
-    """What a drawing calls these images, whatever the characters of their path."""
+    """Return the name of a data set for the title of a drawing, without special characters."""
     kind, _, path = data_name.partition(":")
     known = {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}
     return known.get(kind, plotting.plain(f"{kind} {path.rstrip('/').split('/')[-1]}"))

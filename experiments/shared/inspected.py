@@ -1,6 +1,4 @@
-"""What table1 and fig8 share: fig3's networks, and fresh views of their images to look at them
-with.
-"""
+"""Shared code of table1 and fig8: fig3's networks, and new views of their training images."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,33 +11,33 @@ from stepwise.subject import Subject
 
 @dataclass(frozen=True)
 class Config(resnets.Config):
-    """fig3's networks, and the views that they are looked at with."""
+    """Settings of fig3's training runs, and of the views on which kernels are computed."""
 
     n_pairs: int = 256
-    """Pairs of fresh views."""
+    """Number of pairs of new views."""
     resamples: int = 200
-    """Halves of the pairs, for the intervals."""
+    """Number of random halves of the pairs from which the intervals are computed."""
     kernels: int = 8
-    """Of the networks kept on the way, so many have their kernel in fig8, beside that at the start.
-    """
+    """Number of snapshots in training whose kernels fig8 computes, besides the initial network."""
 
     @classmethod
     def smoke(cls) -> Self:
-        """Seconds, on the smoke preset's runs."""
+        """Return a configuration that takes seconds, on the smoke preset's runs."""
         return replace(super().smoke(), n_pairs=32, resamples=20, kernels=2)
 
     @classmethod
     def paper(cls) -> Self:
-        """The source's 1000 pairs."""
+        """Return the paper's 1000 pairs."""
         return replace(super().paper(), n_pairs=1000)
 
 
 def subject(config: Config, method: str, progress: Progress) -> Subject:
-    """A method's run, trained or read, and views of its images that no training has seen: the same
-    for all methods.
+    """Train or load a method's run, and open it with views that were not used in training.
+
+    The views are the same for all methods.
     """
     trained = resnets.trained(config, method, progress)
-    same = config.training(config.methods[0]).recipe
+    recipe = config.training(config.methods[0]).recipe
     return subjects.from_run(
-        config.training(method), trained, config.n_pairs, root=config.runs_dir, recipe=same
+        config.training(method), trained, config.n_pairs, root=config.runs_dir, recipe=recipe
     )

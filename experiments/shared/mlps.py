@@ -1,6 +1,4 @@
-"""What the network figures share: normalised views, the lazy start, and the two predictions of a
-wide network.
-"""
+"""Shared code of the MLP figures: normalised views, lazy networks, and their predictions."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,23 +16,19 @@ from stepwise.neural_tangents import nt
 from stepwise.problem import Problem
 
 GAIN = {"relu": 2**0.5, "erf": 1.5}
-"""w_std of every layer: with ReLU, signals then neither grow nor shrink with depth (He et al.
-2015).
-"""
+"""w_std of every layer; with ReLU, signals then keep their size with depth (He et al. 2015)."""
 ACTIVATIONS = {"relu": jax.nn.relu, "erf": jax.scipy.special.erf}
 
 
 class Inputs(Source, Protocol):
-    """The fields of a Config that say which views."""
+    """Fields of a Config that determine the views."""
 
     @property
     def crop(self) -> int: ...
 
 
 def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Two crops [n, crop, crop, c] of each image, less the mean of all of them, at a mean square of
-    1.
-    """
+    """Return two crops [n, crop, crop, c] of each image, centred, with a mean square of 1."""
     x, x2 = views.positive_pairs(
         load(config), _random.key(config.seed + 1), views.crops(config.crop)
     )
@@ -46,8 +40,9 @@ def normalised_views(config: Inputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mlp(inputs: int, width: int, d: int, seed: int, activation: str) -> tuple[Any, Any]:
-    """(apply, params) of one hidden layer in NTK parametrisation; one function for all seeds, so
-    compiled once.
+    """Return (apply, params) of an MLP with one hidden layer in NTK parametrisation.
+
+    `apply` is the same function for all seeds, so it is compiled once.
     """
     params = models.functional(_module(inputs, width, d, seed, activation))[1]
     return _functions(inputs, width, d, activation)[0], params
@@ -65,7 +60,7 @@ def _functions(inputs: int, width: int, d: int, activation: str) -> tuple[Any, A
 
 
 def mlp_kernel(activation: str, depth: int = 1) -> kernels.Kernel:
-    """The NTK of such a network of `depth` hidden layers at infinite width."""
+    """Return the NTK of an infinitely wide MLP with `depth` hidden layers."""
     stax, gain = nt.stax, GAIN[activation]
     dense = stax.Dense(1, W_std=gain, b_std=None)
     hidden = [dense, {"relu": stax.Relu, "erf": stax.Erf}[activation]()] * depth
@@ -81,14 +76,14 @@ def lazy_run(
     d: int,
     scale: float,
     lr: float,
-    at: np.ndarray,
+    record_at: np.ndarray,
     seed: int,
     start: int = 0,
 ) -> dict[str, Any]:
-    """A doubled network trained, and what the infinite width's kernel and its own at the start
-    predict of it.
+    """Train a doubled network, and predict its run from two kernels.
 
-    All three start from the same outputs and take the same steps.
+    The kernels are the one of infinite width and the network's own at the start. All three
+    trajectories start from the same outputs and take the same steps.
     """
     params = mlp(x[0].size, width, d, seed, activation)[1]
     key = jax.random.fold_in(_random.key(seed), start)
@@ -97,11 +92,11 @@ def lazy_run(
         models.antisymmetric_start(params, key, scale),
     )
     both = jnp.concatenate([jnp.asarray(x), jnp.asarray(x2)])
-    z0, steps = f(begin, both), int(at[-1])
-    run, last = dynamics.full_batch(f, begin, x, x2, lr, steps, record_at=at)
+    z0, steps = f(begin, both), int(record_at[-1])
+    run, last = dynamics.full_batch(f, begin, x, x2, lr, steps, record_at=record_at)
     theta = entk.full_kernel(f, begin, both)
-    own = dynamics.output_descent(theta, z0, lr, steps, record_at=at)
-    infinite = dynamics.descent(limit, z0.T @ limit.basis, lr, steps, record_at=at)
+    own = dynamics.output_descent(theta, z0, lr, steps, record_at=record_at)
+    infinite = dynamics.descent(limit, z0.T @ limit.basis, lr, steps, record_at=record_at)
     drift = float("nan")
     if run.result.name != "diverged":
         drift = float(
@@ -111,27 +106,28 @@ def lazy_run(
 
 
 def grid(limit: Problem, d: int, scale: float, lr: float, until: float, records: int) -> np.ndarray:
-    """Steps to record: a geometric grid up to `until` times the last step time that the infinite
-    width predicts.
+    """Return the steps to record: a geometric grid.
+
+    It ends at `until` times the last step time that the kernel of infinite width predicts.
     """
     law = laws.law_of(None, limit, d)
-    lam0 = np.asarray(law.unit()[:d], np.float64) * scale**2 / 2  # f's coordinates: scale²/2
+    lam0 = np.asarray(law.unit()[:d], np.float64) * scale**2 / 2  # f's coordinates have scale²/2
     expected = np.log(1 / lam0) / np.asarray(law.growth()[:d], np.float64)
     steps = int(np.ceil(until * expected.max() / lr))
     return np.unique(np.geomspace(max(1, expected.min() / lr / 10), steps, records).astype(int))
 
 
 def stacked(runs: Sequence[Trajectory]) -> np.ndarray:
-    """Eigenvalues of several runs [runs, T, d]."""
+    """Stack the eigenvalues of several runs [runs, T, d]."""
     return np.stack([np.asarray(run.eigenvalues) for run in runs])
 
 
 def limit_problem(kernel: kernels.Kernel, x: np.ndarray, x2: np.ndarray, d: int) -> Problem:
-    """The kernel's problem on these views, uncentred as the network is.
+    """Return the kernel's problem on these views, uncentred as the network is.
 
     Raises:
-        ValueError: fewer than d modes are positive.
+        ValueError: if fewer than d modes are positive.
     """
-    found = problem.from_kernel(kernel, x, x2)
-    found.optimum(d)
-    return found
+    limit = problem.from_kernel(kernel, x, x2)
+    limit.optimum(d)  # raises
+    return limit

@@ -1,6 +1,4 @@
-"""What the ResNet figures share: the methods, two starts, their training runs, and what is read
-off them.
-"""
+"""Shared code of the ResNet figures: settings, training runs, and their checks."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
@@ -16,53 +14,53 @@ from stepwise.training import runs
 from stepwise.training.loop import Trained
 
 ALONE = 5
-"""Modes that have to be learned alone for a method to count as stepwise."""
+"""Number of modes that a method must learn one at a time to count as stepwise."""
 ABOVE = float(np.nextafter(1, 2))
-"""A ratio that is above 1."""
+"""Bound of a check that a ratio exceeds 1: the smallest float above 1."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every knob of the training runs behind a figure."""
+    """Settings of the training runs of a figure."""
 
     data: str = "photos"
-    """photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
     data_dir: str | None = None
-    """Where cifar10 or stl10 lie."""
+    """Folder that contains cifar10 or stl10."""
     split: str = "train"
     n_images: int = 4096
     side: int = 32
     d: int = 10
     methods: tuple[str, ...] = ()
-    """Rows of `methods.METHODS`; by default all that have a schedule for this occasion."""
+    """Names of `methods.METHODS`; by default all methods with a schedule for `start` and `tiny`."""
     start: Literal["small", "standard"] = "small"
-    """Which start and schedule of a method's row."""
+    """Start and schedule to use of each method."""
     tiny: bool = False
-    """Whether the schedule is that of a tiny network."""
+    """Use the schedule for a tiny network."""
     lr: float | None = None
-    """Learning rate of all methods instead of their own."""
+    """Learning rate of all methods (default: each method's own)."""
     steps: int | None = None
-    """Steps of all methods instead of their own."""
+    """Number of steps of all methods (default: each method's own)."""
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     bottleneck: bool = False
     width: int = 16
     stem: Literal["small", "imagenet"] = "small"
     recipe: str = "small"
-    """Of the views; "own": what the method was published with."""
+    """Recipe of the views; "own" is the recipe with which each method was published."""
     optimiser: Literal["sgd", "lars"] = "sgd"
     batch_size: int = 64
     probe: int = 256
     records: int = 150
     snapshots: int = 29
-    """Networks kept on the way, beside the one at the start: every fourth is one of fig8's."""
+    """Number of networks stored in training, besides the initial one; fig8 uses every fourth."""
     half: bool = False
     """Compute in bfloat16."""
     seed: int = 0
     runs_dir: str = "runs"
-    """Folder of the training runs, which figures share."""
+    """Folder of the training runs, shared by all figures."""
 
     def __post_init__(self) -> None:
-        """Take all methods of the occasion if none is named; refuse one that is unknown."""
+        """Fill in `methods` if it is empty, and reject unknown methods."""
         known = tuple(name for name, row in METHODS.items() if self.occasion in row.schedules)
         if not set(self.methods) <= set(known):
             expected = f"some of {known}, which have a schedule {self.occasion!r}"
@@ -71,7 +69,7 @@ class Config:
 
     @classmethod
     def smoke(cls) -> Self:
-        """Seconds: one stage, tiny images, three modes."""
+        """Return a configuration that runs in seconds: two blocks, tiny images, three modes."""
         small = {
             "n_images": 64,
             "side": 16,
@@ -85,13 +83,14 @@ class Config:
 
     @classmethod
     def laptop(cls) -> Self:
-        """The embedded photographs, ten modes, minutes a method on two cores."""
+        """Return ten modes on the photographs of scikit-learn: minutes per method on two cores."""
         return cls()
 
     @classmethod
     def paper(cls) -> Self:
-        """ResNet-50 on STL-10's unlabelled images at 96 px, d = 50, standard augmentations; wants
-        an accelerator.
+        """Return a ResNet-50 with d = 50 on STL-10's unlabelled images at 96 px.
+
+        Views use each method's published augmentations. This needs an accelerator.
         """
         resnet50: dict[str, Any] = {
             "blocks": (3, 4, 6, 3),
@@ -111,11 +110,11 @@ class Config:
 
     @property
     def occasion(self) -> str:
-        """Which of a row's schedules the runs have."""
+        """Name of the schedule of each method that the runs use."""
         return f"{self.start}, tiny" if self.tiny else self.start
 
     def training(self, method: str) -> runs.Config:
-        """The run of a method."""
+        """Return the configuration of a method's training run."""
         row = find(method)
         own = {"lr", "steps"}
         named = {field.name for field in fields(self)}
@@ -129,70 +128,78 @@ class Config:
 
 
 def trained(config: Config, method: str, progress: Progress) -> Trained:
-    """A method's run, trained or read.
+    """Train a method, or load its run if it is finished.
 
     Raises:
-        KeyboardInterrupt: it was stopped; its checkpoint is there.
+        KeyboardInterrupt: if training was interrupted; a later call resumes it.
     """
     training = config.training(method)
     progress(f"{find(method).title}, {training.steps} steps of {training.batch_size} pairs")
     with jax.enable_x64(False):
-        found = runs.train(training, root=config.runs_dir)
-    if not found.finished:
+        run = runs.train(training, root=config.runs_dir)
+    if not run.finished:
         raise KeyboardInterrupt
-    return found
+    return run
 
 
 def digest(config: Config) -> str:
-    """A hash of the images that all methods train on."""
+    """Return a hash of the images on which all methods train."""
     return runs.digest(runs.load(config.training(config.methods[0])))
 
 
-def knn(config: Config, method: str, found: Trained, progress: Progress) -> dict[str, float] | None:
-    """Nearest neighbours on the test split by what the run learned, where the images have labels
-    (`runs.knn`).
+def knn(config: Config, method: str, run: Trained, progress: Progress) -> dict[str, float] | None:
+    """Compute the nearest-neighbour accuracy of a run on the test split (`runs.knn`).
+
+    Returns None unless the run trained on the labelled images of CIFAR-10 or STL-10.
     """
     if config.data not in ("cifar10", "stl10") or config.split != "train":
         return None
-    progress(f"{find(method).title}, nearest neighbours on the test split")
+    progress(f"{find(method).title}, nearest-neighbour accuracy on the test split")
     with jax.enable_x64(False):
-        return runs.knn(config.training(method), found.encoder, root=config.runs_dir)
+        return runs.knn(config.training(method), run.encoder, root=config.runs_dir)
 
 
 def arrays(method: str, run: Trajectory) -> dict[str, np.ndarray]:
-    """What a figure keeps of a run (`staircase.curves`), the method's name before each."""
+    """Return the curves of a run (`staircase.curves`), with the method's name as a prefix."""
     return {f"{method}_{name}": values for name, values in staircase.curves(run).items()}
 
 
-def checks(method: str, found: dict[str, Any], d: int, *, small: bool) -> list[Check]:
-    """That a run did not diverge, began small if it should, learned its modes one at a time, and
-    something of use.
+def checks(method: str, summary: dict[str, Any], d: int, *, small: bool) -> list[Check]:
+    """Check that a run converged and learned its modes one at a time.
+
+    With `small`, a premise is that its eigenvalues start small. If the summary has accuracies of
+    nearest neighbours, that of the trained network must be the highest.
     """
-    name, gained, wanted = find(method).title, found.get("knn"), max(1, min(ALONE, d - 1))
-    began = found["start"][0] / max(found["final"][0], float(np.finfo(float).tiny))
+    name, accuracy, wanted = find(method).title, summary.get("knn"), max(1, min(ALONE, d - 1))
+    ratio = summary["start"][0] / max(summary["final"][0], float(np.finfo(float).tiny))
     return [
         Check(
-            f"{name}: diverged",
-            float(found["result"].startswith("diverged")),
+            f"{name}: run diverged (1) or not (0)",
+            float(summary["result"].startswith("diverged")),
             0,
             "==",
             premise=True,
         ),
         *(
-            [Check(f"{name}: largest eigenvalue, start over end", began, 1e-3, "<=", premise=True)]
+            [Check(f"{name}: largest eigenvalue, start / end", ratio, 1e-3, "<=", premise=True)]
             if small
             else []
         ),
-        Check(f"{name}: modes learned", found["crossed"], wanted, ">=", premise=True),
-        Check(f"{name}: of these alone, the next below a tenth", found["alone"], wanted, ">="),
+        Check(f"{name}: modes learned", summary["crossed"], wanted, ">=", premise=True),
+        Check(
+            f"{name}: modes learned one at a time (next below 1/10)",
+            summary["alone"],
+            wanted,
+            ">=",
+        ),
         *(
             Check(
-                f"{name}: nearest neighbours, trained over {other}",
-                gained["trained"] / gained[other],
+                f"{name}: nearest-neighbour accuracy, trained / {other}",
+                accuracy["trained"] / accuracy[other],
                 ABOVE,
                 ">=",
             )
             for other in ("pixels", "untrained")
-            if gained
+            if accuracy
         ),
     ]

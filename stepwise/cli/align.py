@@ -67,7 +67,7 @@ def _bars(scores: dict[str, entk.Score], title: str) -> plotting.Figure:
     ax.set_xticks(range(len(scores)), list(scores))
     ax.set(
         ylim=(0, 1.1),
-        ylabel="alignment of predicted and learned subspace (1 = equal)",
+        ylabel="alignment of the two subspaces (1 = equal)",
         xlabel="kernel that makes the prediction",
     )
     ax.set_title("How well each kernel predicts the embedding")

@@ -34,6 +34,14 @@ class ImageOptions:
     """Part of the data set: train, test, val (folders) or unlabeled (stl10)."""
     side: int = 32
     """Side of the square images, in pixels, before views are made of them."""
+    frames: Literal["first", "all"] = "first"
+    """Pages or frames to read of each file of a folder: the first, or all as separate images."""
+    background: str = "white"
+    """Colour on which transparent images of a folder are put: a name, or a code such as #808080."""
+    depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
+    """Bits that the values of images of 16 bits per channel use, 9 to 16, for a folder."""
+    skip_damaged: bool = False
+    """Go without the damaged files and unreadable folders of a folder, and say how many."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class _Settings(Config):
     """Temperature of the loss, for a loss that has one."""
     lr: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
     """Learning rate, after any warm-up and before any cosine decay."""
+    depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
+    """Bits that the values of images of 16 bits per channel use, 9 to 16, for a folder."""
     steps: Annotated[int | None, _flag("INT", "the method's")] = None  # type: ignore[assignment]
     """Number of training steps."""
     warmup: Annotated[int | None, _flag("INT", "the method's")] = None  # type: ignore[assignment]
@@ -216,9 +226,15 @@ class Show:
     """Part of the data set: train, test, val (folders) or unlabeled (stl10)."""
     size: Annotated[int | None, _flag("INT", "their own size")] = None
     """Side to which images are resized, in pixels; required if their sizes differ."""
+    frames: Literal["first", "all"] = "first"
+    """Pages or frames to read of each file of a folder: the first, or all as separate images."""
+    depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
+    """Bits that the values of images of 16 bits per channel use, 9 to 16, for a folder."""
+    skip_damaged: bool = False
+    """Go without the damaged files and unreadable folders of a folder, and say how many."""
 
     def run(self) -> int:
-        """Read all images and print the description."""
+        """Print the description; of a folder, without decoding its images."""
         return _run("data", self)
 
 
@@ -238,4 +254,7 @@ class Data:
 
 def _run(module: str, options: object) -> int:
     """Import the command's module and run it with these options."""
-    return int(importlib.import_module(f"stepwise.cli.{module}").run(options))
+    command = importlib.import_module(f"stepwise.cli.{module}")
+    data = importlib.import_module("stepwise.cli.data")
+    with data.print_notes():
+        return int(command.run(data.move_outputs(options)))

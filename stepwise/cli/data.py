@@ -1,6 +1,12 @@
 """`stepwise data`, which describes or downloads images, and the loader of other commands."""
 
-from collections import Counter
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 from stepwise import data
 from stepwise.cli.commands import Fetch, ImageOptions, Show
@@ -13,13 +19,16 @@ def run(options: Show | Fetch) -> int:
         images = data.load(options.name, limit=1)
         print(f"{options.name}: available ({images.source})")
         return 0
-    images = data.load(options.name, split=options.split, root=options.data_dir, size=options.size)
-    height, width, channels = images.pixels.shape[1:]
-    print(f"{images.source}\n{len(images)} images of {height} x {width} px, {channels} channels")
-    if images.labels is not None:
-        counts = Counter(images.class_names[label] for label in images.labels.tolist())
-        largest = ", ".join(f"{name} {count}" for name, count in counts.most_common(5))
-        print(f"{len(images.class_names)} classes: {largest}{', ...' if len(counts) > 5 else ''}")
+    description = data.describe(
+        options.name,
+        split=options.split,
+        root=options.data_dir,
+        size=options.size,
+        frames=options.frames,
+        skip_damaged=options.skip_damaged,
+        depth=options.depth,
+    )
+    print(description)
     return 0
 
 
@@ -32,6 +41,7 @@ def load(options: ImageOptions, n: int, seed: int) -> Images:
         limit=n,
         size=options.side,
         seed=seed,
+        **{name: getattr(options, name) for name in data.OPTIONS},
     )
     say_if_fewer(len(images), n)
     return images
@@ -41,3 +51,53 @@ def say_if_fewer(available: int, requested: int) -> None:
     """Print a line if fewer images are available than were requested."""
     if available < requested:
         print(f"only {available} of the {requested} requested images are available")
+
+
+def move_outputs(options: Any) -> Any:
+    """Move the default output folders of a command out of the images' folder, to beside it.
+
+    In the folder of the images, `stepwise predict --data folder:.` would write among the images.
+    Folders that the user passes stay.
+    """
+    source = getattr(options, "settings", options)
+    kind, _, name = getattr(source, "data", "").partition(":")
+    if kind != "folder" or not name:
+        return options
+    images = Path(source.data_dir or "").expanduser().joinpath(Path(name).expanduser()).resolve()
+    if not Path.cwd().resolve().is_relative_to(images) or not os.access(images.parent, os.W_OK):
+        return options
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(options)}
+    changes = {
+        name: images.parent / defaults[name]
+        for name in ("out", "runs_dir")
+        if name in defaults and getattr(options, name) == defaults[name]
+    }
+    return replace(options, **changes)
+
+
+class _Printer(logging.Handler):
+    """Prints each message once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message that was not printed before."""
+        line = f"note: {record.getMessage()}"
+        if line not in self.lines:
+            self.lines.add(line)
+            print(line)
+
+
+@contextmanager
+def print_notes() -> Iterator[None]:
+    """Print what `data.load` logs, instead of logging it: each note once for a command."""
+    handler, before = _Printer(), data.LOG.propagate
+    data.LOG.addHandler(handler)
+    data.LOG.propagate = False
+    try:
+        yield
+    finally:
+        data.LOG.removeHandler(handler)
+        data.LOG.propagate = before

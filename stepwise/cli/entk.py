@@ -37,7 +37,7 @@ def run(options: Entk) -> int:
         left, right = fig.subplots(1, 2)
         fig.colorbar(left.imshow(K, cmap="cividis"), ax=left, label="K(x, x'), mean over outputs")
         left.set(
-            title="A  Kernel of the views", xlabel="first views, then second views", ylabel="view"
+            title="A  Kernel of the views", xlabel="view: first views, then second", ylabel="view"
         )
         positive = gamma > 0
         rank = np.arange(1, gamma.size + 1)[positive]

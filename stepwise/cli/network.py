@@ -72,7 +72,7 @@ def _open_run(options: NetworkOptions, folder: Path) -> Network:
         value, default = getattr(options, name), getattr(NetworkOptions, name)
         expected = "no value with --run-dir, whose run sets it"
         _check.require(value == default, f"--{name}", expected, value)
-    for name in ("data", "data_dir", "split"):
+    for name in runs.ELSEWHERE:
         if getattr(options, name) != getattr(NetworkOptions, name):
             config = replace(config, **{name: getattr(options, name)})
     steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
@@ -155,7 +155,7 @@ def _open_file(options: NetworkOptions, network: str, out: Path) -> Network:
 
     def kernel() -> np.ndarray:
         out.mkdir(parents=True, exist_ok=True)
-        # anew: replace the partial kernel of another network or of other views
+        # a partial kernel of another network or of other views is replaced
         K = run_user_code(
             network,
             "a pure JAX function apply(params, x) of one view or more",

@@ -1,15 +1,22 @@
 """`stepwise train`: train a network on images; an interrupted run resumes."""
 
+import json
+import shlex
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stepwise import methods, plotting, record, staircase
+from stepwise import _files, methods, plotting, record, staircase
 from stepwise.cli.commands import Train
+from stepwise.data import Images
 from stepwise.training import runs
+
+STILL = 1e-6
+"""Relative change of the embeddings' variance below which they did not change, or collapsed."""
 
 
 def run(options: Train) -> int:
@@ -22,10 +29,18 @@ def run(options: Train) -> int:
     record.require_writable("--out", options.out)
     record.require_writable("--runs-dir", options.runs_dir)
     images = runs.load(config)
+    _require_batch(options, config, len(images))
     folder = runs.folder(config, images, options.runs_dir)
     print(f"{images.source}: {len(images)} images, {title}, {config.steps} steps; {folder}")
     if (folder / "checkpoints").is_dir():
         print("this run exists: it is loaded if it is finished, and resumed if not")
+    else:
+        shorter = _find_shorter(config, options.runs_dir)
+        if shorter is not None:
+            print(
+                f"{shorter} is the same run with fewer steps; this one starts again at step 0, "
+                f"because its curves are recorded at other steps"
+            )
     trained = methods.run_with(config.method, lambda: runs.train(config, root=options.runs_dir))
     if not trained.finished:
         raise KeyboardInterrupt
@@ -55,8 +70,9 @@ def run(options: Train) -> int:
             figure=figure,
         )
     print(written)
-    if diverged:
-        print(f"{numbers['result']}; try --lr {config.lr / 4:.2g}", file=sys.stderr)
+    failure = _failure(images, arrays, numbers, config.lr)
+    if failure is not None:
+        print(failure, file=sys.stderr)
         return 1
     snapshots = ", ".join(map(str, runs.snapshot_steps(config)))
     print(
@@ -68,11 +84,59 @@ def run(options: Train) -> int:
     return 0
 
 
+def _require_batch(options: Train, config: runs.Config, count: int) -> None:
+    """Reject a batch larger than the set of images, with a command that works."""
+    if count >= config.batch_size:
+        return
+    data = shlex.quote(config.data)
+    raise ValueError(
+        f"--batch-size: expected at most the {count} images of --data and --n-images, "
+        f"received {config.batch_size}; lower it, or give more images: "
+        f"stepwise train --data {data} --n-images {count} --batch-size {max(2, count // 2)}"
+    )
+
+
+def _find_shorter(config: runs.Config, root: Path) -> Path | None:
+    """Return the folder of a run that differs only in having fewer steps, if there is one."""
+    wanted = json.loads(json.dumps(_files.jsonable(asdict(config))))
+    for path in sorted(root.glob("*/config.json")):
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        steps = stored.get("steps") if isinstance(stored, dict) else None
+        fewer = isinstance(steps, int) and steps < config.steps
+        if fewer and all(stored.get(name) == wanted[name] for name in wanted if name != "steps"):
+            return path.parent
+    return None
+
+
+def _failure(
+    images: Images, arrays: dict[str, np.ndarray], numbers: dict[str, Any], lr: float
+) -> str | None:
+    """Say why a training learned nothing, or return None."""
+    if numbers["result"].startswith("diverged"):
+        return f"{numbers['result']}; try --lr {lr / 4:.2g}"
+    spread = arrays["covariance"][:, 0]
+    if numbers["crossed"] == 0 and abs(spread[-1] - spread[0]) <= STILL * spread[0]:
+        if (images.pixels == images.pixels[:1]).all():
+            return "nothing was learned, because all images are the same; give other --data"
+        return f"nothing was learned: the embeddings did not change; try --lr {lr * 10:.2g}"
+    if spread[-1] <= STILL * spread.max():
+        return (
+            f"the embeddings collapsed to one point; try --lr {lr / 4:.2g}, or a --method whose "
+            f"loss keeps them apart"
+        )
+    return None
+
+
 def _describe_steps(numbers: dict[str, Any]) -> str:
     """Say how many modes were learned, and at which training steps."""
     steps = [f"{step:.0f}" for step in numbers["step_times"] if np.isfinite(step)]
-    place = f", at step{'s' if len(steps) > 1 else ''} {', '.join(steps)}" if steps else ""
-    return staircase.describe(numbers) + place
+    if not steps:
+        return staircase.describe(numbers)
+    noun = "step" if len(steps) == 1 else "steps"
+    return f"{staircase.describe(numbers)}, at {noun} {', '.join(steps)}"
 
 
 def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> plotting.Figure:

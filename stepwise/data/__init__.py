@@ -1,19 +1,45 @@
 """Image data sets, loaded as uint8 arrays.
 
-`load` is the entry point. `download` fetches the official archives; `binary`, `folder`, `npz` and
-`photos` read one layout each; `images` defines the `Images` that they return. No file is unpickled,
-and JAX is not needed.
+`load` is the entry point, and `describe` describes a set without decoding a folder's images.
+`download` fetches the official archives; `binary`, `folder`, `npz` and `photos` read one layout
+each; `images` defines the `Images` that they return. `folder` is assembled from `tree` and `splits`
+(its files), `listing` (the images among them), and `opening`, `picture` and `deep` (one image). No
+file is unpickled, and JAX is not needed.
 """
 
+import logging
 import os
+import zipfile
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import numpy as np
 
-from stepwise.data import binary, folder, npz, photos
-from stepwise.data.images import DataError, Images, MissingDataError, require
+from stepwise.data import binary, folder, npz, photos, picture
+from stepwise.data.describe import Description, describe_folder, describe_images
+from stepwise.data.images import (
+    DataError,
+    Images,
+    MissingDataError,
+    align_labels,
+    printable,
+    require,
+)
 
-__all__ = ["DataError", "Images", "MissingDataError", "load"]
+__all__ = [
+    "DataError",
+    "Description",
+    "Images",
+    "MissingDataError",
+    "align_labels",
+    "describe",
+    "load",
+]
+
+LOG = logging.getLogger(__name__)
+OPTIONS = ("frames", "background", "depth", "skip_damaged")
+"""Arguments of `load` that say how a folder's files are read."""
 
 KNOWN = "'photos', 'cifar10', 'stl10', 'folder:PATH' or 'npz:PATH'"
 
@@ -26,6 +52,10 @@ def load(
     limit: int | None = None,
     size: int | None = None,
     seed: int = 0,
+    frames: str = "first",
+    background: str | tuple[int, int, int] = "white",
+    depth: int | None = None,
+    skip_damaged: bool = False,
 ) -> Images:
     """Load a set of images: pixels uint8 [n, H, W, C], labels int32 [n] or None.
 
@@ -51,6 +81,17 @@ def load(
         size: side of the returned square images in px. The central square is resized with Pillow's
             antialiased bicubic filter; an image of this size is returned unchanged.
         seed: seed of the random subset.
+        frames: "first" reads the first page or frame of each file, "all" reads every one as an
+            image. This and the next three are for folders alone.
+        background: the colour on which transparent images are put: a name, a code such as
+            "#808080", or (red, green, blue).
+        depth: number of bits, from 9 to 16, that the values of images of 16 bits per channel use:
+            2^depth − 1 is white. By default such images are rejected, because their files do not
+            say it. Images of 8 bits are not affected.
+        skip_damaged: leave out damaged files and folders that cannot be read. Within a limit, other
+            files replace them. By default an error names them all.
+
+    What was changed or left out is logged as a warning, and recorded in `Images.notes`.
 
     Raises:
         DataError: if an argument or a file is invalid; a ValueError whose message names the
@@ -60,16 +101,100 @@ def load(
     for argument, value in (("limit", limit), ("size", size)):
         fits = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
         require(value is None or fits, argument, "a positive integer or None", value)
+    reading = _reading(frames, background, depth, skip_damaged)
+    kind, place = _locate(name, root)
+    arguments = (split, limit, size, seed)
+    match kind:
+        case "photos":
+            images = photos.load(*arguments)
+        case "cifar10":
+            images = binary.cifar10(place, *arguments)
+        case "stl10":
+            images = binary.stl10(place, *arguments)
+        case "npz":
+            images = npz.load(_required(place), *arguments)
+        case _:
+            images = folder.load(_required(place), *arguments, reading)
+    for note in images.notes:
+        LOG.warning("%s: %s", images.source, note)
+    return images
+
+
+def describe(
+    name: str,
+    *,
+    split: str = "train",
+    root: str | os.PathLike[str] | None = None,
+    size: int | None = None,
+    **options: Any,
+) -> Description:
+    """Describe a set of images: how many there are, their sizes and classes, and what is left out.
+
+    The images of a folder are not decoded; only the first bytes of their files are read.
+
+    Args:
+        name, split, root, size: as in `load`.
+        options: `frames`, `background`, `depth` and `skip_damaged`, as in `load`.
+
+    Raises:
+        DataError, MissingDataError: as in `load`, except for damage that only decoding shows.
+    """
+    kind, place = _locate(name, root)
+    if kind != "folder":
+        return describe_images(load(name, split=split, root=root, size=size))
+    reading = _reading(**{"frames": "first", "background": "white"} | options)
+    return describe_folder(_required(place), split, size, reading)
+
+
+def _reading(
+    frames: str,
+    background: str | tuple[int, int, int],
+    depth: int | None = None,
+    skip_damaged: bool = False,
+) -> picture.Reading:
+    require(frames in ("first", "all"), "frames", "'first' or 'all'", repr(frames))
+    whole = isinstance(depth, int | np.integer) and not isinstance(depth, bool)
+    fits = depth is None or (whole and 9 <= depth <= 16)
+    require(fits, "depth", "a whole number from 9 to 16, or None", repr(depth))
+    return picture.Reading(picture.colour(background), depth, frames, bool(skip_damaged))
+
+
+def _locate(name: str, root: str | os.PathLike[str] | None) -> tuple[str, Path | None]:
+    """Return the kind of a data set and its path, or its root if the name has no path."""
     base = Path(root).expanduser() if root is not None else None
-    match name.partition(":"):
-        case ("photos", "", ""):
-            return photos.load(split, limit, size, seed)
-        case ("cifar10", "", ""):
-            return binary.cifar10(base, split, limit, size, seed)
-        case ("stl10", "", ""):
-            return binary.stl10(base, split, limit, size, seed)
-        case ("folder", ":", path) if path:
-            return folder.load((base or Path()) / Path(path).expanduser(), split, limit, size, seed)
-        case ("npz", ":", path) if path:
-            return npz.load((base or Path()) / Path(path).expanduser(), split, limit, size, seed)
-    raise DataError(f"name: expected {KNOWN}, received {name!r}")
+    kind, colon, path = name.partition(":")
+    if (kind in ("photos", "cifar10", "stl10") and not colon) or (
+        kind in ("folder", "npz") and path
+    ):
+        return kind, (base or Path()) / Path(path).expanduser() if path else base
+    raise DataError(
+        f"name: expected {KNOWN}, received {printable(repr(name))}{_suggest(name, base)}"
+    )
+
+
+def _suggest(name: str, base: Path | None) -> str:
+    """Name the argument that works, if the name is a path or is known in another form."""
+    kind, colon, rest = name.partition(":")
+    if colon and rest and kind.strip().lower() in ("folder", "npz", "file", "dir", "directory"):
+        name = rest.removeprefix("//") if kind.strip().lower() == "file" else rest.strip()
+    plain = "".join(filter(str.isalnum, name.lower()))
+    if plain in ("photos", "cifar10", "stl10"):
+        return f"; pass {plain!r}"
+    path = (base or Path()) / Path(name).expanduser()
+    if not name or not path.exists():
+        return ""
+    if path.is_dir():
+        return f"; pass 'folder:{printable(name)}'"
+    if path.suffix.lower() == ".npz":
+        return f"; pass 'npz:{printable(name)}'"
+    if zipfile.is_zipfile(path):
+        target = printable(str(Path(name).with_suffix("")))
+        command = f"unzip {quote(printable(name))} -d {quote(target)}"
+        return f", a zip archive; run `{command}`, and pass 'folder:{target}'"
+    return f", a file; pass the folder that holds it, 'folder:{printable(str(Path(name).parent))}'"
+
+
+def _required(place: Path | None) -> Path:
+    """Return the path, which names with a colon always have."""
+    assert place is not None
+    return place

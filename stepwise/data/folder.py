@@ -1,142 +1,189 @@
 """Folders of image files, decoded by Pillow."""
 
-import os
-import warnings
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from stepwise.data.images import (
-    DataError,
-    Images,
-    MissingDataError,
-    fit,
-    require,
-    require_split,
-    subset,
-)
-
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-SPLITS = ("train", "val", "test")
-# Pillow modes with more than 8 bits per channel, which Pillow would clip or shift to 8 bits.
-DEEP_MODES = ("I", "F")
+from stepwise.data import picture
+from stepwise.data.deep import DepthError
+from stepwise.data.images import DataError, Images, fit, printable, require, shuffled, subset
+from stepwise.data.listing import Listing, describe_skipped, list_images
+from stepwise.data.picture import Header, Reading
 
 
-def load(path: Path, split: str, limit: int | None, size: int | None, seed: int) -> Images:
+@dataclass
+class _Report:
+    """What happened while files were read."""
+
+    transparent: int = 0
+    more_frames: int = 0
+    files_of_frames: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+def load(
+    path: Path, split: str, limit: int | None, size: int | None, seed: int, reading: Reading
+) -> Images:
     """Read a folder's images as RGB, sorted by path and turned upright by their EXIF orientation.
 
     Each sub-folder is a class of the same name and may hold its images at any depth; a sub-folder
     without images is ignored. A folder of images without sub-folders is a set without labels.
 
     The sub-folders train, val and test are splits if at least two of them exist or if there are no
-    other sub-folders. Each split is then laid out in one of the two ways above. A folder without
-    splits counts as train. Image files are recognised by their suffix (.png, .jpg, ...); hidden
-    files and other suffixes are ignored.
+    other sub-folders with images. They are recognised in any case and under the names that common
+    tools write, such as Training, valid, dev, test_set or val2017 (`splits`). Each split is then
+    laid out in one of the two ways above. A folder without splits counts as train.
+
+    Image files are recognised by their content, whatever their suffix. Each real file counts once:
+    a link to a file or folder that is read already is ignored, and so are hidden files, what
+    other programs store beside the images (Thumbs.db, __MACOSX, @eaDir, ...), and results and runs
+    of this package.
+
+    Transparent images are put on a background. Images of 16 bits per channel need `depth`, since a
+    file does not say how many of its bits are used. Metadata that cannot be read is ignored.
 
     Raises:
-        DataError: if a file with an image suffix is no image, is damaged or truncated, has more
-            than 8 bits per channel or more pixels than Pillow considers safe, or if sizes differ
-            and no `size` is passed.
+        DataError: if files are damaged (all are named in one message), a folder cannot be read, an
+            image has more than 8 bits per channel and no `depth` fits, it has more pixels than
+            Pillow's limit, or sizes differ and no `size` is passed.
         MissingDataError: if the folder or split does not exist or holds no image.
     """
-    require_split(f"folder:{path}", split, SPLITS)
-    top = _split_folder(path, split)
-    files, labels, names = _list_images(top)
-    keep = subset(len(files), limit, seed)
-    pixels = _read_images([files[i] for i in keep], size)
-    return Images(pixels, None if labels is None else labels[keep], names, f"folder:{top}")
+    listing = list_images(path, split, skip_unreadable=reading.skip_damaged)
+    report = _Report()
+    if reading.frames == "all":
+        headers, report.damaged = read_headers(listing, reading)
+        entries = [(i, frame) for i, header in headers.items() for frame in header.frames]
+    else:
+        entries = [(i, 0) for i in range(len(listing.files))]
+    pixels, kept = _read_images(listing, entries, limit, size, seed, reading, report)
+    files = [entries[i][0] for i in kept]
+    labels = None if listing.labels is None else listing.labels[files]
+    notes = (*_describe_report(report, len(kept), reading), *describe_skipped(listing.skipped))
+    return Images(pixels, labels, listing.class_names, listing.source, notes)
 
 
-def _split_folder(path: Path, split: str) -> Path:
-    if not path.is_dir():
-        raise MissingDataError(
-            f"{path}: expected a folder of images, received a path with no folder"
-        )
-    folders = {
-        entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    }
-    splits = folders.intersection(SPLITS)
-    if len(splits) > 1 or (splits and splits == folders):
-        if split not in splits:
-            raise MissingDataError(
-                f"{path}: expected a sub-folder {split!r}, received the splits {sorted(splits)}"
-            )
-        return path / split
-    if split != "train":
-        raise MissingDataError(
-            f"{path}: expected a sub-folder {split!r}, received a folder without splits, "
-            "which counts as 'train'"
-        )
-    return path
+def read_headers(listing: Listing, reading: Reading) -> tuple[dict[int, Header], list[str]]:
+    """Read the size and kind of every file without decoding it.
+
+    Returns:
+        The headers by the index of their file, and a message for each damaged file.
+
+    Raises:
+        DataError: if files are damaged, unless `reading.skip_damaged` is set and others are not.
+    """
+    headers: dict[int, Header] = {}
+    damaged: list[str] = []
+    for i, file in enumerate(_progress(listing.files, "reading headers")):
+        try:
+            headers[i] = picture.read_header(file)
+        except DataError as error:
+            damaged.append(str(error))
+    if not reading.skip_damaged or not headers:
+        _require_whole(listing, damaged)
+    return headers, damaged
 
 
-def _list_images(top: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
-    """Return the image files sorted by path, their labels, and the names of the classes."""
-    paths = sorted(path.relative_to(top).parts for path in _find_images(top))
-    if not paths:
-        known = " ".join(sorted(SUFFIXES))
-        raise MissingDataError(f"{top}: expected at least one image ({known}), received none")
-    files = [top.joinpath(*parts) for parts in paths]
-    loose = [file for file, parts in zip(files, paths, strict=True) if len(parts) == 1]
-    if len(loose) == len(files):
-        return files, None, ()
-    if loose:
-        inside = next(file for file in files if file.parent != top)
+def _read_images(
+    listing: Listing,
+    entries: list[tuple[int, int]],
+    limit: int | None,
+    size: int | None,
+    seed: int,
+    reading: Reading,
+    report: _Report,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of the chosen entries, in ascending order, and their indices.
+
+    If damaged files are skipped, the next entries in the order of the subset replace them.
+    """
+    queue = list(subset(len(entries), limit, seed))
+    wanted, first = len(queue), listing.files[0]
+    spare = iter(shuffled(len(entries), seed)[wanted:] if wanted < len(entries) else ())
+    pixels = np.empty(0, np.uint8)
+    kept: list[int] = []
+    for i in _progress(queue, "reading images"):
+        file, frame = listing.files[entries[i][0]], entries[i][1]
+        try:
+            image = picture.decode(file, reading, frame)
+        except DepthError:
+            raise
+        except DataError as error:
+            report.damaged.append(str(error))
+            if reading.skip_damaged:
+                queue += itertools.islice(spare, 1)
+            continue
+        if report.damaged and not reading.skip_damaged:
+            continue  # the other damaged files are named too
+        shown = image.pixels if size is None else fit(image.pixels, size)
+        if not kept:
+            pixels, first = np.empty((wanted, *shown.shape), np.uint8), file
+        _require_shape(file, shown, first, pixels)
+        pixels[len(kept)] = shown
+        kept.append(i)
+        report.transparent += image.transparent
+        if reading.frames == "first" and image.frames > 1:
+            report.more_frames += image.frames - 1
+            report.files_of_frames += 1
+    if not reading.skip_damaged or not kept:
+        _require_whole(listing, report.damaged)
+    indices = np.array(kept)
+    if (np.diff(indices) < 0).any():
+        order = np.argsort(indices)
+        return pixels[order], indices[order]
+    return pixels[: len(kept)], indices
+
+
+def _require_shape(file: Path, image: np.ndarray, first: Path, pixels: np.ndarray) -> None:
+    if image.shape != pixels.shape[1:]:
+        (h, w, _), (other_h, other_w, _) = pixels.shape[1:], image.shape
+        expected = f"{w} x {h} px like {printable(first)}, or a `size` for images of several sizes"
         raise DataError(
-            f"{top}: expected all images in sub-folders or none, received {loose[0]} and {inside}"
+            f"{printable(file)}: expected {expected}, received {other_w} x {other_h} px"
         )
-    names = sorted({parts[0] for parts in paths})
-    index = {name: i for i, name in enumerate(names)}
-    return files, np.array([index[parts[0]] for parts in paths], np.int32), tuple(names)
 
 
-def _find_images(top: Path) -> Iterator[Path]:
-    for folder, inner, names in os.walk(top, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        files = (Path(folder, name) for name in names if not name.startswith("."))
-        yield from (file for file in files if file.suffix.lower() in SUFFIXES)
-
-
-def _read_images(files: list[Path], size: int | None) -> UInt8[np.ndarray, "n h w 3"]:
-    for i, file in enumerate(tqdm(files, "reading images", delay=2, unit=" files", leave=False)):
-        image = _decode(file)
-        if size is not None:
-            image = fit(image, size)
-        if i == 0:
-            pixels = np.empty((len(files), *image.shape), np.uint8)
-        if image.shape != pixels.shape[1:]:
-            (h, w, _), (other_h, other_w, _) = pixels.shape[1:], image.shape
-            expected = f"{w} x {h} px like {files[0]}, or a `size` for images of several sizes"
-            raise DataError(f"{file}: expected {expected}, received {other_w} x {other_h} px")
-        pixels[i] = image
-    return pixels
-
-
-def _decode(file: Path) -> UInt8[np.ndarray, "h w 3"]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                image = ImageOps.exif_transpose(opened)
-                # Converted through RGBA, because Pillow warns about palettes with transparency.
-                picture = image.convert("RGBA") if image.has_transparency_data else image
-                pixels = np.asarray(picture.convert("RGB"))
-    # For damaged files, Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and
-    # other exceptions.
-    except Exception as error:
-        raise DataError(
-            f"{file}: expected an image that Pillow can read, received an error: {error}"
-        ) from error
+def _require_whole(listing: Listing, damaged: list[str]) -> None:
+    """Raise DataError that names the damaged files."""
+    way_out = "go without damaged files by skip_damaged=True (--skip-damaged)"
+    if len(damaged) == 1:
+        raise DataError(f"{damaged[0]}; {way_out}")
+    top, shared = f"{printable(listing.top)}/", " expected an image that Pillow can read, received"
+    reasons = [each.removeprefix(top).replace(f"{shared} an error:", "") for each in damaged]
     require(
-        not image.mode.startswith(DEEP_MODES),
-        file,
-        "8 bits per channel",
-        f"Pillow mode {image.mode!r}",
+        not damaged,
+        printable(listing.top),
+        "images that Pillow can read",
+        f"{len(damaged)} damaged files of {len(listing.files)}: "
+        f"{'; '.join(reasons[:10])}{_more(len(reasons) - 10)}; {way_out}",
     )
-    return pixels
+
+
+def _more(count: int) -> str:
+    return f"; and {count} more" if count > 0 else ""
+
+
+def _describe_report(report: _Report, n: int, reading: Reading) -> Iterable[str]:
+    """Yield what was changed or left out while files were read."""
+    if report.damaged:
+        yield f"left out: {len(report.damaged)} damaged files"
+    if report.transparent:
+        white = reading.background == (255, 255, 255)
+        ground = "white" if white else "#{:02x}{:02x}{:02x}".format(*reading.background)
+        yield (
+            f"{report.transparent} of {n} images are transparent and were put on {ground}; "
+            "background=COLOUR (--background) sets another"
+        )
+    if report.more_frames:
+        yield (
+            f"{report.files_of_frames} files have {report.more_frames} more pages or frames, which "
+            'were not read; frames="all" (--frames all) reads them'
+        )
+
+
+def _progress(items: Sequence[Any], label: str) -> Any:
+    return tqdm(items, label, delay=2, unit=" files", leave=False)

@@ -1,5 +1,6 @@
-"""The `Images` and errors of every reader, and the two steps they share: subset and resize."""
+"""The `Images` and errors of every reader, and the steps they share: subset, resize, labels."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ class Images:
         labels: int32 [n], indices into `class_names`; None without labels.
         class_names: name of each class.
         source: where the images come from.
+        notes: sentences about what was changed or left out while reading, such as transparency on
+            a background; `data.load` logs them.
 
     Raises:
         DataError: if the pixels or labels have another type, shape or range.
@@ -48,6 +51,7 @@ class Images:
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     source: str
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -77,6 +81,49 @@ class Images:
         return len(self.pixels)
 
 
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Return a file name in one line of valid text, with escapes such as `\xe9` or `\n`.
+
+    Bytes that are not UTF-8, control characters and other unprintable characters are escaped.
+    """
+    return "".join(char if char.isprintable() else _escape(char) for char in os.fspath(name))
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte of a name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def align_labels(images: Images, reference: Images) -> Int[np.ndarray, " n"]:
+    """Return the labels of `images` as indices into the class names of `reference`.
+
+    Two splits number their classes separately: a split without the first class calls the second
+    one 0. Classes that `reference` lacks have indices from len(reference.class_names) on.
+
+    Raises:
+        DataError: if one of the sets has no labels, two classes of a set have the same name, or the
+            sets have no class in common.
+    """
+    for each in (images, reference):
+        names = each.class_names
+        require(each.labels is not None, f"labels of {each.source}", "one for each image", "none")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        expected = "a different name for each class"
+        require(not repeated, f"class names of {each.source}", expected, f"{repeated[:5]} repeated")
+    missing = [name for name in images.class_names if name not in reference.class_names]
+    index = {name: i for i, name in enumerate((*reference.class_names, *missing))}
+    labels = np.array([index[name] for name in images.class_names], np.int32)[images.labels]
+    require(
+        not set(images.class_names).isdisjoint(reference.class_names),
+        f"class names of {images.source}",
+        f"names that also occur in {reference.source}: {', '.join(reference.class_names[:5])}",
+        ", ".join(images.class_names[:5]),
+    )
+    return labels
+
+
 def subset(n: int, limit: int | None, seed: int) -> Int[np.ndarray, " kept"]:
     """Choose min(n, limit) of n indices at random, in ascending order.
 
@@ -84,7 +131,12 @@ def subset(n: int, limit: int | None, seed: int) -> Int[np.ndarray, " kept"]:
     """
     if limit is None or limit >= n:
         return np.arange(n)
-    return np.sort(np.random.default_rng(seed).permutation(n)[:limit])
+    return np.sort(shuffled(n, seed)[:limit])
+
+
+def shuffled(n: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Return n indices in the order in which `subset` chooses them."""
+    return np.random.default_rng(seed).permutation(n)
 
 
 def fit(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "{size} {size} c"]:

@@ -1,12 +1,12 @@
-"""How the modes move in time: closed form, adaptive flow, gradient descent; all return the same
-`Trajectory`.
+"""Solvers for the modes in time, which all return the same `Trajectory`.
 
-`closed_form` is exact from an aligned start and takes the effective aligned start of any other;
-`flow` integrates the full matrix equation from any start; `descent` takes the discrete steps.
-`dual_descent`, `output_descent` and `full_batch` take them elsewhere: in a kernel model's dual
-coefficients, in the outputs of a linearised network, and in the parameters of a real one.
-`dynamics.training` trains an encoder on random views, batch by batch, with checkpoints; it is a
-module of its own to import.
+- `closed_form` is exact from an aligned start, and uses the effective aligned start of any other.
+- `flow` integrates the full matrix equation from any start.
+- `descent` takes discrete steps of gradient descent in mode coordinates.
+- `dual_descent`, `output_descent` and `full_batch` take them in a kernel model's dual coefficients,
+  in the outputs of a linearised network, and in the parameters of a real network.
+
+`stepwise.training` trains an encoder on random views, batch by batch, with checkpoints.
 """
 
 from stepwise.dynamics.dual import dual_descent, output_descent

@@ -1,4 +1,4 @@
-"""The closed form: what theory says, at any time, at no cost."""
+"""The closed-form solution, evaluated at any time without integration."""
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +12,28 @@ from stepwise.types import Numbers
 
 
 def closed_form(problem: Problem, A0: Numbers, times: Numbers, *, law: LawOf = None) -> Trajectory:
-    """λ_j(t) by a law of the modes, from the effective aligned start of A0.
+    """Evaluate a law's eigenvalues λ_j(t) from the effective aligned start of A0.
 
-    With A0_{≤d} = Q R the start is taken as Q diag(|R_jj|) on the first d modes to grow: exact when
-    A0 is aligned with these (its rows are multiples of them, up to a rotation), and the small-start
-    limit otherwise (source, Props. 4.1, 4.2).
+    With A0_{≤d} = Q R, the start is replaced by Q diag(|R_jj|) on the first d modes to grow. This
+    is exact if A0 is aligned with these modes (its rows are multiples of them, up to a rotation),
+    and the limit of a small start otherwise (the paper, Simon et al. 2023, Props. 4.1, 4.2).
 
     Args:
-        problem: its modes are all that matters.
-        A0: mode coordinates of the start [d, r]; d > r is allowed, the dimensions beyond r stay 0.
-        times: increasing [T], learning rate × step.
-        law: a function (problem, d) -> Law; `laws.DEFAULT`, Barlow Twins, without one. A law that
-            has no closed form is integrated along the aligned start.
+        problem: the problem, of which only the modes are used.
+        A0: mode coordinates of the start [d, r]. d > r is allowed; the dimensions beyond r stay 0.
+        times: increasing times [T], learning rate × step.
+        law: a function (problem, d) -> Law; Barlow Twins (`laws.DEFAULT`) by default. A law without
+            a closed form is integrated from the aligned start.
 
     Returns:
-        Trajectory; the snapshot is the aligned state Q diag(±s_j(t)) at the last time.
+        Trajectory. Its snapshot is the aligned state Q diag(±s_j(t)) at the last time.
 
     Raises:
-        ValueError: A0 does not have r columns; times do not increase from 0 on; anything is not
-            finite; the law's loss sees rotations of the embedding.
+        ValueError: if A0 does not have r columns; if times are negative or do not increase; if an
+            argument is not finite; if the law's loss is not invariant under rotations of the
+            embedding.
 
-    Can be jitted, vmapped over A0, and differentiated in A0 and the law's moments.
+    Can be jitted, vmapped over A0, and differentiated with respect to A0 and the law's moments.
     """
     _, A0, times = trajectory.as_inputs(problem.gamma, A0, times)
     return _closed_form(laws.law_of(law, problem, len(A0)), A0, times)
@@ -42,13 +43,13 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers, *, law: LawOf = N
 def _closed_form(law: Law, A0: jax.Array, times: jax.Array) -> Trajectory:
     law, (d, r) = laws.cast(law, A0.dtype), A0.shape
     k = min(d, r)
-    at = leading_modes(law, k)
-    q, upper = jnp.linalg.qr(A0[:, at])
-    s0 = laws.effective_start(A0[:, at]) if d <= r else jnp.abs(jnp.diagonal(upper))
-    lam0 = law.unit()[at] * s0**2
+    modes = leading_modes(law, k)
+    q, upper = jnp.linalg.qr(A0[:, modes])
+    s0 = laws.effective_start(A0[:, modes]) if d <= r else jnp.abs(jnp.diagonal(upper))
+    lam0 = law.unit()[modes] * s0**2
     curves = law.eigenvalues(times, lam0)
     size = law.amplitude(times[-1:], lam0)[0] * jnp.diagonal(upper)
-    final = jnp.zeros((d, r), A0.dtype).at[:, at].set((q * size).astype(A0.dtype))
+    final = jnp.zeros((d, r), A0.dtype).at[:, modes].set((q * size).astype(A0.dtype))
     eigenvalues = jnp.sort(jnp.pad(curves, ((0, 0), (0, d - k))), axis=1)[:, ::-1]
     return trajectory.assemble(
         times,

@@ -1,4 +1,4 @@
-"""Gradient descent on the full matrix: the experiment of the linear and kernel models."""
+"""Gradient descent of linear and kernel models in mode coordinates."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -30,55 +30,56 @@ def descent(
     record_at: Numbers | None = None,
     snapshots: bool = False,
 ) -> Trajectory:
-    """Gradient descent of the linear model from any start, on a law's loss or on any other.
+    """Run gradient descent of the linear model from any start, on a law's loss or any other.
 
-    For Barlow Twins, the default, A ← A − 4 lr (C − I) A diag(γ) with C = A diag(γ) Aᵀ: gradient
-    descent on W for L = ‖C − I‖_F². V is orthonormal, so the steps are the same in both
-    coordinates. Stable below the law's limit where one is known (`stats["lr_limit"]`; min(1/(4
-    γ_1), 1/(2 |γ_min|)) here); its steps come late by a fraction 2 lr γ_j of the flow's.
+    For Barlow Twins, the default, a step is A ← A − 4 lr (C − I) A diag(γ) with C = A diag(γ) Aᵀ,
+    which is gradient descent on W for L = ‖C − I‖_F². V has orthonormal columns, so the steps are
+    the same in both coordinates. Descent is stable below the law's limit, recorded as
+    `stats["lr_limit"]` if it is known: min(1/(4 γ_1), 1/(2 |γ_min|)) for Barlow Twins. On the
+    plateau it lags the flow by the fraction 2 lr γ_j (`Law.descent_delay`).
 
     Args:
-        problem: its modes are all that matters; its features too, with a loss.
-        A0: mode coordinates of the start [d, r]; with a loss also a tree of arrays, such as a model
-            {"W": [d, r], "P": [d, d]} with a predictor.
+        problem: the problem. Only its modes are used, and its features if a loss is given.
+        A0: mode coordinates of the start [d, r]. With a loss, also a pytree of arrays, such as a
+            model {"W": [d, r], "P": [d, d]} with a predictor.
         lr: learning rate, positive.
-        steps: how many steps to take.
-        law: a function (problem, d) -> Law, whose objective is descended and whose observable is
-            recorded; `laws.DEFAULT`, Barlow Twins, without one.
-        loss: instead, any JAX function loss(z1, z2) of the two views' embeddings [n, d]; for a tree
-            loss(tree, x, x2) of the views' mode coordinates [n, r]. The eigenvalues recorded are
-            those of C, and those of the covariance beside them. Without a law nothing says where
-            such a loss ends, so the result is never "converged"; with one, the law does. Compiled
-            anew for each function object.
-        update: an optax transformation, or anything with `.optax()`, that takes the place of −lr ·
-            gradient and brings its own rate; `lr` then only counts the time. Compiled anew for each
-            object.
-        embed: (tree, x) -> embeddings [n, d] of a tree, for what is recorded; by default x Wᵀ with
-            its entry "W".
-        record_every: keep every so many steps, from step 0, and the last; about 1000 records by
-            default.
-        record_at: or keep just these steps, increasing, in 0 ... steps; the last step is added.
-        snapshots: keep A at every record, not only the last.
+        steps: number of steps.
+        law: a function (problem, d) -> Law; Barlow Twins (`laws.DEFAULT`) by default. Descent
+            follows its objective and records its observable.
+        loss: the loss to descend instead of the law's objective: any JAX function loss(z1, z2) of
+            the two views' embeddings [n, d], or, for a pytree, loss(tree, x, x2) of the views' mode
+            coordinates [n, r]. The eigenvalues of C and of the covariance are recorded. The lowest
+            value of such a loss is known only if a law is also given; without one the result is
+            never "converged". Each function object is compiled separately.
+        update: an optax transformation, or an object with a method `optax()` that returns one. It
+            replaces −lr · gradient and has its own rate; `lr` then only defines the time. Each
+            object is compiled separately.
+        embed: function (tree, x) -> embeddings [n, d] of a pytree, used for the records. The
+            default is x Wᵀ with the entry "W".
+        record_every: record every this many steps from step 0, and the last. The default gives
+            about 1000 records.
+        record_at: record these steps instead: increasing, in 0 ... steps. The last step is added.
+        snapshots: whether to store A at every record. If False, only the last A is stored.
 
     Returns:
-        Trajectory with times lr × step. Divergence is a result that names the step and the likely
-        cause.
+        Trajectory with times lr × step. If the run diverges, its `result` names the step and the
+        likely cause.
 
     Raises:
-        ValueError: A0 does not have r columns, or is a tree without a loss or without embeddings;
-            lr is not positive, steps is not a whole number, or both ways of recording are given;
-            `update` is no transformation.
+        ValueError: if A0 does not have r columns, or is a pytree without a loss or without
+            embeddings; if lr is not positive, steps is not a positive whole number, or both
+            `record_every` and `record_at` are given; if `update` is not a transformation.
 
     Can be jitted (steps, recording, functions and snapshots static) and vmapped over A0 and lr.
-    Differentiable in reverse where record_every divides steps, forward always: loops of unlike
-    lengths have no reverse derivative in JAX.
+    Forward-mode derivatives always exist. Reverse-mode derivatives exist if record_every divides
+    steps, because JAX cannot differentiate loops of different lengths in reverse.
     """
-    weak = type(lr) in (int, float)  # a Python number widens nothing
-    lr, at = loop.rate(lr), loop.recording_steps(steps, record_every, record_at)
+    weak = type(lr) in (int, float)  # a Python number does not widen the dtype
+    lr, record_steps = loop.rate(lr), loop.recording_steps(steps, record_every, record_at)
     rule = _transformation(update)
     tree = _is_tree(A0)
     _check.require(
-        not tree or loss is not None, "loss", "a function of a start that is a tree", "None"
+        not tree or loss is not None, "loss", "a function loss(tree, x, x2) for a pytree A0", "None"
     )
     gamma = problem.gamma
     if tree:
@@ -92,11 +93,11 @@ def descent(
     dtype = dtype if weak else jnp.result_type(dtype, lr)
     lr, start = jnp.asarray(lr, dtype), jax.tree.map(lambda leaf: leaf.astype(dtype), start)
 
-    found: Law | None = None
+    resolved: Law | None = None
     if loss is None or law is not None:
         d = len(start) if embed is None else embed(start, problem.features[:1]).shape[1]
-        found = laws.cast(laws.law_of(law, problem, d), dtype)
-    limit = _limit(found) if rule is None else None
+        resolved = laws.cast(laws.law_of(law, problem, d), dtype)
+    limit = _stable_rate(resolved) if rule is None else None
     cause = loop.TOO_LARGE
     if limit is not None and not _check.is_traced(lr, limit) and float(lr) >= float(limit):
         cause = f"lr = {float(lr):.4g} is above the limit {float(limit):.4g} of this law"
@@ -106,51 +107,53 @@ def descent(
     if loss is not None:
         _require_scalar(loss, start, problem.features.astype(dtype), embed)
     gradients: loop.Gradients = _law_gradients
-    operands: Any = found
+    operands: Any = resolved
     if loss is not None:
-        gradients, operands = _gradients(loss, embed), (problem.features.astype(dtype), found)
-    records, last, states = loop.descend(gradients, start, operands, lr, at, snapshots, rule)
+        gradients, operands = _gradients(loss, embed), (problem.features.astype(dtype), resolved)
+    records, last, states = loop.descend(
+        gradients, start, operands, lr, record_steps, snapshots, rule
+    )
     measured, value, covariance = records
-    more: dict[str, Any] = {}
-    if loss is not None and found is not None and embed is None:
-        more["reached"] = found.objective(last)
+    extra: dict[str, Any] = {}
+    if loss is not None and resolved is not None and embed is None:
+        extra["reached"] = resolved.objective(last)
     if covariance is not None:
-        more["covariance_eigenvalues"] = trajectory.eigvalsh_descending(covariance)
+        extra["covariance_eigenvalues"] = trajectory.eigvalsh_descending(covariance)
     return trajectory.assemble(
-        lr * jnp.asarray(at, dtype),
+        lr * jnp.asarray(record_steps, dtype),
         trajectory.eigvalsh_descending(measured),
         states if snapshots else jax.tree.map(lambda leaf: leaf[None], last),
-        found,
+        resolved,
         source="gradient descent",
         cause=cause,
         loss=value,
-        steps=jnp.asarray(at),
+        steps=jnp.asarray(record_steps),
         stats=stats,
-        **more,
+        **extra,
     )
 
 
 def _require_scalar(loss: Any, start: Any, features: jax.Array, embed: Any) -> None:
-    """Refuse a loss that is no function, or not of one real number."""
-    _check.require(callable(loss), "loss", "a function of two embeddings", repr(loss))
+    """Raise unless the loss is a function that returns one real number."""
+    _check.require(callable(loss), "loss", "a function loss(z1, z2) of two embeddings", repr(loss))
 
     def value(state: Any, x: jax.Array, x2: jax.Array) -> jax.Array:
         return jnp.asarray(loss(x @ state.T, x2 @ state.T) if embed is None else loss(state, x, x2))
 
-    found = jax.eval_shape(value, start, *jnp.split(features, 2))
-    fits = found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)
-    _check.require(fits, "loss", "one real number", found)
+    number = jax.eval_shape(value, start, *jnp.split(features, 2))
+    fits = number.shape == () and jnp.issubdtype(number.dtype, jnp.floating)
+    _check.require(fits, "loss", "a function that returns one real number", number)
 
 
 def _law_gradients(A: jax.Array, law: Law) -> tuple[jax.Array, tuple[jax.Array, Any, None]]:
     measured = law.measure(A)
-    known = law.loss_of(jnp.zeros((1, len(A)), A.dtype)) is not None
-    return -law.rhs(A), (measured, None if known else law.objective(A), None)
+    derivable = law.loss_of(jnp.zeros((1, len(A)), A.dtype)) is not None
+    return -law.rhs(A), (measured, None if derivable else law.objective(A), None)
 
 
 @lru_cache(maxsize=64)
 def _gradients(loss: Callable[..., Any], embed: Callable[[Any, Any], Any] | None) -> loop.Gradients:
-    """Of loss(z1, z2) in A, or of loss(tree, x, x2) where a tree is embedded."""
+    """Return the gradients of loss(z1, z2) in A, or of loss(tree, x, x2) if `embed` is given."""
 
     def value(state: Any, x: jax.Array, x2: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
         if embed is None:
@@ -171,25 +174,25 @@ def _gradients(loss: Callable[..., Any], embed: Callable[[Any, Any], Any] | None
 
 
 def _is_tree(A0: Any) -> bool:
-    """Whether a start is a tree of matrices rather than one matrix, in whatever form."""
+    """Return whether a start is a pytree of matrices, rather than one matrix or nested list."""
     if isinstance(A0, jax.Array | np.ndarray):
         return False
     return isinstance(A0, dict) or any(np.ndim(leaf) > 1 for leaf in jax.tree.leaves(A0))
 
 
 def _linear_part(tree: Any) -> Callable[[Any, Any], Any]:
-    there = isinstance(tree, dict) and "W" in tree
-    received = f"none, and no entry W among {sorted(tree)}" if isinstance(tree, dict) else "none"
-    _check.require(there, "embed", "a function (tree, x) -> embeddings [n, d]", received)
-    return _embedded
+    linear = isinstance(tree, dict) and "W" in tree
+    received = f"None, and no entry W among {sorted(tree)}" if isinstance(tree, dict) else "None"
+    _check.require(linear, "embed", "a function (tree, x) -> embeddings [n, d]", received)
+    return _embed_linearly
 
 
-def _embedded(tree: dict[str, Any], x: jax.Array) -> jax.Array:
+def _embed_linearly(tree: dict[str, Any], x: jax.Array) -> jax.Array:
     return x @ tree["W"].T
 
 
-def _limit(law: Law | None) -> Any:
-    """The largest stable learning rate, None where none is known."""
+def _stable_rate(law: Law | None) -> Any:
+    """Return the largest stable learning rate, or None if it is not known."""
     if law is None:
         return None
     try:
@@ -199,8 +202,10 @@ def _limit(law: Law | None) -> Any:
 
 
 def _transformation(update: Any) -> Any:
-    """The optax transformation that an update is, or gives."""
+    """Return the optax transformation of an `update` argument."""
     rule = update.optax() if hasattr(update, "optax") else update
     fits = rule is None or (hasattr(rule, "init") and hasattr(rule, "update"))
-    _check.require(fits, "update", "an optax transformation, or what has .optax()", repr(update))
+    _check.require(
+        fits, "update", "an optax transformation, or an object with .optax()", repr(update)
+    )
     return rule

@@ -1,4 +1,4 @@
-"""Discrete steps of gradient descent: which are recorded, and the compiled loop that takes them."""
+"""The compiled loop of gradient descent, and the steps that it records."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,10 +15,10 @@ from stepwise.trajectory import Trajectory
 from stepwise.types import Numbers, Whole
 
 Gradients = Callable[[Any, Any], tuple[Any, Any]]
-"""(state, operands) -> (the loss's gradient, a tree like state; what is recorded there)."""
+"""A function (state, operands) -> (gradient of the loss, a pytree like state; records)."""
 
 Loss = Callable[[Any, Any], Any]
-"""A loss of the two views' embeddings z1, z2 [n, d]."""
+"""A loss of the two views' embeddings: a function (z1 [n, d], z2 [n, d]) -> scalar."""
 
 TOO_LARGE = "the learning rate, or the start, is too large"
 
@@ -26,34 +26,36 @@ TOO_LARGE = "the learning rate, or the start, is too large"
 def recording_steps(
     steps: Whole, record_every: Whole | None, record_at: Numbers | None
 ) -> np.ndarray:
-    """The steps that are kept, the last one included; refuses both ways of saying so, and neither's
-    nonsense.
+    """Return the steps to record, always including the last.
+
+    Raises:
+        ValueError: if both `record_every` and `record_at` are given, or either is invalid.
     """
     _check.whole("steps", steps)
     _check.require(
         record_every is None or record_at is None,
         "record_every",
-        "None where record_at is given",
+        "None if record_at is given",
         "both",
     )
     if record_at is None:
         every = max(1, steps // 1000) if record_every is None else record_every
         _check.whole("record_every", every, why=" of steps")
-        at = np.arange(0, steps + 1, every)
+        chosen = np.arange(0, steps + 1, every)
     else:
-        at = np.asarray(record_at)
+        chosen = np.asarray(record_at)
         whole = (
-            at.ndim == 1
-            and at.size > 0
-            and bool((at == np.round(at)).all() and (np.diff(at) > 0).all())
+            chosen.ndim == 1
+            and chosen.size > 0
+            and bool((chosen == np.round(chosen)).all() and (np.diff(chosen) > 0).all())
         )
-        inside = whole and at[0] >= 0 and at[-1] <= steps
-        _check.require(inside, "record_at", f"increasing whole numbers in 0 ... {steps}", at)
-    return np.append(at, steps).astype(int) if at[-1] != steps else at.astype(int)
+        inside = whole and chosen[0] >= 0 and chosen[-1] <= steps
+        _check.require(inside, "record_at", f"increasing whole numbers in 0 ... {steps}", chosen)
+    return np.append(chosen, steps).astype(int) if chosen[-1] != steps else chosen.astype(int)
 
 
 def rate(lr: Numbers) -> Any:
-    """The learning rate as an array of rank 0, positive."""
+    """Return the learning rate as an array of rank 0, or raise ValueError if it is not positive."""
     lr = _check.real_array("lr", lr, ndim=0)
     if not _check.is_traced(lr):
         _check.require(float(lr) > 0, "lr", "a positive learning rate", lr)
@@ -65,17 +67,28 @@ def descend(
     state: Any,
     operands: Any,
     lr: jax.Array,
-    at: np.ndarray,
+    record_steps: np.ndarray,
     snapshots: bool = False,
     update: Any = None,
 ) -> tuple[Any, Any, Any]:
-    """state ← state − lr · gradient; what `gradients` records at the steps `at` [T, ...], the last
-    state, and the states there if wanted.
+    """Iterate state ← state − lr · gradient.
 
-    Compiled once for each function `gradients` and each `update`, an optax transformation that
-    takes the place of −lr · gradient; reverse mode works where `at` is 0 and then evenly spaced.
+    Compiled once for each function `gradients` and each `update`. Reverse-mode derivatives exist if
+    the recorded steps start at 0 and are evenly spaced.
+
+    Args:
+        gradients: function (state, operands) -> (gradient, records).
+        state: the start, a pytree of arrays.
+        operands: the second argument of `gradients`.
+        lr: the learning rate.
+        record_steps: the steps [T] to record, increasing.
+        snapshots: whether to return the state at every recorded step.
+        update: an optax transformation that replaces −lr · gradient.
+
+    Returns:
+        The records [T, ...], the last state, and the recorded states [T, ...] or None.
     """
-    lengths = np.diff(at, prepend=0)
+    lengths = np.diff(record_steps, prepend=0)
     even = len(lengths) > 1 and len(set(lengths[1:])) == 1 and lengths[0] == 0
     return _descend(
         gradients,
@@ -118,7 +131,7 @@ def _descend(
         return gradients(carry[0], operands)[1], carry[0] if snapshots else None
 
     def segment(carry: Any, length: jax.Array) -> tuple[Any, Any]:
-        # A fixed trip count is what makes the loop differentiable in reverse.
+        # JAX can differentiate a loop in reverse only if its trip count is fixed.
         carry = jax.lax.fori_loop(0, length if even is None else even, step, carry)
         return carry, record(carry)
 
@@ -132,32 +145,38 @@ def _descend(
 
 
 def run_of(
-    records: tuple[jax.Array, jax.Array | None], lr: jax.Array, at: np.ndarray, source: str
+    records: tuple[jax.Array, jax.Array | None],
+    lr: jax.Array,
+    record_steps: np.ndarray,
+    source: str,
 ) -> Trajectory:
-    """The trajectory of a descent outside mode coordinates, from (C [T, d, d], loss [T]); no
-    snapshots.
+    """Build the trajectory of a descent outside mode coordinates, without snapshots.
 
-    Without a loss it is the default law's, converged when it is about the least that d modes can
-    have; with one, nothing says whether it is.
+    The records are C [T, d, d] and a loss [T] or None. Without a loss, the loss is the default
+    law's, and the run has converged if it is near the lowest loss of d modes. With a loss, the
+    result is never "converged".
     """
     C, loss = records
     d = C.shape[-1]
     law = laws.DEFAULT(Modes(jnp.ones(d, C.dtype)), d) if loss is None else None
     return trajectory.assemble(
-        lr * jnp.asarray(at, C.dtype),
+        lr * jnp.asarray(record_steps, C.dtype),
         trajectory.eigvalsh_descending(C),
         None,
         law,
         source=source,
         cause=TOO_LARGE,
         loss=loss,
-        steps=jnp.asarray(at),
-        stats={"lr": lr, "steps": jnp.asarray(int(at[-1]))},
+        steps=jnp.asarray(record_steps),
+        stats={"lr": lr, "steps": jnp.asarray(int(record_steps[-1]))},
     )
 
 
 def view_moments(z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """C = (z1ᵀ z2 + z2ᵀ z1)/2n and the covariance of all 2n embeddings about their mean, [d, d]."""
+    """Return C = (z1ᵀ z2 + z2ᵀ z1)/2n and the covariance of all 2n embeddings, each [d, d].
+
+    The covariance is taken about the mean of all embeddings.
+    """
     z = jnp.concatenate([z1, z2])
     centred = z - z.mean(axis=0)
     return cross_moment(z1, z2), centred.T @ centred / len(z)

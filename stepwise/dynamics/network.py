@@ -1,4 +1,4 @@
-"""Full-batch gradient descent of a real network, on the theory's loss or any other."""
+"""Full-batch gradient descent of a real network, on the loss of the theory or any other loss."""
 
 from functools import lru_cache
 from typing import Any
@@ -26,24 +26,27 @@ def full_batch(
     record_every: Whole | None = None,
     record_at: Numbers | None = None,
 ) -> tuple[Trajectory, Any]:
-    """Gradient descent θ ← θ − lr ∂L/∂θ on L = ‖C − I‖_F², C = (1/2n) Σ_i z_i z'_iᵀ + z'_i z_iᵀ of
-    all pairs at once, or on another loss of them.
+    """Run gradient descent θ ← θ − lr ∂L/∂θ on all pairs at once.
+
+    The loss is L = ‖C − I‖_F² with C = (1/2n) Σ_i z_i z'_iᵀ + z'_i z_iᵀ, or `loss` if given.
 
     Args:
         apply: pure function (params, inputs [k, ...]) -> outputs [k, d], such as
-            `models.functional` makes; compiled anew for each function object.
-        params: a tree of floating arrays.
+            `models.functional` returns. Each function object is compiled separately.
+        params: a pytree of floating-point arrays.
         x, x2: the two views [n, ...].
-        loss: any JAX function of the two views' outputs z1, z2 [n, d]; nothing then says where it
-            ends, and the result is never "converged".
+        loss: any JAX function loss(z1, z2) of the two views' outputs [n, d], instead of
+            ‖C − I‖_F². The lowest value of such a loss is not known, so the result is never
+            "converged".
         lr, steps, record_every, record_at: as for `descent`.
 
     Returns:
-        The trajectory (without snapshots; divergence is a result that names the step), and the last
-        parameters.
+        The trajectory, without snapshots, and the last parameters. If the run diverges, the
+        trajectory's `result` names the step.
 
     Raises:
-        ValueError: the views differ in shape, the outputs are not [k, d], or as `descent`.
+        ValueError: if the views differ in shape, or the outputs are not [k, d]; or for the reasons
+            of `descent`.
     """
     x, x2 = (jnp.asarray(_check.real_array(name, view)) for name, view in (("x", x), ("x2", x2)))
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
@@ -54,13 +57,14 @@ def full_batch(
         f"outputs [{len(x)}, d]",
         f"{list(out.shape)}",
     )
-    at, rate = (
+    record_steps, rate = (
         loop.recording_steps(steps, record_every, record_at),
         jnp.asarray(loop.rate(lr), out.dtype),
     )
     gradients, views = _gradients(apply, loss), jnp.concatenate([x, x2])
-    records, last, _ = loop.descend(gradients, params, views, rate, at)
-    return loop.run_of(records, rate, at, "full-batch gradient descent of a network"), last
+    records, last, _ = loop.descend(gradients, params, views, rate, record_steps)
+    source = "full-batch gradient descent of a network"
+    return loop.run_of(records, rate, record_steps, source), last
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,5 @@
-"""Gradient flow of the full matrix from any start, by an adaptive solver on as few modes as the
-time asked needs.
+"""Gradient flow of the full matrix from any start, by an adaptive solver on the modes that matter
+until the last time.
 """
 
 from functools import partial
@@ -30,40 +30,42 @@ def flow(
     reduce: bool = True,
     max_steps: Whole = 1_000_000,
 ) -> Trajectory:
-    """Gradient flow of the full matrix from any start A0: dA/dt = `Law.rhs` at A.
+    """Integrate the gradient flow dA/dt = `Law.rhs(A)` of the full matrix from any start A0.
 
-    For Barlow Twins, the default, −4 (C − I) A diag(γ) with C = A diag(γ) Aᵀ (source, eq. 5).
+    For Barlow Twins, the default, dA/dt = −4 (C − I) A diag(γ) with C = A diag(γ) Aᵀ (the paper,
+    Simon et al. 2023, eq. 5). The solver is Dormand-Prince 5(4) with a PI controller (diffrax).
 
-    Dormand-Prince 5(4) with a PI controller (diffrax). Where the law contracts to C = I
-    (`Law.contraction`) and the values are known (not under a trace), it first leaves out modes that
-    cannot move an eigenvalue by more than rtol/10 until the last time, compresses the slow ones,
-    and starts where C is no longer below rtol/10, since until then every mode grows exponentially;
-    `stats["error_bound"]` says what this can have changed, to first order, beside the solver's own
-    error. Where the time is long against 1/γ_1 for the tolerance asked, Runge-Kutta-Chebyshev
-    (`stabilised`) takes Dormand-Prince's place. The flow of a law of another form is integrated
-    whole, with an error bound of 0 beside the solver's own.
+    If the law contracts to C = I (`Law.contraction`) and no value is traced, the problem is first
+    reduced. Modes that cannot move an eigenvalue by more than rtol/10 until the last time are left
+    out, and slow modes are compressed. The integration starts when C reaches rtol/10, because every
+    mode grows exponentially until then. `stats["error_bound"]` bounds, to first order, the change
+    that this causes, in addition to the solver's own error. If the last time is long compared with
+    1/γ_1 for the given tolerance, Runge-Kutta-Chebyshev (`stabilised`) replaces Dormand-Prince.
+
+    For any other law the whole flow is integrated, and the error bound is 0.
 
     Args:
-        problem: its modes are all that matters.
+        problem: the problem, of which only the modes are used.
         A0: mode coordinates of the start [d, r].
-        times: increasing [T], learning rate × step.
-        law: a function (problem, d) -> Law; `laws.DEFAULT`, Barlow Twins, without one.
+        times: increasing times [T], learning rate × step.
+        law: a function (problem, d) -> Law; Barlow Twins (`laws.DEFAULT`) by default.
         rtol: relative tolerance of one step, on the entries of A.
-        atol: absolute one; never above rtol × the start's root mean square, or the plateaus would
-            drift.
-        reduce: False integrates every mode from 0, as for a law that is not of that form.
-        max_steps: the solver gives up after so many; the result then says so.
+        atol: absolute tolerance. It is lowered to rtol × the start's root mean square if larger,
+            because the plateaus would drift otherwise.
+        reduce: whether to reduce the problem. If False, every mode is integrated from time 0.
+        max_steps: largest number of solver steps. If it is reached, the `result` of the trajectory
+            says so.
 
     Returns:
-        Trajectory; the snapshot is A at the last time, zero on modes that were left out.
+        Trajectory. Its snapshot is A at the last time, zero on modes that were left out.
 
     Raises:
-        ValueError: A0 does not have r columns; times do not increase from 0 on; a tolerance is not
-            positive.
+        ValueError: if A0 does not have r columns; if times are negative or do not increase; if a
+            tolerance is not positive.
 
-    Can be jitted, vmapped over A0 and differentiated (reverse mode); then all modes are kept and
-    Dormand-Prince takes every step. To keep few modes there too, cut the problem beforehand
-    (`Problem.truncated`).
+    Can be jitted, vmapped over A0 and differentiated (reverse mode). All modes are then integrated,
+    by Dormand-Prince only. To integrate fewer, truncate the problem beforehand
+    (`Problem.truncate`).
     """
     gamma, A0, times = trajectory.as_inputs(problem.gamma, A0, times)
     if not _check.is_traced(rtol, atol):
@@ -71,36 +73,36 @@ def flow(
             rtol > 0 and atol > 0, "rtol, atol", "positive tolerances", f"{rtol}, {atol}"
         )
     _check.whole("max_steps", max_steps)
-    found = laws.cast(laws.law_of(law, problem, len(A0)), gamma.dtype)
-    gamma = gamma if found.contraction() is None else jnp.asarray(found.unit(), gamma.dtype)
-    begin, bound, back, long = jnp.zeros((), times.dtype), 0.0, None, False
-    small, A, pull = gamma, A0, found.contraction()
-    cause = f"the solver gave up (max_steps = {max_steps})"
+    resolved = laws.cast(laws.law_of(law, problem, len(A0)), gamma.dtype)
+    gamma = gamma if resolved.contraction() is None else jnp.asarray(resolved.unit(), gamma.dtype)
+    begin, bound, expansion, long = jnp.zeros((), times.dtype), 0.0, None, False
+    small, A, pull = gamma, A0, resolved.contraction()
+    cause = f"the solver stopped after max_steps = {max_steps} steps"
     if pull is not None and not _check.is_traced(gamma, A0, times, rtol):
         dtype, until = times.dtype, float(times[-1])
         host = np.asarray(gamma, np.float64), np.asarray(A0, np.float64)
         if np.linalg.eigvalsh((host[1] * host[0]) @ host[1].T)[-1] > 1 and host[0].min() < 0:
             cause += (
-                ": with an eigenvalue of C(0) above 1 a negative mode can blow up in finite time"
+                "; a negative mode can diverge in finite time if an eigenvalue of C(0) is above 1"
             )
         if reduce:
-            reduced = reduction.reduce(*host, until, 0.05 * rtol, law=found)
+            reduced = reduction.reduce(*host, until, 0.05 * rtol, law=resolved)
             skip, skipped = _linear_phase(reduced.gamma, reduced.A0, 0.05 * rtol, pull)
             begin, bound = jnp.asarray(min(skip, until), dtype), reduced.bound + skipped
-            small, A, back = (
+            small, A, expansion = (
                 jnp.asarray(array, dtype)
                 for array in (reduced.gamma, reduced.A0, reduced.expansion)
             )
         long = _is_long(np.asarray(small, np.float64), until, float(rtol), pull)
     if pull is None:
-        curves, final, stats = _integrate_whole(found, A, times, rtol, atol, max_steps)
+        curves, final, stats = _integrate_whole(resolved, A, times, rtol, atol, max_steps)
     else:
         curves, final, stats = _integrate(small, A, times, begin, rtol, atol, max_steps, long, pull)
     return trajectory.assemble(
         times,
         curves[0],
-        (final if back is None else final @ back)[None],
-        found,
+        (final if expansion is None else final @ expansion)[None],
+        resolved,
         source="gradient flow",
         cause=cause,
         loss=curves[1],
@@ -111,10 +113,10 @@ def flow(
 def _linear_phase(
     gamma: np.ndarray, A0: np.ndarray, tol: float, pull: float
 ) -> tuple[float, float]:
-    """Until when C stays below `tol`, and what treating that phase as linear can change.
+    """Return the time until which C stays below `tol`, and the error of a linear solution there.
 
-    There each amplitude is off by a factor 1 + κγ_1 ∫ ‖C‖ dt ≤ 1 + ‖C(t)‖/2 at most, an eigenvalue
-    by twice that.
+    In the linear phase each amplitude is off by at most a factor 1 + κγ_1 ∫ ‖C‖ dt ≤ 1 + ‖C(t)‖/2,
+    and an eigenvalue by at most twice that relative error.
     """
     weight, rate = np.abs(gamma) * np.sum(A0**2, axis=0), 2 * pull * np.maximum(gamma, 0)
     if weight.sum() >= tol or not rate.max(initial=0) > 0:
@@ -124,7 +126,7 @@ def _linear_phase(
         middle = (low + high) / 2
         exponent = np.log(np.maximum(weight, 1e-300)) + rate * middle
         low, high = (middle, high) if np.logaddexp.reduce(exponent) < np.log(tol) else (low, middle)
-    # ∫‖C‖ over slow modes outlasts e^{2κγ_1 t}; the factor is bounded by the longest of them
+    # With slow modes κγ_1 ∫‖C‖ dt can exceed ‖C(t)‖/2, so the integral is summed over the modes.
     integral = float(
         np.sum(weight * np.where(rate > 0, np.expm1(rate * low) / np.maximum(rate, 1e-300), low))
     )
@@ -133,8 +135,9 @@ def _linear_phase(
 
 
 def _is_long(gamma: np.ndarray, until: float, rtol: float, pull: float) -> bool:
-    """Whether Chebyshev steps are the cheaper way: products with A that either solver would take,
-    as measured.
+    """Return whether Chebyshev steps are cheaper than Dormand-Prince, in products with A.
+
+    The coefficients are measured.
     """
     stiffness = 2 * pull * float(np.abs(gamma).max(initial=0)) * until
     steps = 12 / rtol ** (1 / 3)
@@ -153,8 +156,9 @@ def _integrate(
     long: bool,
     pull: float,
 ) -> tuple[tuple[jax.Array, None], jax.Array, dict[str, jax.Array]]:
-    """Eigenvalues of C [T, d], the last state and the solver's statistics for dA/dt = κ (1 − C) A
-    diag(γ).
+    """Integrate dA/dt = κ (1 − C) A diag(γ).
+
+    Returns the eigenvalues of C [T, d], the last state and the solver's statistics.
     """
 
     def cross(t: Any, A: jax.Array, args: Any) -> jax.Array:
@@ -165,8 +169,8 @@ def _integrate(
         return pull * (AD - (AD @ A.T) @ AD)
 
     def radius(t: Any, A: jax.Array, args: Any) -> jax.Array:
-        # the Jacobian: 2κ max|γ| ‖A|D|Aᵀ‖ at most from δC, and κ γ (λ − 1) from C's own curvature
-        # where that is convex.
+        # A bound on the decay rates, the negative part of the Jacobian's spectrum: at most
+        # 2κ max|γ| ‖A|D|Aᵀ‖ from δC, and κ γ (λ − 1) from (1 − C) δA D where that is positive.
         size = jnp.abs(gamma)
         square = jnp.linalg.matrix_power((A * size) @ A.T, 4)
         norm = jnp.maximum(1, jnp.max(jnp.sum(jnp.abs(square), axis=1)) ** 0.25)
@@ -179,8 +183,8 @@ def _integrate(
     atol, tiny = _absolute(A0, rtol, atol), jnp.finfo(A0.dtype).tiny
     early = times <= begin
     A = A0 * jnp.exp(pull * gamma * begin)
-    # a first try of the whole time can overflow, and an error of inf/inf would hold the controller
-    # there for good
+    # A first step over the whole time can overflow, and the controller would never recover from an
+    # error of inf/inf.
     size = jnp.max(jnp.abs(gamma), initial=0)
     rate = 2 * pull * size * jnp.maximum(1, jnp.sum(jnp.abs(gamma) * A**2))
     first = jax.lax.stop_gradient(
@@ -188,7 +192,7 @@ def _integrate(
     )
     solver = RungeKuttaChebyshev(radius) if long else diffrax.Dopri5()
     span = (begin, jnp.maximum(times[-1], begin))
-    C, last, stats = _solved(
+    C, last, stats = _solve(
         field, cross, solver, span, first, A, jnp.maximum(times, begin), rtol, atol, max_steps
     )
     linear = A0[None] * jnp.exp(pull * gamma * jnp.minimum(times, begin)[:, None, None])
@@ -200,14 +204,16 @@ def _integrate(
 def _integrate_whole(
     law: Law, A0: jax.Array, times: jax.Array, rtol: Any, atol: Any, max_steps: int
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array, dict[str, jax.Array]]:
-    """Eigenvalues [T, d] of the observable and the loss [T], the last state, the solver's
-    statistics.
+    """Integrate a law's own flow.
+
+    Returns the eigenvalues of the observable [T, d] and the loss [T], the last state, and the
+    solver's statistics.
     """
 
     def field(t: Any, A: jax.Array, args: Any) -> jax.Array:
         return law.rhs(A)
 
-    def read(t: Any, A: jax.Array, args: Any) -> tuple[jax.Array, jax.Array]:
+    def observe(t: Any, A: jax.Array, args: Any) -> tuple[jax.Array, jax.Array]:
         return law.measure(A), law.objective(A)
 
     tiny = jnp.finfo(A0.dtype).tiny
@@ -216,22 +222,22 @@ def _integrate_whole(
     first = jax.lax.stop_gradient(jnp.clip(first, tiny, jnp.maximum(times[-1], tiny)))
     span = (jnp.zeros((), times.dtype), times[-1])
     atol = _absolute(A0, rtol, atol)
-    (measured, loss), last, stats = _solved(
-        field, read, diffrax.Dopri5(), span, first, A0, times, rtol, atol, max_steps
+    (measured, loss), last, stats = _solve(
+        field, observe, diffrax.Dopri5(), span, first, A0, times, rtol, atol, max_steps
     )
     return (trajectory.eigvalsh_descending(measured), loss), last, stats
 
 
 def _absolute(A0: jax.Array, rtol: Any, atol: Any) -> jax.Array:
-    """The absolute tolerance, never above rtol × the start's root mean square."""
+    """Return the absolute tolerance, at most rtol × the start's root mean square."""
     rms = jnp.sqrt(jnp.mean(A0**2))
     least = jnp.finfo(A0.dtype).tiny
     return jnp.maximum(jnp.minimum(atol, rtol * rms), least).astype(A0.dtype)
 
 
-def _solved(
+def _solve(
     field: Any,
-    read: Any,
+    observe: Any,
     solver: Any,
     span: tuple[jax.Array, jax.Array],
     first: jax.Array,
@@ -241,7 +247,7 @@ def _solved(
     atol: Any,
     max_steps: int,
 ) -> tuple[Any, jax.Array, dict[str, jax.Array]]:
-    """What `read` gives at the times, the last state, and how many steps it took."""
+    """Return what `observe` returns at the times, the last state, and the numbers of steps."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         solver,
@@ -249,7 +255,7 @@ def _solved(
         first,
         A,
         saveat=diffrax.SaveAt(
-            subs=[diffrax.SubSaveAt(ts=times, fn=read), diffrax.SubSaveAt(t1=True)]
+            subs=[diffrax.SubSaveAt(ts=times, fn=observe), diffrax.SubSaveAt(t1=True)]
         ),
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.3, icoeff=0.4),
         max_steps=max_steps,

@@ -1,9 +1,10 @@
-"""A Runge-Kutta-Chebyshev solver for diffrax: long steps where the fast modes are already at rest.
+"""A Runge-Kutta-Chebyshev solver for diffrax, which takes long steps when fast modes are at rest.
 
-A learned mode relaxes at its own rate (8γ_1 under Barlow Twins) long after it has anything to say,
-and holds Dormand-Prince to steps of 3.3 over that rate. An s-stage Chebyshev step is stable over
-0.65 s² instead, so its cost grows as the root of the stiffness (Sommeijer, Shampine, Verwer, "RKC:
-an explicit solver for parabolic PDEs", J. Comput. Appl. Math. 88, 1998).
+A learned mode relaxes at its own rate (8γ_1 under Barlow Twins) long after it has converged. For
+stability, this limits the steps of Dormand-Prince to 3.3 divided by that rate. An s-stage Chebyshev
+step is stable up to 0.65 s² divided by the rate, so its cost grows as the root of the stiffness
+(Sommeijer, Shampine, Verwer, "RKC: an explicit solver for parabolic PDEs", J. Comput. Appl. Math.
+88, 1998).
 """
 
 from collections.abc import Callable
@@ -17,21 +18,22 @@ import numpy as np
 from jaxtyping import Float
 
 MAX_STAGES = 60
+"""The largest number of stages of one step."""
 _DAMPING = 2 / 13
 
 
 class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
-    """Second-order stabilised explicit method for dy/dt = f(t, y), y an array, of real negative
-    stiffness.
+    """Second-order stabilised explicit solver of dy/dt = f(t, y) for an array y.
 
-    Stages y_j = (1 − μ_j − ν_j) y_0 + μ_j y_{j−1} + ν_j y_{j−2} + μ̃_j h f_{j−1} + γ̃_j h f_0, as
-    many as the step's h · radius needs: 0.65 (s² − 1) ≥ h · radius. Steps that would need more than
-    `MAX_STAGES` are rejected.
+    The stiff eigenvalues of ∂f/∂y must be real and negative. The stages are
+    y_j = (1 − μ_j − ν_j) y_0 + μ_j y_{j−1} + ν_j y_{j−2} + μ̃_j h f_{j−1} + γ̃_j h f_0.
+    Their number s is the smallest with 0.65 (s² − 1) ≥ h · radius. Steps that would need more than
+    `MAX_STAGES` stages are rejected.
 
-    Its loop over stages has no fixed length, so it cannot be differentiated in reverse.
+    The loop over stages has no fixed length, so the solver cannot be differentiated in reverse.
 
     Attributes:
-        radius: (t, y, args) -> an upper bound of the spectral radius of ∂f/∂y.
+        radius: function (t, y, args) -> upper bound on the spectral radius of ∂f/∂y.
     """
 
     radius: Callable[[Any, Any, Any], Any] = eqx.field(static=True)
@@ -40,26 +42,28 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
 
     def order(self, terms: Any) -> int:
-        """2."""
+        """Return the order of the method, 2."""
         return 2
 
     def error_order(self, terms: Any) -> int:
-        """The local error estimate is of order 3."""
+        """Return the order of the local error estimate, 3."""
         return 3
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
-        """f at the start, which every later step takes over from the one before."""
+        """Return f at the start. Every later step reuses f from the end of the previous one."""
         return terms.vf(t0, y0, args)
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
-        """f(t, y)."""
+        """Return f(t, y)."""
         return terms.vf(t0, y0, args)
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple:
-        """One step: y1, its local error 0.8 (y0 − y1) + 0.4 h (f0 + f1), what interpolation needs,
-        f1, success.
+        """Take one step.
+
+        Returns y1, its local error 0.8 (y0 − y1) + 0.4 h (f0 + f1), the values for interpolation,
+        f1, and the result code of a success.
         """
         f0 = jax.lax.cond(made_jump, lambda: terms.vf(t0, y0, args), lambda: solver_state)
         h = jnp.asarray(t1 - t0, y0.dtype)
@@ -75,13 +79,13 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
             return y, (1 - mu - nu) * y0 + mu * y + nu * before + h * (own * f + start * f0)
 
         _, y1 = jax.lax.fori_loop(2, stages + 1, stage, (y0, y0 + rows[1, 0] * h * f0))
-        # too long a step is unstable: what it made must not reach the controller, where inf/inf
-        # would stall it
+        # A step that is too long is unstable. Its result must not reach the controller, which an
+        # error of inf/inf would stall.
         y1 = jnp.where(needed > MAX_STAGES, y0, y1)
         f1 = terms.vf(t1, y1, args)
         error = 0.8 * (y0 - y1) + 0.4 * h * (f0 + f1)
-        # h f is known to h · radius units of rounding: less than that is no error, or a state at
-        # rest is never left
+        # h f is accurate to h · radius units of rounding. A smaller error estimate counts as 0, or
+        # the step could not grow at a state at rest.
         rounding = 4 * jnp.finfo(y0.dtype).eps * (1 + stiffness) * jnp.max(jnp.abs(y0))
         error = jnp.sign(error) * jnp.maximum(jnp.abs(error) - rounding, 0)
         error = jnp.where(needed > MAX_STAGES, jnp.inf, error)
@@ -90,8 +94,9 @@ class RungeKuttaChebyshev(diffrax.AbstractAdaptiveSolver):
 
 
 def _coefficients(s: int) -> Float[np.ndarray, "stages 5"]:
-    """(μ̃, γ̃, μ, ν, c) of every stage of an s-stage step, from Chebyshev's T and its derivatives
-    at w0 = 1 + ε/s².
+    """Return (μ̃, γ̃, μ, ν, c) for every stage of an s-stage step.
+
+    They follow from the Chebyshev polynomial T and its derivatives at w0 = 1 + ε/s².
     """
     w0 = 1 + _DAMPING / s**2
     T, D, E = np.zeros((3, s + 1))

@@ -1,4 +1,7 @@
-"""The empirical NTK of a network: the kernel of its linearisation at given parameters."""
+"""The empirical neural tangent kernel (eNTK) of a network at given parameters.
+
+It is the kernel of the network's linearisation, Θ(x, x') = ∂f(x)/∂θ · (∂f(x')/∂θ)ᵀ.
+"""
 
 from stepwise.entk.estimate import Estimate, estimate
 from stepwise.entk.full import full_kernel

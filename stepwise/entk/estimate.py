@@ -1,4 +1,4 @@
-"""Cheaper kernels with a stated error: probes of the outputs, and sketches of every layer."""
+"""Estimates of the eNTK with a stated error: from probes of the outputs or sketches of layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +10,27 @@ from jaxtyping import Float
 from stepwise import _bars, _check, spectra
 from stepwise._moved import Renamed
 from stepwise.entk.gram import directions
-from stepwise.entk.kernel import Apply, Kernel, Only
+from stepwise.entk.kernel import Kernel, Only
+from stepwise.entk.parameters import Apply
 from stepwise.entk.score import predict
+from stepwise.entk.verify import ROWS, verify, verify_pair
 from stepwise.moments import Center
 from stepwise.types import Numbers, Whole
 
 BATCHES = 4
-"""Independent estimates whose scatter is the error of their mean."""
+"""Number of independent estimates, from whose scatter the error of their mean is computed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A kernel that was estimated, and how far off it is.
+    """An estimate of a kernel, and its error.
 
     Attributes:
         K: the estimate [n, n'], the mean of the batches.
-        batches: estimates that differ by chance alone [b, n, n'], float64.
-        unsampled_share: share of the variance that remains, 1 − R/O for R of O orthogonal probes
-            without a sketch: with all of them the mean is exact, however the batches scatter.
+        batches: independent estimates [b, n, n'], float64, which differ only by their random draws.
+        unsampled_share: factor of the mean's variance: 1 − R/O for R orthogonal probes of O outputs
+            (with R = O the mean is exact, although the batches differ), and 1 if a layer is
+            sketched.
     """
 
     K: np.ndarray
@@ -38,7 +41,7 @@ class Estimate:
 
     @property
     def error(self) -> float:
-        """Expected ‖K − exact‖_F/‖exact‖_F, from the scatter of the batches around their mean."""
+        """Expected relative error ‖K − K_exact‖_F/‖K_exact‖_F, from the scatter of the batches."""
         count, mean = len(self.batches), self.batches.mean(axis=0)
         scatter = np.sum((self.batches - mean) ** 2) / (count - 1)
         size = np.sum(mean**2) - self.unsampled_share * scatter / count
@@ -47,25 +50,29 @@ class Estimate:
         )
 
     def subspace_error(self, d: Whole, *, center: Center = "pooled") -> float:
-        """Expected 1 − alignment of the predicted top-d subspace with the exact kernel's, of K [2n,
-        2n] of pairs.
+        """Estimate the error of the predicted top-d subspace, for a kernel [2n, 2n] of pairs.
 
-        Each batch's prediction is compared with that of the mean of the others. The error is
-        quadratic in the kernel's, so that with b batches the mean of all is nearer by the factor
-        left · (b − 1)/b² than such a pair is to each other; where the kernel is too noisy for that,
-        it is a bound from below.
+        The error is the expected 1 − alignment of the subspace predicted by K and that predicted by
+        the exact kernel. The prediction of each batch is compared with that of the mean of the
+        other batches. The error is quadratic in the error of the kernel, so for b batches it is
+        smaller than the mean of these differences by the factor unsampled_share · (b − 1)/b². If
+        the kernel is too noisy for this expansion, the result is a lower bound.
+
+        Args:
+            d: dimension of the subspace.
+            center: how kernels are centred, as for `entk.predict`.
 
         Raises:
             ValueError: as `problem.from_gram`.
         """
         total, count = self.batches.sum(axis=0), len(self.batches)
-        apart = []
+        differences = []
         for batch in self.batches:
-            ours, others = (
+            one, rest = (
                 predict(K, d, center=center) for K in (batch, (total - batch) / (count - 1))
             )
-            apart.append(1 - spectra.subspace_alignment(ours, others))
-        return float(self.unsampled_share * np.mean(apart) * (count - 1) / count**2)
+            differences.append(1 - spectra.subspace_alignment(one, rest))
+        return float(self.unsampled_share * np.mean(differences) * (count - 1) / count**2)
 
 
 def estimate(
@@ -82,21 +89,24 @@ def estimate(
     devices: Sequence[Any] | None = None,
     progress: bool | None = None,
 ) -> Estimate:
-    """The kernel of `gram` from probes of the outputs, sketches of the layers, or both, in four
-    independent batches.
+    """Estimate the kernel of `gram` from probes of the outputs, sketches of the layers, or both.
+
+    There are four independent batches; their scatter gives the error.
 
     Probes: K = (1/R) Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩ over R rows of a random orthonormal
-    basis of the outputs, without bias, exact at R = O. Sketches: of each layer A_iᵀ G_i, over all
-    outputs of a batch, a random projection Pᵀ A_iᵀ G_i Q to `sketch` dimensions each takes its
-    place where that is cheaper; without bias.
+    basis of the outputs. It is unbiased, and exact for R = O.
+
+    Sketches: the gradients A_iᵀ G_i of a layer, over all outputs of a batch, are replaced by random
+    projections Pᵀ A_iᵀ G_i Q [sketch, sketch] if that is cheaper. The estimate is unbiased.
 
     Args:
-        probes: R, at least 4; all outputs by default.
-        sketch: dimensions; 0 for none.
         apply, params, x, x2, only, seed, budget, devices, progress: as for `gram`.
+        probes: number of probes R, at least 4; all outputs by default.
+        sketch: dimension of the sketches; 0 for none.
 
     Raises:
-        ValueError: fewer than 4 probes or than 4 outputs without a sketch; otherwise as `gram`.
+        ValueError: if there are fewer than 4 probes, or fewer than 4 outputs without a sketch; and
+            as `gram`.
     """
     kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     count = kernel.outputs if probes is None else probes
@@ -104,30 +114,34 @@ def estimate(
     least = 1 if sketch and probes is None else BATCHES
     _check.whole("probes", count, least, why=", one for each batch")
     V = directions(kernel.outputs, count, seed)
-    if sketch and probes is None:  # one pass, in which every layer has four sketches
+    if sketch and probes is None:  # one pass, with four sketches of each layer
         works = [kernel.work(V, int(sketch), BATCHES, int(seed))]
         weights = np.ones(BATCHES)
     else:
-        some = np.array_split(V * np.sqrt(count), BATCHES)
-        weights = np.array([len(v) for v in some])
+        shares = np.array_split(V * np.sqrt(count), BATCHES)
+        weights = np.array([len(v) for v in shares])
         works = [
             kernel.work(v / np.sqrt(len(v)), int(sketch), 1, int(seed), batch=k)
-            for k, v in enumerate(some)
+            for k, v in enumerate(shares)
         ]
-    found = []
+    kernels: list[np.ndarray] = []
     with _bars.bar(
         total=sum(len(work.plan.units) for work in works),
         desc="eNTK",
         unit="unit",
         progress=progress,
     ) as bar:
+        if sketch or len(works[0].V) > ROWS:
+            verify_pair(kernel)
         for work in works:
             total: Any = 0.0
             for term in kernel.terms(work):
                 total = total + term
                 bar.update()
-            found += list(total.reshape(-1, *kernel.shape))
-    batches = np.stack([kernel.whole(each) for each in found]).astype(np.float64)
+            if not sketch and work is works[0] and len(work.V) <= ROWS:
+                verify(kernel, work.V, total)
+            kernels += list(total.reshape(-1, *kernel.shape))
+    batches = np.stack([kernel.complete(each) for each in kernels]).astype(np.float64)
     mean = np.einsum("b,bij->ij", weights / weights.sum(), batches).astype(kernel.dtype)
     sketched = any(
         piece.form == "sketched"

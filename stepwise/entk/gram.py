@@ -1,6 +1,4 @@
-"""The output-traced empirical NTK of any pure function: one pass, mixed per layer, bounded memory,
-resumable.
-"""
+"""The eNTK averaged over outputs, of any pure function, in bounded memory and resumable."""
 
 import hashlib
 import os
@@ -16,10 +14,15 @@ import numpy as np
 
 from stepwise import _bars, _check, _npz
 from stepwise.entk import reference
-from stepwise.entk.kernel import Apply, Kernel, Only, Work
+from stepwise.entk.kernel import Kernel, Only, Work
+from stepwise.entk.parameters import Apply
+from stepwise.entk.verify import ROWS, verify, verify_pair
 from stepwise.types import Numbers, Whole
 
+LARGE = 1e12
+"""Number of operations beyond which the kernel of two inputs is verified first."""
 KIND = "eNTK in the making"
+"""Kind of the file: a part of the file format, so it cannot change."""
 
 
 def gram(
@@ -38,48 +41,56 @@ def gram(
     progress: bool | None = None,
     backend: Literal["exact", "neural_tangents"] = "exact",
 ) -> np.ndarray:
-    """K_ij = (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x'_j)/∂θ⟩ [n, n'], the mean over all O outputs.
+    """Compute K_ij = (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x'_j)/∂θ⟩ [n, n'], the mean over O outputs.
 
-    Exact: f is traced at one sample, and every place where a parameter meets data is taken on its
-    own (`entk.graph`); one backward pass an output gives every sample's cotangents there. Dense
-    layers, convolutions and embeddings never form what is dearer than its products (`entk.plan`);
-    every other place goes through its own derivative. No gradient of a whole network is ever kept,
-    none is worked out twice but where the budget is too small for all samples' at once, and of a
-    symmetric K only one half is multiplied. Products are in the network's dtype at full precision,
-    their sum over layers and outputs in float64.
+    The result is exact up to rounding. The function is traced at one sample, and split into the
+    operations in which parameters and data come together (`entk.graph`). One forward pass, and one
+    backward pass for each output, yield the inputs and cotangents of all these operations. Each
+    parameter array then uses the cheapest algorithm (`entk.plan`): for dense layers, convolutions
+    and embeddings, products of activations and of cotangents, or products of gradients; for all
+    other operations, gradients by the operation's own derivative.
+
+    Whole-network gradients are never stored. Passes are repeated only if the budget cannot hold
+    what is stored of all samples. Only half of a symmetric K is computed. Products are in the
+    network's dtype at full precision; their sum over layers and outputs is in float64. A few
+    entries are compared with plain backward passes.
 
     Args:
-        apply: pure function (params, inputs [k, ...]) -> outputs [k, ...] whose samples do not see
-            one another (batch norm in evaluation mode). Kept, with what was compiled and the arrays
-            that it closes over, for the next call with the same function and shapes.
-        params: a tree of arrays; those that are not floating count as constants.
-        x, x2: inputs [n, ...] and [n', ...]; without x2 K is symmetric. Whole numbers, such as
-            tokens, stay so.
-        probes: instead of all O outputs, so many directions of a random orthonormal basis of them;
-            exact at O. See `entk.estimate` for its error.
-        only: of the parameters, those whose path starts with this ("backbone.stages.3") or for
-            which it is true; the kernel is the sum of the parts.
-        seed: of the probes.
-        budget: bytes for what is kept of all samples and worked on, beside the network, its inputs
-            and K.
-        path: a file (.npz) that keeps the sum so far, and at the end "K". A call that was stopped,
-            however, goes on there after its last whole unit of work, to the same bits. It is known
-            by the traced function and all its numbers; what a `jax.pure_callback` calls is not
-            among them.
-        anew: a file that holds another kernel, or none that can be read, is written over instead of
-            refused.
-        devices: units of work are shared out over these; by default all of this process.
-        progress: show a bar; by default if stderr is a terminal.
-        backend: "neural_tangents" for the reference, by Jacobian contraction; it takes none of the
-            other options.
+        apply: a pure function (params, inputs [k, ...]) -> outputs [k, ...]. Samples must be
+            independent, as with batch norm in evaluation mode. The function, its compiled code and
+            the arrays that it closes over stay in memory for later calls with the same function and
+            shapes.
+        params: a tree of arrays. Those that are not floating or complex are constants.
+        x, x2: inputs [n, ...] and [n', ...]; without x2, K is symmetric. Whole numbers, such as
+            tokens, are not converted.
+        probes: number of directions, from a random orthonormal basis of the outputs, to average
+            over instead of all O outputs. With O probes the result is exact. See `entk.estimate`
+            for its error.
+        only: the parameters to include: those whose path starts with this string
+            ("backbone.stages.3"), or for whose path this function returns true. The kernel is the
+            sum of the kernels of its parameter arrays.
+        seed: seed of the probes.
+        budget: bytes for what is stored of all samples and computed at once. The network, its
+            inputs and K are not included.
+        path: a file (.npz) for the sum so far, and finally for K, under "K". An interrupted call
+            resumes after its last complete unit of work, to the same bits. The file is matched by
+            the traced function, its parameters, its inputs and the budget; a change of the Python
+            code behind a `jax.pure_callback` is not recognised.
+        anew: replace a file that holds another kernel, or cannot be read, instead of raising an
+            error.
+        devices: the devices that compute; by default all devices of this process.
+        progress: whether to show a progress bar; by default if stderr is a terminal.
+        backend: "exact", or "neural_tangents" for a reference by Jacobian contraction, which
+            accepts none of the other options.
 
     Returns:
         K in the network's dtype.
 
     Raises:
-        ValueError: no output, or not one row a sample; samples are coupled; a gradient is not
-            finite (names the parameter); no parameter matches; the file holds another kernel
-            (unless `anew`).
+        ValueError: if there is no output, or not one row of outputs per sample; samples depend on
+            one another; a gradient is not finite (the message names the parameter); no parameter
+            matches; the result disagrees with plain backward passes; or the file holds another
+            kernel (unless `anew`).
     """
     _check.require(
         backend in ("exact", "neural_tangents"),
@@ -100,24 +111,26 @@ def gram(
             "seed": seed or None,
             "budget": None if budget == 2**31 else budget,
         }
-        given = [name for name, value in options.items() if value is not None]
+        unsupported = [name for name, value in options.items() if value is not None]
         _check.require(
-            not given,
+            not unsupported,
             "backend",
             "'exact' with these options",
-            f"{backend!r} and {', '.join(given)}",
+            f"{backend!r} and {', '.join(unsupported)}",
         )
         return reference.gram(apply, params, x, x2)
     kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     work = kernel.work(directions(kernel.outputs, probes, seed))
-    done, K, of = 0, np.zeros(kernel.shape), ""
+    if work.plan.flops > LARGE or len(work.V) > ROWS:
+        verify_pair(kernel)
+    done, K, digest = 0, np.zeros(kernel.shape), ""
     if path is not None:
-        place = Path(path)
-        fits = place.parent.is_dir() and not place.is_dir()
-        _check.require(fits, "path", "a file in a folder that is there", repr(str(path)))
-        of = _digest(kernel, work)
+        file = Path(path)
+        fits = file.parent.is_dir() and not file.is_dir()
+        _check.require(fits, "path", "a file in an existing folder", repr(str(path)))
+        digest = _digest(kernel, work)
         try:
-            done, K = _read(place, of, K, len(work.plan.units))
+            done, K = _read_sum(file, digest, K, len(work.plan.units))
         except ValueError:
             if not anew:
                 raise
@@ -132,33 +145,40 @@ def gram(
             K, done = K + term, done + 1
             bar.update()
             if path is not None:
-                whole = done == len(work.plan.units)
-                _npz.write(
-                    path, KIND, {"K": kernel.whole(K) if whole else K}, {"done": done, "of": of}
-                )
-    return kernel.whole(K)
+                stored = kernel.complete(K) if done == len(work.plan.units) else K
+                _npz.write(path, KIND, {"K": stored}, {"done": done, "of": digest})
+    if len(work.V) <= ROWS:
+        verify(kernel, work.V, K)
+    return kernel.complete(K)
 
 
 def directions(outputs: int, probes: Whole | None, seed: Whole) -> np.ndarray:
-    """Rows V with K = Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩: all outputs, or probes of a random
-    orthonormal basis.
+    """Return the rows v_r of V [R, O] with K = Σ_r ⟨∂(v_r·f)(x)/∂θ, ∂(v_r·f)(x')/∂θ⟩.
+
+    They are e_r/√O for all R = O outputs, or R = probes rows of a random orthonormal basis, over
+    √R.
+
+    Args:
+        outputs: number of outputs O.
+        probes: number of rows, or None for all outputs.
+        seed: seed of the basis.
 
     Raises:
-        ValueError: there are fewer outputs than probes.
+        ValueError: if there are fewer outputs than probes.
     """
     if probes is None:
         return np.eye(outputs) / np.sqrt(outputs)
-    _check.whole("probes", probes, 1, outputs, ", the outputs")
+    _check.whole("probes", probes, 1, outputs, " (the number of outputs)")
     basis, triangle = np.linalg.qr(np.random.default_rng(seed).normal(size=(outputs, outputs)))
     return (basis * np.sign(np.diag(triangle))).T[:probes] / np.sqrt(probes)
 
 
 def _digest(kernel: Kernel, work: Work) -> str:
-    """What a kernel in the making is of: function, numbers, inputs, and its division into units."""
-    found = hashlib.sha256()
-    # traced with its derivatives: a rule of one's own for them is not in the function's own jaxpr
+    """Return a digest of the function, its parameters, the inputs and the division into units."""
+    digest = hashlib.sha256()
+    # The jaxpr with derivatives is used: a custom derivative rule is not in the function's jaxpr.
     traced = [
-        jax.make_jaxpr(partial(kernel.engine.parts_of, pieces))(
+        jax.make_jaxpr(partial(kernel.engine.sample_parts, pieces))(
             kernel.leaves, kernel.x[0], work.V[:outputs], {}
         )
         for pieces, outputs in dict.fromkeys(
@@ -174,7 +194,7 @@ def _digest(kernel: Kernel, work: Work) -> str:
         )
         for unit in work.plan.units
     ]
-    found.update(
+    digest.update(
         repr((nodes, units, kernel.names, kernel.n, kernel.symmetric, str(kernel.dtype))).encode()
     )
     for array in [
@@ -184,30 +204,41 @@ def _digest(kernel: Kernel, work: Work) -> str:
         *(const for each in traced for const in each.consts),
     ]:
         is_key = hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-        found.update(
+        digest.update(
             np.ascontiguousarray(jax.random.key_data(array) if is_key else array).tobytes()
         )
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
-def _read(path: Path, of: str, zeros: np.ndarray, units: int) -> tuple[int, np.ndarray]:
-    """How many units are in the file, and their sum."""
+def _read_sum(path: Path, digest: str, zeros: np.ndarray, units: int) -> tuple[int, np.ndarray]:
+    """Return the number of units computed so far and the sum of their terms, from a file.
+
+    Args:
+        path: the file; if absent, the result is 0 and `zeros`.
+        digest: the digest that the file must have.
+        zeros: an array of the shape of the sum.
+        units: the total number of units.
+
+    Raises:
+        ValueError: if the file belongs to another kernel, or is not valid.
+    """
     if not path.exists():
         return 0, zeros
     arrays, about = _npz.read(path, KIND, ("K",))
-    fits = about.get("of") == of and arrays["K"].shape == zeros.shape
+    fits = about.get("of") == digest and arrays["K"].shape == zeros.shape
     _check.require(
         fits,
         str(path),
-        "this kernel in the making",
-        "another function's, or of other inputs or a budget",
+        "a partial result of this kernel",
+        "one of another function, or of other parameters, inputs or budget; remove it, or use "
+        "anew=True",
     )
     done = about.get("done")
     fits = isinstance(done, int) and 0 <= done <= units and bool(np.isfinite(arrays["K"]).all())
     _check.require(
         fits,
         str(path),
-        f"a finite kernel and 0 ... {units} units of it",
-        f"{done!r}, or one that is not",
+        f"a finite kernel and 0 ... {units} computed units",
+        f"{done!r} units, or a kernel that is not finite",
     )
     return int(done), arrays["K"]  # type: ignore[arg-type]

@@ -1,5 +1,13 @@
-"""How a kernel is worked out: each parameter's form, and units of work that fit into a budget of
-memory.
+"""The plan of a kernel's computation: a form for each parameter array, in units that fit in memory.
+
+The kernel Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x_j)/∂θ⟩ is a sum over parameter arrays and outputs. The term of
+a parameter array is a `Piece`. Its *form* determines which arrays are stored of every sample, and
+how the term is computed from their products. The forms agree up to rounding and differ in cost.
+Pieces that fit in memory together, for the same range of outputs, are a `Unit`.
+
+Symbols: n and n2 are the numbers of inputs x and x2 (n2 = 0 if the kernel is symmetric). R is the
+number of outputs, or of directions of the outputs, in a unit. T, g, c and p are the positions,
+groups, inputs and outputs of a layer (`entk.layers`).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,35 +21,41 @@ from stepwise.entk.layers import Layer, layer
 
 Form = Literal["ghost", "outer", "sketched", "pulled", "direct"]
 MOST_OUTPUTS = 16
-"""Outputs at once, at most: more make no product larger than what a core works best on."""
+"""Largest number of outputs in a unit: beyond it, a core's matrix products become no faster."""
 BUFFERS, WORK = 0.6, 0.25
-"""Shares of the budget: what is kept of all samples, and what a chunk of samples takes while it is
-worked out.
-"""
+"""Shares of the budget: for what is stored of all samples, and for the passes through one chunk."""
 CHUNK = 64
-"""Samples at once, at most."""
+"""Largest number of samples in a chunk, which is passed through the network at once."""
 PARTS = 64
-"""Passes over the samples for one parameter array, at most."""
+"""Largest number of passes over the samples for one parameter array and one range of outputs."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One parameter array's part of the kernel, or some of its columns.
+    """One parameter array's term of the kernel, or a part of that term.
+
+    The form is one of:
+
+    - "ghost": Σ (A_i A_jᵀ) ∘ (Σ_o G_io G_joᵀ). No gradient is formed.
+    - "outer": gradients J_io = A_iᵀ G_io, then their products J_io · J_jo.
+    - "sketched": random projections Pᵀ A_iᵀ G_i Q of the gradients over all outputs, then the
+      products of the projections.
+    - "pulled": as "outer", with each gradient in the weights that the layer reads pulled back to
+      the parameter array (for weights that are computed from it, such as W/‖W‖).
+    - "direct": gradients J_io by the derivative of the meetings' own operations, then their
+      products.
 
     Attributes:
-        leaf: which parameter array.
-        numbers: in it.
-        meetings: all that use it.
-        layers: the same as layers, where all are and can be laid one below the other; otherwise
-            none.
-        form: "ghost", Σ (A_i A_jᵀ) ∘ (Σ_o G_io G_joᵀ) without any gradient formed; "outer", J_io =
-            A_iᵀ G_io, then J Jᵀ; "sketched", the same of random projections of A and G; "pulled",
-            the same as outer, but pulled back from what the layer sees to the parameter; "direct",
-            J_io by the meetings' own derivative, then J Jᵀ.
-        first, last: which part of J is kept: inputs c of an outer product, numbers of the array
-            otherwise.
-        sketch: dimensions that A's c and G's O · p are projected to, in so many independent
-            `copies`.
+        leaf: index of the parameter array.
+        numbers: number of its entries.
+        meetings: all meetings that use it.
+        layers: the meetings as layers, if all are layers that read the array in the same way;
+            their positions then add up. Otherwise empty.
+        form: one of the forms above.
+        first, last: the part of the gradient that is stored: a range of the c inputs for "outer",
+            of the entries of the parameter array for "pulled" and "direct".
+        sketch: dimension s to which both the c inputs and the R · p outputs are projected.
+        copies: number of independent sketches.
     """
 
     leaf: int
@@ -56,11 +70,11 @@ class Piece:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """(T, g, c, p) of the layers laid one below the other."""
+        """(T, g, c, p) of the layers, with the positions of all of them added up."""
         return sum(each.sizes[0] for each in self.layers), *self.layers[0].sizes[1:]
 
     def stored_numbers(self, outputs: int) -> int:
-        """Numbers that have to be kept of a sample."""
+        """Return how many numbers are stored of one sample, for a range of `outputs` outputs."""
         if self.form in ("pulled", "direct"):
             return outputs * (self.last - self.first)
         t, g, c, p = self.sizes
@@ -71,7 +85,7 @@ class Piece:
         return g * (self.last - self.first) * p * outputs
 
     def flops(self, n: int, n2: int, outputs: int) -> float:
-        """Of what comes after the cotangents."""
+        """Estimate the operations that follow the backward pass, for n and n2 inputs."""
         pairs = float(n * n2) if n2 else n * n / 2
         if self.form in ("pulled", "direct"):
             return 2 * pairs * outputs * self.numbers
@@ -86,8 +100,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Unit:
-    """Pieces for the outputs `first` ... `first + outputs`: one pass over the samples, one term of
-    the kernel.
+    """Pieces, and the outputs `first`, ..., `first + outputs − 1` for which they are computed.
+
+    A unit takes one pass over all samples and contributes one term of the kernel.
     """
 
     pieces: tuple[Piece, ...]
@@ -97,7 +112,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Units in their order, and how many samples a pass takes at once."""
+    """Units of work, in their order.
+
+    Attributes:
+        units: the units, whose terms add up to the kernel.
+        outputs: number of outputs R of every unit.
+        chunk: number of samples that are passed through the network at once.
+        flops: estimate of all operations.
+    """
 
     units: tuple[Unit, ...]
     outputs: int
@@ -106,42 +128,51 @@ class Plan:
 
 
 def pieces(graph: Graph, only: Callable[[int], bool] = lambda leaf: True) -> list[Piece]:
-    """Every used parameter array that is asked for, in the form that needs no thought: outer or
-    direct.
+    """Return a piece for each parameter array that the function uses, in its default form.
+
+    The default is "ghost" for embeddings, "outer" or "pulled" for the other layers, and "direct"
+    for everything else. `plan` may choose a cheaper form.
+
+    Args:
+        graph: the function.
+        only: whether to include a parameter array, by its index.
     """
-    found = []
+    parts = []
     for leaf, meetings in sorted(graph.uses.items()):
         numbers = graph.sizes[leaf]
         if not numbers or not only(leaf):
             continue
         layers = [layer(graph, meeting) for meeting in meetings]
-        stacked = _stackable(graph, [each for each in layers if each is not None], len(meetings))
-        if stacked and stacked[0].kind == "embedding":
-            found.append(Piece(leaf, numbers, tuple(meetings), stacked, "ghost", 0, 1))
-        elif stacked and not stacked[0].straight:
-            found.append(Piece(leaf, numbers, tuple(meetings), stacked, "pulled", 0, numbers))
-        elif stacked:
-            found.append(
-                Piece(leaf, numbers, tuple(meetings), stacked, "outer", 0, stacked[0].sizes[2])
+        stack = _stack_layers(graph, [each for each in layers if each is not None], len(meetings))
+        if stack and stack[0].kind == "embedding":
+            parts.append(Piece(leaf, numbers, tuple(meetings), stack, "ghost", 0, 1))
+        elif stack and not stack[0].straight:
+            parts.append(Piece(leaf, numbers, tuple(meetings), stack, "pulled", 0, numbers))
+        elif stack:
+            parts.append(
+                Piece(leaf, numbers, tuple(meetings), stack, "outer", 0, stack[0].sizes[2])
             )
         else:
-            found.append(Piece(leaf, numbers, tuple(meetings), (), "direct", 0, numbers))
-    return found
+            parts.append(Piece(leaf, numbers, tuple(meetings), (), "direct", 0, numbers))
+    return parts
 
 
 def form_gradients(part: Piece) -> Piece:
-    """The same, its gradients formed."""
+    """Return the piece with a form that stores gradients: "direct" in place of "ghost"."""
     if part.form != "ghost":
         return part
     return replace(part, form="direct", layers=(), first=0, last=part.numbers)
 
 
-def _stackable(graph: Graph, layers: Sequence[Layer], wanted: int) -> tuple[Layer, ...]:
-    """The layers, if there are as many as wanted and all read the parameter in one way."""
-    if len(layers) != wanted:
+def _stack_layers(graph: Graph, layers: Sequence[Layer], count: int) -> tuple[Layer, ...]:
+    """Return the layers if their A and G may be concatenated along positions, and () otherwise.
+
+    They may if there are `count` layers and all read the parameter array in the same way.
+    """
+    if len(layers) != count:
         return ()
 
-    def way(each: Layer) -> tuple[object, ...]:
+    def describe(each: Layer) -> tuple[object, ...]:
         (theta,) = each.meeting.thetas
         chain = [(node.name, str(node.eqn.params)) for node in graph.chain(each.node.inputs[theta])]
         numbers = (
@@ -151,7 +182,8 @@ def _stackable(graph: Graph, layers: Sequence[Layer], wanted: int) -> tuple[Laye
 
     first = layers[0]
     if len(layers) > 1 and not (
-        all(each.straight for each in layers) and all(way(e) == way(first) for e in layers)
+        all(each.straight for each in layers)
+        and all(describe(e) == describe(first) for e in layers)
     ):
         return ()
     return () if first.kind == "embedding" and not first.straight else tuple(layers)
@@ -169,15 +201,27 @@ def plan(
     devices: int = 1,
     sketch: int = 0,
     copies: int = 1,
-    formed: bool = False,
+    form_all: bool = False,
 ) -> Plan:
-    """The cheapest by a count of operations, over how many outputs are taken at once, that fits the
-    budget.
+    """Return the plan with the fewest operations that fits in the budget.
 
-    With `formed`, one in which every gradient is formed.
+    The plans compared differ in the number of outputs of a unit.
+
+    Args:
+        graph: the function.
+        parts: its pieces, in their default form.
+        n, n2: numbers of inputs.
+        rows: total number of outputs, or of directions of the outputs.
+        budget: bytes for what is stored of all samples and computed at once.
+        itemsize: bytes of a number.
+        devices: number of devices among which the outputs are divided.
+        sketch: dimension of the sketches; 0 for none.
+        copies: number of independent sketches.
+        form_all: keep the form of every piece, instead of choosing the cheapest.
 
     Raises:
-        ValueError: the budget is too small for a reasonable number of passes.
+        ValueError: if the budget is so small that a parameter array would take more than `PARTS`
+            passes over the samples for one output.
     """
     widest = max((part.numbers for part in parts), default=0)
     least = int((n + n2) * widest * itemsize / PARTS / BUFFERS)
@@ -189,14 +233,16 @@ def plan(
     )
     most = ceil(rows / devices)
     candidates = sorted({max(1, min(most, MOST_OUTPUTS) >> k) for k in range(8)}, reverse=True)
-    found = [
-        _planned(graph, parts, n, n2, rows, outputs, budget, itemsize, (sketch, copies), formed)
+    plans = [
+        _plan_units(
+            graph, parts, n, n2, rows, outputs, budget, itemsize, (sketch, copies), form_all
+        )
         for outputs in candidates
     ]
-    return min(found, key=lambda each: each.flops)
+    return min(plans, key=lambda each: each.flops)
 
 
-def _planned(
+def _plan_units(
     graph: Graph,
     parts: Sequence[Piece],
     n: int,
@@ -206,38 +252,42 @@ def _planned(
     budget: int,
     itemsize: int,
     sketch: tuple[int, int],
-    formed: bool,
+    form_all: bool,
 ) -> Plan:
+    """Return a plan with about `outputs` outputs in each unit. See `plan` for the arguments."""
     outputs = ceil(rows / ceil(rows / outputs))
     samples, most = n + n2, BUFFERS * budget / itemsize
     groups: list[list[Piece]] = [[]]
     filled, flops = 0.0, 0.0
     for part in parts:
-        part = part if formed else _formed(part, n, n2, outputs, most, sketch)
+        part = part if form_all else _choose_form(part, n, n2, outputs, most, sketch)
         flops += part.flops(n, n2, outputs)
-        for some in _split(part, max(1, ceil(samples * part.stored_numbers(outputs) / most))):
-            size = samples * some.stored_numbers(outputs)
+        count = max(1, ceil(samples * part.stored_numbers(outputs) / most))
+        for section in _split_piece(part, count):
+            size = samples * section.stored_numbers(outputs)
             if groups[-1] and filled + size > most:
                 groups.append([])
                 filled = 0.0
-            groups[-1].append(some)
+            groups[-1].append(section)
             filled += size
-    along, work = _pass(graph, parts, outputs)
-    chunk = int(max(1, min(samples, CHUNK, WORK * budget / itemsize / max(work, 1))))
+    pass_flops, pass_numbers = _estimate_pass(graph, parts, outputs)
+    chunk = int(max(1, min(samples, CHUNK, WORK * budget / itemsize / max(pass_numbers, 1))))
     passes = ceil(rows / outputs)
     units = tuple(
         Unit(tuple(group), first, outputs)
         for first in range(0, passes * outputs, outputs)
         for group in groups
     )
-    return Plan(units, outputs, chunk, passes * (flops + len(groups) * samples * along))
+    return Plan(units, outputs, chunk, passes * (flops + len(groups) * samples * pass_flops))
 
 
-def _formed(
+def _choose_form(
     part: Piece, n: int, n2: int, outputs: int, most: float, sketch: tuple[int, int]
 ) -> Piece:
-    """The cheapest form of a layer; with a sketch that one too, where it is smaller than what it
-    stands for.
+    """Return the piece in the form with the fewest operations.
+
+    Only an "outer" piece without groups is changed: to "ghost" if that fits in `most` numbers, or
+    to "sketched" if the dimension `sketch[0]` is smaller than both sides of the gradient.
     """
     if part.form != "outer" or part.sizes[1] != 1:
         return part
@@ -254,24 +304,31 @@ def _formed(
     return min(fits, key=lambda each: each.flops(n, n2, outputs))
 
 
-def _split(part: Piece, parts: int) -> list[Piece]:
-    """By J's rows; what has none is one."""
-    if part.form in ("ghost", "sketched") or parts == 1:
+def _split_piece(part: Piece, count: int) -> list[Piece]:
+    """Split the range of a stored gradient into at most `count` pieces.
+
+    A "ghost" or "sketched" piece stores no gradient and is not split.
+    """
+    if part.form in ("ghost", "sketched") or count == 1:
         return [part]
-    size = ceil((part.last - part.first) / parts)
+    size = ceil((part.last - part.first) / count)
     return [
-        replace(part, first=at, last=min(at + size, part.last))
-        for at in range(part.first, part.last, size)
+        replace(part, first=start, last=min(start + size, part.last))
+        for start in range(part.first, part.last, size)
     ]
 
 
-def _pass(graph: Graph, parts: Sequence[Piece], outputs: int) -> tuple[float, float]:
-    """Operations of one sample's forward pass and so many backward, and numbers that it takes while
-    at it.
+def _estimate_pass(graph: Graph, parts: Sequence[Piece], outputs: int) -> tuple[float, float]:
+    """Estimate the cost of one sample's forward pass and its `outputs` backward passes.
+
+    Returns:
+        Operations, and numbers held in memory.
     """
     layers = [layer for part in parts for layer in part.layers]
-    along = 2.0 * sum(prod(each.sizes) for each in layers) * (1 + outputs)
-    made = sum(prod(shape.shape) for meeting in graph.meetings for shape in graph.shapes(meeting))
+    flops = 2.0 * sum(prod(each.sizes) for each in layers) * (1 + outputs)
+    values = sum(
+        prod(shape.shape) for meeting in graph.meetings for shape in graph.output_shapes(meeting)
+    )
     patches = sum(prod(each.sizes[:3]) for each in layers)
-    formed = sum(part.stored_numbers(outputs) for part in parts)
-    return along, 3.0 * made * (1 + outputs) + patches + formed
+    stored = sum(part.stored_numbers(outputs) for part in parts)
+    return flops, 3.0 * values * (1 + outputs) + patches + stored

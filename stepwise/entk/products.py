@@ -1,5 +1,4 @@
-"""The empirical NTK as an operator: its products with blocks of vectors, without the kernel
-itself."""
+"""The eNTK as a linear operator: its products with vectors, without the kernel matrix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +8,14 @@ import numpy as np
 
 from stepwise import _check
 from stepwise.entk.gram import directions
-from stepwise.entk.kernel import Apply, Kernel, Only
+from stepwise.entk.kernel import Kernel, Only
+from stepwise.entk.parameters import Apply
 from stepwise.entk.plan import Unit
+from stepwise.entk.verify import verify_pair
 from stepwise.types import Numbers, Whole
 
 WIDTH = 32
-"""Columns that a budget is reckoned with."""
+"""Number of columns of a block that the plan assumes."""
 
 
 def products(
@@ -27,34 +28,38 @@ def products(
     seed: Whole = 0,
     budget: Whole = 2**31,
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a block [n, b] to K · block, K the kernel of `gram` on x [n, ...], which is
-    never made.
+    """Return a function that multiplies a block [n, b] by the kernel K of `gram` on x [n, ...].
 
-    K v = Σ J (Jᵀ v) over layers and outputs, J a chunk of samples at a time: two passes over the
-    samples a product, and memory for gradients, not for n². For the leading modes of many samples:
-    `problem.from_products`.
+    K block = Σ J (Jᵀ block) over parameter arrays and outputs, with gradients J of a chunk of
+    samples at a time. A product takes two passes over the samples, and memory for gradients instead
+    of n² numbers for K. `problem.from_products` finds the leading modes of many samples from it.
 
     Args:
         apply, params, x, probes, only, seed, budget: as for `gram`.
 
+    Returns:
+        A function from a block [n, b] to K · block [n, b], in float64.
+
     Raises:
-        ValueError: as `gram`; the block has not n rows.
+        ValueError: as `gram`. The returned function raises it if the block does not have n rows.
     """
     kernel = Kernel(apply, params, x, only=only, budget=budget)
+    verify_pair(kernel)
     work = kernel.work(directions(kernel.outputs, probes, seed), columns=WIDTH)
     n, chunk = kernel.n, min(work.plan.chunk, kernel.n)
-    leaves, inputs = kernel.at[kernel.devices[0]]
+    leaves, inputs = kernel.placements[kernel.devices[0]]
 
-    def refuse(unit: Unit, V: np.ndarray) -> None:
-        for at, _ in kernel.chunks(chunk):
-            kernel.refuse(
-                unit, kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
-            )
+    def gradients(unit: Unit, V: np.ndarray, start: int) -> list[Any]:
+        return kernel.engine.parts(unit.pieces, leaves, inputs[start : start + chunk], V, {})
+
+    def reject(unit: Unit, V: np.ndarray) -> None:
+        for start, _ in kernel.chunks(chunk):
+            kernel.require_finite(unit, gradients(unit, V, start))
         _check.require(False, "block", "products that are finite", "products that overflow")
 
     def product(block: np.ndarray) -> np.ndarray:
         v = np.asarray(_check.real_array("block", block, ndim=2))
-        _check.require(len(v) == n, "block", f"{n} rows, one an input", v)
+        _check.require(len(v) == n, "block", f"{n} rows, one per input", v)
         out = np.zeros(v.shape)
         for unit in work.plan.units if kernel.parts else ():
             V = work.V[unit.first : unit.first + unit.outputs]
@@ -62,18 +67,15 @@ def products(
                 jnp.zeros((piece.stored_numbers(unit.outputs), v.shape[1]), kernel.dtype)
                 for piece in unit.pieces
             ]
-            for at, had in kernel.chunks(chunk):
-                own = np.where(np.arange(chunk)[:, None] >= had, v[at : at + chunk], 0).astype(
-                    kernel.dtype
-                )
-                J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
-                sums = kernel.engine.onto(J, own, sums)
-            for at, had in kernel.chunks(chunk):
-                J = kernel.engine.parts(unit.pieces, leaves, inputs[at : at + chunk], V, {})
-                made = np.asarray(kernel.engine.along(J, sums))
-                if not np.isfinite(made).all():
-                    refuse(unit, V)
-                out[at + had : at + chunk] += made[had:]
+            for start, overlap in kernel.chunks(chunk):
+                rows = v[start : start + chunk]
+                rows = np.where(np.arange(chunk)[:, None] >= overlap, rows, 0).astype(kernel.dtype)
+                sums = kernel.engine.add_transposed(gradients(unit, V, start), rows, sums)
+            for start, overlap in kernel.chunks(chunk):
+                rows = np.asarray(kernel.engine.multiply(gradients(unit, V, start), sums))
+                if not np.isfinite(rows).all():
+                    reject(unit, V)
+                out[start + overlap : start + chunk] += rows[overlap:]
         return out
 
     return product

@@ -1,7 +1,8 @@
-"""Kernels, as functions of two inputs and as matrices of many.
+"""Kernel functions k(a, b), and kernel matrices of many inputs.
 
-linear, rbf, polynomial and infinite_width (the NTK or NNGP of a stack of stax layers) make a
-kernel; `gram` evaluates one on many inputs, in symmetric tiles, in memory or in a file.
+`linear`, `rbf`, `polynomial` and `infinite_width` (the NTK or NNGP of a stack of stax layers)
+return a kernel function. `gram` evaluates a kernel function on all pairs of inputs, tile by tile,
+in memory or in a file.
 """
 
 from stepwise.kernels.functions import Kernel, infinite_width, linear, polynomial, rbf

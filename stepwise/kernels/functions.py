@@ -1,8 +1,8 @@
 """Kernels of flattened images and of infinitely wide networks.
 
-A kernel is any function k(a [p, ...], b [q, ...]) -> [p, q], symmetric and positive semi-definite.
-Those made here are values: two of one kind with the same numbers are equal, so that compiled code
-is shared.
+A kernel is any function k(a [p, ...], b [q, ...]) -> [p, q] that is symmetric and positive
+semi-definite. The kernels of this module are hashable values: two kernels of the same kind with the
+same parameters are equal and share compiled code.
 """
 
 from collections.abc import Callable
@@ -17,28 +17,28 @@ from stepwise import _check
 from stepwise.types import Numbers, Real, Whole
 
 Kernel: TypeAlias = Callable[[Numbers, Numbers], Any]
-"""k(a [p, ...], b [q, ...]) -> [p, q]."""
+"""A kernel function k(a [p, ...], b [q, ...]) -> [p, q]."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """k(a, b) = a·b: the linear model. See `linear`."""
+    """The kernel k(a, b) = a·b of the linear model. See `linear`."""
 
     def __call__(self, a: Numbers, b: Numbers) -> Float[Array, "p q"]:
-        """Values [p, q]."""
+        """Return the kernel values [p, q] of inputs a [p, ...] and b [q, ...]."""
         return _products(*_flat(a, b))
 
 
 @dataclass(frozen=True)
 class RBF:
-    """k(a, b) = exp(−‖a − b‖² / (2 length²)). See `rbf`."""
+    """The Gaussian kernel k(a, b) = exp(−‖a − b‖² / (2 length²)). See `rbf`."""
 
     length: float
 
     def __call__(self, a: Numbers, b: Numbers) -> Float[Array, "p q"]:
-        """Values [p, q]."""
+        """Return the kernel values [p, q] of inputs a [p, ...] and b [q, ...]."""
         a, b = _flat(a, b)
-        # ‖a‖² + ‖b‖² − 2 a·b loses digits to the mean that the inputs share
+        # ‖a‖² + ‖b‖² − 2 a·b loses digits if the inputs share a large mean.
         shift = jnp.mean(b, axis=0)
         a, b = a - shift, b - shift
         squares = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)
@@ -47,14 +47,14 @@ class RBF:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """k(a, b) = (scale a·b + offset)^degree. See `polynomial`."""
+    """The polynomial kernel k(a, b) = (scale a·b + offset)^degree. See `polynomial`."""
 
     degree: int
     scale: float
     offset: float
 
     def __call__(self, a: Numbers, b: Numbers) -> Float[Array, "p q"]:
-        """Values [p, q]."""
+        """Return the kernel values [p, q] of inputs a [p, ...] and b [q, ...]."""
         return (self.scale * _products(*_flat(a, b)) + self.offset) ** self.degree
 
 
@@ -66,7 +66,7 @@ class InfiniteWidth:
     get: Literal["ntk", "nngp"]
 
     def __call__(self, a: Numbers, b: Numbers) -> Float[Array, "p q"]:
-        """Values [p, q]."""
+        """Return the kernel values [p, q] of inputs a [p, ...] and b [q, ...]."""
         a, b = jnp.asarray(_check.real_array("a", a)), jnp.asarray(_check.real_array("b", b))
         _check.require(
             a.shape[1:] == b.shape[1:], "b", f"inputs of shape {list(a.shape[1:])} as a", b
@@ -75,9 +75,9 @@ class InfiniteWidth:
             with jax.default_matmul_precision("highest"):
                 values = self.kernel_fn(a, b, self.get)
         except (ValueError, TypeError, LookupError, AssertionError, ZeroDivisionError) as error:
-            # layers do not look at the rank or size of what they get, and fail each in its own way
+            # stax layers do not check the shape of their inputs; each raises a different error.
             expected = (
-                "a shape that the layers take, such as [n, h, w, c] for a convolution of images"
+                "a shape that the layers accept, such as [n, h, w, c] for a convolution of images"
             )
             received = (
                 f"{a.dtype} {list(a.shape)}, which fails with {type(error).__name__}: "
@@ -85,7 +85,7 @@ class InfiniteWidth:
             )
             raise ValueError(f"inputs: expected {expected}, received {received}") from error
         expected = (
-            "layers that end in one value an input (stax.Flatten() or a pooling before the "
+            "layers that end in one value per input (stax.Flatten() or a pooling before the "
             "read-out)"
         )
         _check.require(
@@ -98,30 +98,30 @@ class InfiniteWidth:
 
 
 def linear() -> Linear:
-    """k(a, b) = a·b of the flattened inputs: the kernel of the linear model f(x) = W x."""
+    """Return k(a, b) = a·b of the flattened inputs, the kernel of the linear model f(x) = W x."""
     return Linear()
 
 
 def rbf(length: Real) -> RBF:
-    """k(a, b) = exp(−‖a − b‖² / (2 length²)) of the flattened inputs.
+    """Return the Gaussian kernel k(a, b) = exp(−‖a − b‖² / (2 length²)) of the flattened inputs.
 
-    ‖a − b‖² comes from products of inputs less their mean m: its rounding is ε (‖a − m‖² + ‖b −
-    m‖²), so that in float32 the values hold for a length above about 1e-2 of the inputs' spread;
-    below, ask for float64.
+    ‖a − b‖² is computed from products of the inputs less their mean m, with a rounding error of
+    ε (‖a − m‖² + ‖b − m‖²). In float32 the values are accurate if the length is above about 1e-2 of
+    the inputs' spread. Use float64 for a shorter length.
 
     Raises:
-        ValueError: length is not positive.
+        ValueError: if length is not positive.
     """
     _check.require(length > 0, "length", "a positive number", length)
     return RBF(float(length))
 
 
 def polynomial(degree: Whole, *, scale: Real = 1.0, offset: Real = 1.0) -> Polynomial:
-    """k(a, b) = (scale a·b + offset)^degree of the flattened inputs.
+    """Return the polynomial kernel k(a, b) = (scale a·b + offset)^degree of the flattened inputs.
 
     Raises:
-        ValueError: degree is not a positive whole number, scale not positive, or offset negative
-            (the kernel would not be positive semi-definite).
+        ValueError: if degree is not a positive whole number, scale is not positive, or offset is
+            negative (the kernel would not be positive semi-definite).
     """
     _check.whole("degree", degree)
     _check.require(scale > 0, "scale", "a positive number", scale)
@@ -130,25 +130,27 @@ def polynomial(degree: Whole, *, scale: Real = 1.0, offset: Real = 1.0) -> Polyn
 
 
 def infinite_width(layers: list, get: Literal["ntk", "nngp"] = "ntk") -> InfiniteWidth:
-    """The kernel of an infinitely wide network: its NTK (all weights train) or NNGP (only the
-    read-out trains).
+    """Return the kernel of an infinitely wide network.
 
-    Args:
-        layers: of `neural_tangents.stax` (import it from `stepwise.neural_tangents`: `nt.stax`),
-            from the input to the read-out, such as [stax.Dense(512), stax.Relu(), stax.Dense(1)];
-            widths do not enter. Images [n, h, w, c] go into convolutions as they are, and into
-            dense layers behind stax.Flatten().
-        get: "ntk" or "nngp".
+    The NTK is the kernel of a network whose weights all train, the NNGP that of a network whose
+    read-out alone trains.
 
     A network in NTK parametrisation of width N, trained on Barlow Twins from a start near zero,
     follows this kernel's `Problem` with an error of order N^{-1/2} (Jacot et al. 2018; Fleissner et
-    al., arXiv 2411.11176). A network is not centred, so compare with a problem of center="none".
+    al., arXiv 2411.11176). A network is not centred: compare it with a problem of center="none".
+
+    Args:
+        layers: layers of `neural_tangents.stax` (import it from `stepwise.neural_tangents`:
+            `nt.stax`), from the input to the read-out, such as
+            [stax.Dense(512), stax.Relu(), stax.Dense(1)]. Widths do not affect the kernel.
+            Convolutions accept images [n, h, w, c]; before dense layers, add stax.Flatten().
+        get: "ntk" or "nngp".
 
     Raises:
-        ValueError: there are no layers, one of them is not a stax layer, or `get` is unknown; the
-            kernel, where it is called: its inputs have a shape that the layers do not take.
+        ValueError: if there are no layers, one of them is not a stax layer, or `get` is unknown.
+            The returned kernel raises it if the layers do not accept the shape of its inputs.
     """
-    # a second to import, which the other kernels do not need
+    # Imported here because the import lasts a second and the other kernels do not use it.
     from stepwise.neural_tangents import nt
 
     _check.require(get in ("ntk", "nngp"), "get", "'ntk' or 'nngp'", get)
@@ -160,6 +162,7 @@ def infinite_width(layers: list, get: Literal["ntk", "nngp"] = "ntk") -> Infinit
 
 
 def _flat(a: Numbers, b: Numbers) -> tuple[Array, Array]:
+    """Return the inputs as matrices [p, features] and [q, features], and check their shapes."""
     a, b = jnp.asarray(_check.real_array("a", a)), jnp.asarray(_check.real_array("b", b))
     _check.require(a.ndim > 1, "a", "inputs [p, ...] of at least two axes", a)
     _check.require(a.shape[1:] == b.shape[1:], "b", f"inputs of shape {list(a.shape[1:])} as a", b)
@@ -167,4 +170,5 @@ def _flat(a: Numbers, b: Numbers) -> tuple[Array, Array]:
 
 
 def _products(a: Array, b: Array) -> Float[Array, "p q"]:
+    """Return the inner products a bᵀ at full precision."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

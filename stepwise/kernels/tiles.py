@@ -1,4 +1,4 @@
-"""A kernel's values on many inputs: symmetric tiles, bounded memory, on all devices, resumable."""
+"""Kernel matrices of many inputs, computed in tiles on all devices and resumable from a file."""
 
 import hashlib
 import json
@@ -29,30 +29,36 @@ def gram(
     path: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> np.ndarray:
-    """K [n, n'] of a kernel on inputs x [n, ...] and x2 [n', ...], on the host.
+    """Compute the kernel matrix K_ij = k(x_i, x2_j) [n, n'], on the host.
 
-    Without x2 only tiles on and above the diagonal are evaluated and the others mirrored, so that K
-    is symmetric to the bit. A tile's rows are shared out over all devices. Beyond K itself the
-    memory is that of one tile.
+    Without x2 the kernel is evaluated on the tiles on and above the diagonal, and these are
+    mirrored: K is symmetric to the bit. The rows of a tile are divided among all devices if their
+    number is divisible by the number of devices. Besides K, the memory of one tile is used.
 
     Args:
-        kernel: k(a [p, ...], b [q, ...]) -> [p, q].
-        tile: side of a tile; the last of a row or column is filled up with repeated inputs, so that
-            one shape is compiled.
-        rounding: how far the kernel may be from symmetric, relative to a tile's largest value,
-            where that is more than what its dtype rounds. One that is computed in float32 and then
-            widened wants 1e-6.
-        path: keep K in this file (.npy, memory-mapped, read-only on return) instead of in memory. A
-            run that was stopped, however, goes on after its last whole tile, to the same bits; a
-            file that is whole is opened. A checksum of each tile is kept beside it: one that was
-            damaged in a part is evaluated again, a whole file with such a tile is refused.
-        progress: show a bar; by default if stderr is a terminal.
+        kernel: a function k(a [p, ...], b [q, ...]) -> [p, q].
+        x: inputs [n, ...].
+        x2: inputs [n', ...]; x by default.
+        tile: rows and columns of a tile. The last tile of a row or column is padded with repeated
+            inputs, so that the kernel is compiled for one shape.
+        rounding: allowed asymmetry of the kernel, relative to the largest value of a tile, if it
+            is larger than the rounding of its dtype. Use 1e-6 for a kernel that is computed in
+            float32 and then converted to float64.
+        path: a file (.npy) for K, which is then returned memory-mapped and read-only. An
+            interrupted run resumes after its last complete tile, to the same bits; a complete file
+            is opened. A checksum of each tile is stored in a second file, `path.tiles`. A damaged
+            tile of an incomplete file is evaluated again; a complete file with a damaged tile
+            raises an error.
+        progress: whether to show a progress bar; by default if stderr is a terminal.
+
+    Returns:
+        K in the dtype of the kernel's values.
 
     Raises:
-        ValueError: the inputs' shapes differ; a value is not finite or a tile not symmetric where
-            it has to be (the tile is named); the file is no .npy file, or holds other shapes,
-            inputs, tiles or another kernel's values, or was damaged (says which).
-        MemoryError: one tile does not fit into memory.
+        ValueError: if the shapes of the inputs differ; a value is not finite or a tile is not
+            symmetric (the message names the tile); or the file is not a .npy file, is damaged, or
+            holds a matrix of other shape, inputs, tile or kernel (the message names which).
+        MemoryError: if one tile does not fit into memory.
     """
     same = x2 is None
     x = np.asarray(_check.real_array("x", x))
@@ -69,22 +75,22 @@ def gram(
     _check.require(
         rounding is None or 0 <= rounding < 1, "rounding", "a number in [0, 1)", rounding
     )
-    evaluate = _Evaluation(kernel, x, x2, tile, same, float(rounding or 0))
+    evaluation = _Evaluation(kernel, x, x2, tile, same, float(rounding or 0))
     if path is None:
-        K = np.empty((len(x), len(x2)), evaluate.dtype)
+        K = np.empty((len(x), len(x2)), evaluation.dtype)
         for i, j in _bars.bar(
-            list(evaluate.tiles()),
+            list(evaluation.tiles()),
             "kernel",
             unit="tile",
             progress=progress,
         ):
-            evaluate.into(K, i, j)
+            evaluation.write_tile(K, i, j)
         return K
-    return _in_file(evaluate, Path(path), progress)
+    return _evaluate_in_file(evaluation, Path(path), progress)
 
 
 class _Evaluation:
-    """One kernel on two sets of inputs, tile by tile."""
+    """A kernel on two sets of inputs, evaluated tile by tile."""
 
     def __init__(
         self, kernel: Kernel, x: np.ndarray, x2: np.ndarray, tile: int, same: bool, rounding: float
@@ -97,34 +103,39 @@ class _Evaluation:
             NamedSharding(Mesh(devices, ("rows",)), PartitionSpec("rows")) if shared else None
         )
         self.whole = NamedSharding(Mesh(devices, ("rows",)), PartitionSpec()) if shared else None
-        self._first = self._evaluated(0, 0)
+        self._first = self._evaluate(0, 0)
         self.dtype = self._first.dtype
         if same and len(x) > tile:
-            self._symmetric(self._evaluated(0, tile), self._evaluated(tile, 0), 0, tile)
+            self._require_symmetric(self._evaluate(0, tile), self._evaluate(tile, 0), 0, tile)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
-        """Corners, row by row."""
+        """Yield the first row i and the first column j of each tile, row by row."""
         for i in range(0, len(self.x), self.tile):
             for j in range(i if self.same else 0, len(self.x2), self.tile):
                 yield i, j
 
     def value(self, i: int, j: int) -> np.ndarray:
-        """The tile at a corner, cut to what is there, checked."""
-        values = self._first if (i, j) == (0, 0) else self._evaluated(i, j)
+        """Return the tile with first row i and first column j, without padding.
+
+        A tile on the diagonal of a symmetric K is checked for symmetry, and its lower half is
+        replaced by its upper half.
+        """
+        values = self._first if (i, j) == (0, 0) else self._evaluate(i, j)
         if self.same and i == j:
-            self._symmetric(values, values, i, i)
+            self._require_symmetric(values, values, i, i)
             values = np.triu(values) + np.triu(values, 1).T
         return values
 
-    def into(self, K: np.ndarray, i: int, j: int) -> None:
-        """Write the tile, and its mirror image."""
+    def write_tile(self, K: np.ndarray, i: int, j: int) -> None:
+        """Write a tile into K, and its mirror image if K is symmetric."""
         values = self.value(i, j)
         K[i : i + len(values), j : j + values.shape[1]] = values
         if self.same and i != j:
             K[j : j + values.shape[1], i : i + len(values)] = values.T
 
-    def _evaluated(self, i: int, j: int) -> np.ndarray:
-        a, b = _filled(self.x, i, self.tile), _filled(self.x2, j, self.tile)
+    def _evaluate(self, i: int, j: int) -> np.ndarray:
+        """Evaluate the kernel on a padded tile, check it, and return it without the padding."""
+        a, b = _pad_inputs(self.x, i, self.tile), _pad_inputs(self.x2, j, self.tile)
         a, b = (
             (jax.device_put(a, self.rows), jax.device_put(b, self.whole)) if self.rows else (a, b)
         )
@@ -136,7 +147,7 @@ class _Evaluation:
                 raise
             size = f"{self.tile} × {self.tile}"
             raise MemoryError(
-                f"tile: expected one that fits into memory, received {size} ({error})"
+                f"tile: expected a size that fits into memory, received {size} ({error})"
             ) from error
         _check.require(
             np.shape(values) == (len(a), len(b)), "kernel", f"values [{len(a)}, {len(b)}]", values
@@ -147,7 +158,8 @@ class _Evaluation:
         _check.require(bad == 0, where, "finite values", f"{bad} of {np.size(values)} not finite")
         return values
 
-    def _symmetric(self, values: np.ndarray, other: np.ndarray, i: int, j: int) -> None:
+    def _require_symmetric(self, values: np.ndarray, other: np.ndarray, i: int, j: int) -> None:
+        """Raise ValueError unless `values` is the transpose of `other`, up to rounding."""
         scale = np.abs(values).max()
         bound = (
             max(64 * np.sqrt(len(values)) * float(jnp.finfo(values.dtype).eps), self.rounding)
@@ -163,7 +175,8 @@ class _Evaluation:
         )
 
 
-def _filled(x: np.ndarray, start: int, size: int) -> np.ndarray:
+def _pad_inputs(x: np.ndarray, start: int, size: int) -> np.ndarray:
+    """Return `size` inputs from `start`, with the last input repeated beyond the end of x."""
     part = x[start : start + size]
     return (
         part
@@ -172,48 +185,53 @@ def _filled(x: np.ndarray, start: int, size: int) -> np.ndarray:
     )
 
 
-def _in_file(evaluate: _Evaluation, path: Path, progress: bool | None) -> np.ndarray:
-    """K in `path`, and what it is in `path.tiles`: a header, then corner and checksum of each tile
-    of `path.part`.
+def _evaluate_in_file(evaluation: _Evaluation, path: Path, progress: bool | None) -> np.ndarray:
+    """Evaluate K into the file `path`, or resume or open it if present.
+
+    An incomplete K is the file `path.part`, renamed to `path` when all tiles are written. The
+    journal `path.tiles` has a header line that identifies the matrix, then one line per written
+    tile: its first row, its first column and its checksum.
     """
     part, journal = (path.with_name(path.name + suffix) for suffix in (".part", ".tiles"))
-    shape, tiles = (len(evaluate.x), len(evaluate.x2)), list(evaluate.tiles())
+    shape, tiles = (len(evaluation.x), len(evaluation.x2)), list(evaluation.tiles())
     about = {
         "shape": list(shape),
-        "dtype": evaluate.dtype.str,
-        "tile": evaluate.tile,
-        "inputs": _digest(evaluate),
+        "dtype": evaluation.dtype.str,
+        "tile": evaluation.tile,
+        "inputs": _digest(evaluation),
     }
-    header, done = _journal(journal)
-    known: Path | None = None
+    header, done = _read_journal(journal)
+    present: Path | None = None
     if path.is_file():
-        known = path
+        present = path
     elif part.is_file() and header is not None:
-        known = part
-    if known is not None:
-        done, strange = _intact(known, evaluate, about, header, done)
+        present = part
+    if present is not None:
+        done, contents = _check_tiles(present, evaluation, about, header, done)
         lost = (
             [corner for corner in tiles if corner not in done]
-            if known == path and not strange
+            if present == path and not contents
             else []
         )
         if lost:
             where = "the first at inputs {}... against {}...".format(*lost[0])
-            strange = (
-                f"one with {len(lost)} of {len(tiles)} tiles damaged or not in {journal.name}, "
+            contents = (
+                f"a file with {len(lost)} of {len(tiles)} tiles damaged or not in {journal.name}, "
                 f"{where}"
             )
         expected = (
-            f"this kernel's values on these inputs, {evaluate.dtype} {list(shape)} in tiles of "
-            f"{evaluate.tile}"
+            f"this kernel's values on these inputs, {evaluation.dtype} {list(shape)} in tiles of "
+            f"{evaluation.tile}"
         )
-        _check.require(not strange, str(known), expected, f"{strange}; remove it or name another")
+        _check.require(
+            not contents, str(present), expected, f"{contents}; remove it or name another file"
+        )
     if path.is_file():
         return open_memmap(path, mode="r")
-    if known is None:
+    if present is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         journal.unlink(missing_ok=True)
-        open_memmap(part, mode="w+", dtype=evaluate.dtype, shape=shape).flush()
+        open_memmap(part, mode="w+", dtype=evaluation.dtype, shape=shape).flush()
         done = {}
     lines = [
         json.dumps(about),
@@ -232,10 +250,10 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool | None) -> np.nda
             total=len(tiles),
             progress=progress,
         ):
-            evaluate.into(K, i, j)
-            # what was written to the map stays, even if the process is killed, once this line is
-            # there
-            log.write(f"{json.dumps([i, j, _checksum(K, i, j, evaluate)])}\n")
+            evaluation.write_tile(K, i, j)
+            # The journal names a tile only after it is written to the map: a killed process leaves
+            # no journal line without its tile.
+            log.write(f"{json.dumps([i, j, _checksum(K, i, j, evaluation)])}\n")
             log.flush()
     K.flush()
     del K
@@ -243,9 +261,10 @@ def _in_file(evaluate: _Evaluation, path: Path, progress: bool | None) -> np.nda
     return open_memmap(path, mode="r")
 
 
-def _journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, int], int]]:
-    """The header and the tiles that are done, with their checksums; None where there is no journal,
-    or no header.
+def _read_journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, int], int]]:
+    """Return the header of a journal and the checksum of each written tile.
+
+    The header is None if there is no journal or its first line is not a header.
     """
     header, done = None, {}
     try:
@@ -255,59 +274,64 @@ def _journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, int], i
             i, j, checksum = json.loads(line)
             done[int(i), int(j)] = int(checksum)
     except (OSError, ValueError, TypeError):
-        pass  # no journal, or half a line: killed while it was written
+        pass  # no journal, or an incomplete line of a killed process
     return (header if isinstance(header, dict) else None), done
 
 
-def _intact(
+def _check_tiles(
     path: Path,
-    evaluate: _Evaluation,
+    evaluation: _Evaluation,
     about: dict[str, Any],
     header: dict[str, Any] | None,
     done: dict[tuple[int, int], int],
 ) -> tuple[dict[tuple[int, int], int], str]:
-    """The tiles that are what was written; what else the file holds, if it is not the beginning of
-    this matrix.
+    """Return the undamaged tiles of a file, and a description of the file if it is another matrix.
 
-    Another kernel differs in the first tile that is done, or the last.
+    The description is empty if the file holds this matrix. To recognise another kernel, the first
+    and the last undamaged tile are evaluated again and compared.
     """
     try:
         K = open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
-        return {}, f"no .npy file ({error})"
+        return {}, f"a file that is not .npy ({error})"
     if header is None:
         return {}, f"{_check.describe(K)} without a journal beside it"
-    said = {name: f"{name} {header.get(name)}" for name in about} | {"inputs": "other inputs"}
-    other = [said[name] for name in about if header.get(name) != about[name]]
-    if other:
-        return {}, f"one of {', '.join(other)}"
-    if K.shape != tuple(about["shape"]) or K.dtype != evaluate.dtype:
+    labels = {name: f"{name} {header.get(name)}" for name in about} | {"inputs": "other inputs"}
+    differences = [labels[name] for name in about if header.get(name) != about[name]]
+    if differences:
+        return {}, f"a matrix of {', '.join(differences)}"
+    if K.shape != tuple(about["shape"]) or K.dtype != evaluation.dtype:
         return {}, _check.describe(K)
-    kept = {
-        corner: known for corner, known in done.items() if _checksum(K, *corner, evaluate) == known
+    intact = {
+        corner: checksum
+        for corner, checksum in done.items()
+        if _checksum(K, *corner, evaluation) == checksum
     }
-    for i, j in {min(kept), max(kept)} if kept else set():
-        values = evaluate.value(i, j)
+    for i, j in {min(intact), max(intact)} if intact else set():
+        values = evaluation.value(i, j)
         stored = K[i : i + len(values), j : j + values.shape[1]]
         if not (stored == values).all():
             a, b = np.unravel_index(np.abs(stored - values).argmax(), values.shape)
-            both = f"{stored[a, b]} where this one gives {values[a, b]}"
+            both = f"{stored[a, b]} where this kernel has {values[a, b]}"
             return {}, f"another kernel's values: {both}, inputs {i + a} and {j + b}"
-    return kept, ""
+    return intact, ""
 
 
-def _checksum(K: np.ndarray, i: int, j: int, evaluate: _Evaluation) -> int:
-    """Of a tile and its mirror image."""
-    tile = evaluate.tile
+def _checksum(K: np.ndarray, i: int, j: int, evaluation: _Evaluation) -> int:
+    """Return the checksum of a tile, and of its mirror image if K is symmetric."""
+    tile = evaluation.tile
     checksum = zlib.crc32(K[i : i + tile, j : j + tile].tobytes())
     return (
-        zlib.crc32(K[j : j + tile, i : i + tile].tobytes(), checksum) if evaluate.same else checksum
+        zlib.crc32(K[j : j + tile, i : i + tile].tobytes(), checksum)
+        if evaluation.same
+        else checksum
     )
 
 
-def _digest(evaluate: _Evaluation) -> str:
+def _digest(evaluation: _Evaluation) -> str:
+    """Return a digest of the inputs: their shapes, dtypes and values."""
     digest = hashlib.sha256()
-    for inputs in (evaluate.x,) if evaluate.same else (evaluate.x, evaluate.x2):
+    for inputs in (evaluation.x,) if evaluation.same else (evaluation.x, evaluation.x2):
         digest.update(
             f"{inputs.shape} {inputs.dtype}".encode() + np.ascontiguousarray(inputs).tobytes()
         )

@@ -105,7 +105,9 @@ class Law:
         """Return λ_j/s_j² [r], the observable of a unit row along each mode: γ_j if it is C."""
         gamma = getattr(self, "gamma", None)
         if gamma is None or self.observable != "C":
-            raise NotKnownError(self._lacks("unit", f"the scale of its observable {self.observable}"))
+            raise NotKnownError(
+                self._lacks("unit", f"the scale of its observable {self.observable}")
+            )
         return jnp.asarray(gamma)
 
     # These follow from the ones above. A subclass may override them by faster or exact versions.

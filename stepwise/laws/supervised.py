@@ -134,7 +134,7 @@ class Supervised(Law):
     def _refusal(self, name: str) -> str:
         return (
             f"{name}: expected a law with a plateau, received Supervised, whose modes relax to "
-            f"their targets without one"
+            f"their targets at once"
         )
 
     def _solution(self, d: int) -> Array:

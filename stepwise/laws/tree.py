@@ -12,7 +12,7 @@ def _is_leaf(value: Any) -> bool:
 
 def _split(law: Any) -> tuple[list[tuple[str, Any]], tuple[Any, ...]]:
     fields = dict(vars(law))
-    # The result of a transformation keeps the same leaves, whatever their values are (axes of vmap).
+    # The result of a transformation keeps the same leaves, whatever values they have (vmap axes).
     names = fields.pop("_leaf_names", None)
     if names is None:
         names = tuple(name for name, value in fields.items() if _is_leaf(value))

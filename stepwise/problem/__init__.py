@@ -1,5 +1,5 @@
-"""The learning problem: a spectrum γ with mode coordinates, from views, from a kernel or from a
-Gram matrix.
+"""The learning problem: a spectrum γ with mode coordinates, built from views, from a kernel, from a
+Gram matrix, or from products with one.
 """
 
 from stepwise.problem.gram import from_gram, from_kernel, from_products

@@ -1,4 +1,4 @@
-"""The kernelised problem: K_Γ of a kernel matrix, and the modes' dual coefficients."""
+"""The problem of a kernel: the modes of K_Γ and their dual coefficients."""
 
 import os
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from stepwise.problem.spectrum import EPS, dual_modes
 from stepwise.types import Numbers, Real, Whole
 
 SLAB = 1024
-"""Rows of K that are read at once."""
+"""The number of rows of K read at once."""
 DENSE = 10_000
-"""Side of the largest matrix that is decomposed where products with it did not suffice."""
+"""Side of the largest matrix that is decomposed if products with it are not sufficient."""
 
 
 def from_kernel(
@@ -33,21 +33,27 @@ def from_kernel(
     path: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Problem:
-    """The kernelised problem on n positive pairs: K of the 2n views (`kernels.gram`), then
-    `from_gram`.
+    """Build the problem of a kernel on n positive pairs.
+
+    The kernel matrix K of the 2n views is computed by `kernels.gram` and passed to `from_gram`.
 
     Args:
-        kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite
-            (`stepwise.kernels` has some).
-        x, x2: the two views [n, ...], in the shape that the kernel wants.
-        center, modes, cutoff: as for `from_gram`. A network is not centred: for a prediction of its
-            training leave the kernel as it is, too.
-        tile: inputs a side that meet the kernel at once, here and in `Problem.embed`; pooling in an
-            infinitely wide network wants few.
-        path, progress: as for `kernels.gram`: keep K in a file, resume there, show a bar.
+        kernel_fn: kernel_fn(a [p, ...], b [q, ...]) -> [p, q], positive semi-definite. See
+            `stepwise.kernels` for examples.
+        x, x2: the two views [n, ...], in the shape that the kernel accepts.
+        center, modes, cutoff: as for `from_gram`. A network does not centre its features, so use
+            "none" to predict its training.
+        tile: evaluate the kernel on at most this many inputs per side at once, here and in
+            `Problem.embed`. Kernels of infinitely wide networks with pooling need small tiles.
+        path, progress: as for `kernels.gram`: store K in a file and resume from it; show a progress
+            bar.
+
+    Returns:
+        The problem, which keeps the kernel and the views for `Problem.embed`.
 
     Raises:
-        ValueError: as `from_gram` and `kernels.gram`; or the views differ in shape.
+        ValueError: if the views differ in shape, or for the reasons of `from_gram` and
+            `kernels.gram`.
     """
     x, x2 = _check.real_array("x", x), _check.real_array("x2", x2)
     _check.require(x2.shape == x.shape, "x2", f"shape {list(x.shape)} as x", x2)
@@ -66,35 +72,38 @@ def from_kernel(
 def from_gram(
     K: Numbers, *, center: Center = "none", modes: Whole | None = None, cutoff: Real | None = None
 ) -> Problem:
-    """The problem of a kernel matrix: K_Γ = (1/2n) K^{1/2} P K^{1/2} = B diag(γ) Bᵀ, where P swaps
-    the views.
+    """Build the problem of a kernel matrix.
 
-    Its non-zero spectrum is Γ's in feature space (source, section 5). Modes are φ_j(x) = B_jᵀ
-    K^{-1/2} k(x); of K's eigenvalues those above cutoff · the largest are kept; how many, γ's size
-    says.
+    The modes diagonalise K_Γ = (1/2n) K^{1/2} P K^{1/2} = B diag(γ) Bᵀ, where P swaps the views.
+    The non-zero spectrum of K_Γ is that of Γ in feature space (the paper, Simon et al. 2023,
+    section 5), and the modes are φ_j(x) = B_jᵀ K^{-1/2} k(x). Eigenvalues of K below cutoff · the
+    largest are dropped. The size of γ is the number of modes that remain.
 
-    With few modes no root and no second matrix is made: P K/2n is self-adjoint in the inner product
-    uᵀ K v and has K_Γ's spectrum, and with uᵀ K u = 1 its eigenvectors are the dual coefficients
-    (`eigen.top_of_product`). K is then read in slabs, from memory or from a file (`np.memmap`), and
-    multiplied in float64.
+    If `modes` is small compared with 2n, neither a root of K nor a second matrix is formed: P K/2n
+    is self-adjoint in the inner product uᵀ K v and has the spectrum of K_Γ. Its eigenvectors with
+    uᵀ K u = 1 are the dual coefficients (`eigen.top_of_product`). K is then read in slabs, from
+    memory or from a file (`np.memmap`), and multiplied in float64.
 
     Args:
-        K: [2n, 2n], views stacked X then X'.
-        center: centre the features at their mean over all 2n views ("pooled"), over each view
-            ("per_view"), or not ("none").
-        modes: keep only the k largest; found without a decomposition of K when k is small against
-            2n.
-        cutoff: relative to K's largest eigenvalue; by default 2n · eps in float64 and 8 · eps in
-            float32, which is its entries' rounding, but at least twice the size of K's most
-            negative eigenvalue. Modes that rest on directions near the cutoff are biased. A kernel
-            that was computed in float32 and then widened wants 1e-6. With few modes it is asked of
-            the modes that were found: where one rests on directions below it, K is decomposed after
-            all, or refused if it is too large for that.
+        K: kernel matrix of the views, X stacked on X' [2n, 2n].
+        center: centre the features at their mean over all 2n views ("pooled") or over each view
+            ("per_view"), or do not centre them ("none").
+        modes: keep only the k largest modes. If k is small compared with 2n, they are computed
+            without decomposing K.
+        cutoff: smallest eigenvalue of K that is kept, relative to the largest. The default is
+            2n · eps in float64 and 8 · eps in float32 (the rounding of the entries), and at least
+            twice the size of K's most negative eigenvalue. Modes that rest on directions near the
+            cutoff are biased. Set 1e-6 for a kernel that was computed in float32 and then widened
+            to float64. If `modes` is small, the cutoff applies to the computed modes: if one rests
+            on directions below it, K is decomposed instead, or rejected if it is too large.
+
+    Returns:
+        The problem, with the k largest modes or with all.
 
     Raises:
-        ValueError: K is not square with an even side, not finite, not symmetric, or not positive
-            semi-definite, each beyond the cutoff (where K is not decomposed: as far as its products
-            show); `modes` is more than the rank.
+        ValueError: if K is not square with an even side, not finite, not symmetric, or not positive
+            semi-definite, each beyond the cutoff (if K is not decomposed, as far as its products
+            show); if `modes` is more than the rank.
     """
     _check.require(center in CENTERS, "center", f"one of {CENTERS}", center)
     K = (
@@ -120,15 +129,16 @@ def from_gram(
             return np.concatenate([host[rows].astype(np.float64) @ block for rows in _slabs(side)])
 
         enough = 10 * (modes + 8) <= side
-        found = _matrix_free(product, side, center, modes, least, side <= DENSE) if enough else None
-        if found is not None:
-            gamma, features, basis, offset, lowest = found
+        small = side <= DENSE
+        parts = _solve_matrix_free(product, side, center, modes, least, small) if enough else None
+        if parts is not None:
+            gamma, features, basis, offset, lowest = parts
             return assemble(gamma, features, basis, offset, lowest, dtype, center, linear=False)
     k64 = host.astype(np.float64)
     k64 = (k64 + k64.T) / 2
     centred = centre(centre(k64, center).T, center)
     gamma, dual = dual_modes(
-        centred, least, refused=10 * relative, scale=float(np.linalg.norm(k64))
+        centred, least, tolerance=10 * relative, scale=float(np.linalg.norm(k64))
     )
     features, basis = centred @ dual, centre(dual, center)
     offset = k64.mean(1) @ basis if center != "none" else np.zeros(gamma.size)
@@ -145,35 +155,41 @@ def from_products(
     cutoff: Real = 1e-6,
     dtype: Any = np.float32,
 ) -> Problem:
-    """The leading modes of a kernel that is known by its products alone, such as `entk.products`; K
-    is never made.
+    """Build the problem of a kernel's leading modes from products with the kernel matrix.
 
-    As `from_gram` finds them with few modes: P K/2n in the inner product uᵀ K v.
+    K itself is never formed. `entk.products` returns such a product. The modes are computed as in
+    `from_gram` with few modes, from P K/2n in the inner product uᵀ K v.
 
     Args:
-        product: block [2n, b] -> K · block, float64, with the views X stacked on X'.
-        n_views: 2n.
+        product: function block [2n, b] -> K · block in float64, with the views X stacked on X'.
+        n_views: the number of views, 2n.
         modes, center, cutoff: as for `from_gram`.
-        dtype: of the result.
+        dtype: dtype of the result.
+
+    Returns:
+        The problem with the `modes` largest modes.
 
     Raises:
-        ValueError: n_views is not even; a mode is not positive or does not stand above the cutoff;
-            K is not positive semi-definite, as far as its products show.
-        eigen.NotConvergedError: the products did not suffice.
+        ValueError: if n_views is not even; if a mode is not positive or not above the cutoff; if K
+            is not positive semi-definite, as far as its products show.
+        eigen.NotConvergedError: if the iteration does not converge.
     """
     _check.whole("n_views", n_views, 2)
     _check.require(n_views % 2 == 0, "n_views", "an even number, X stacked on X'", n_views)
     require_modes(modes, int(n_views))
-    found = _matrix_free(product, int(n_views), center, modes, float(cutoff), False)
-    _check.require(found is not None, "modes", "as many positive modes", modes)
-    assert found is not None
-    gamma, features, basis, offset, lowest = found
+    parts = _solve_matrix_free(product, int(n_views), center, modes, float(cutoff), False)
+    expected = "at most as many modes as K_Γ has positive ones"
+    _check.require(parts is not None, "modes", expected, modes)
+    assert parts is not None
+    gamma, features, basis, offset, lowest = parts
     return assemble(gamma, features, basis, offset, lowest, np.dtype(dtype), center, linear=False)
 
 
 def _require_symmetric(K: np.ndarray, relative: float) -> None:
-    """Refuse what is not finite, or not symmetric to `relative` of the largest entry; slab by
-    slab."""
+    """Raise unless K is finite, and symmetric to `relative` of its largest entry.
+
+    K is read slab by slab.
+    """
     bad, skew, scale = 0, 0.0, 0.0
     for rows in _slabs(len(K)):
         slab = K[rows]
@@ -191,7 +207,7 @@ def _slabs(side: int) -> list[slice]:
     return [slice(i, min(i + SLAB, side)) for i in range(0, side, SLAB)]
 
 
-def _matrix_free(
+def _solve_matrix_free(
     product: Callable[[np.ndarray], np.ndarray],
     side: int,
     center: Center,
@@ -199,44 +215,44 @@ def _matrix_free(
     cutoff: float,
     small: bool,
 ) -> tuple[np.ndarray, ...] | None:
-    """γ, features, dual coefficients, offset and the lowest γ by products with K alone.
+    """Return γ, features, dual coefficients, offset and the lowest γ, from products with K.
 
-    None where not all of the modes are positive, or, with K small enough to be decomposed, they
-    were not found or one rests on eigenvalues of K below cutoff · the largest.
+    Returns None if not all modes are positive. If K is `small` enough to be decomposed, also
+    returns None if the iteration fails, or if a mode rests on eigenvalues of K below cutoff · the
+    largest.
     """
     n = side // 2
 
-    def centred(block: np.ndarray) -> np.ndarray:
+    def centre_block(block: np.ndarray) -> np.ndarray:
         return centre(block, center)
 
-    def swapped(block: np.ndarray) -> np.ndarray:
+    def swap_views(block: np.ndarray) -> np.ndarray:
         return np.concatenate([block[n:], block[:n]]) / side
 
     try:
-        found = eigen.top_of_product(
-            swapped, lambda block: centred(product(centred(block))), side, int(modes)
+        pairs = eigen.top_of_product(
+            swap_views, lambda block: centre_block(product(centre_block(block))), side, int(modes)
         )
     except (eigen.NotConvergedError, ValueError):
         if not small:
             raise
-        return None  # small enough for a decomposition to say what is wrong, or that nothing is
-    if found.values[-1] <= 10 * found.residuals.max():
+        return None  # a decomposition then succeeds, or raises an error that names the cause
+    if pairs.values[-1] <= 10 * pairs.residuals.max():
         return None
-    basis = centred(found.vectors)
-    # uᵀ K u = 1: what K is along each mode. One that is made of K's rounding can rise above the
-    # real ones
-    along = 1 / np.sum(basis**2, axis=0)
+    basis = centre_block(pairs.vectors)
+    # As uᵀ K u = 1, this is K along each mode. It is needed because a mode that consists of K's
+    # rounding errors can have a larger γ than the real modes.
+    strength = 1 / np.sum(basis**2, axis=0)
     ones = product(np.ones((side, 1))) if center != "none" else np.zeros((side, 1))
-    size = max(along.max(), float(ones.sum()) / side)
-    if along.min() <= cutoff * size:
+    size = max(strength.max(), float(ones.sum()) / side)
+    if strength.min() <= cutoff * size:
         expected = (
-            f"modes that stand above the cutoff ({cutoff:.1e} of K's largest eigenvalue, about "
-            f"{size:.2e})"
+            f"modes above the cutoff ({cutoff:.1e} of K's largest eigenvalue, about {size:.2e})"
         )
-        _check.require(
-            small, "modes", expected, f"mode {int(along.argmin()) + 1}, on {along.min():.1e}"
-        )
+        weakest = int(strength.argmin()) + 1
+        received = f"mode {weakest}, along which K is {strength.min():.1e}"
+        _check.require(small, "modes", expected, received)
         return None
     images = product(basis)
-    offset = images.mean(axis=0) if center != "none" else np.zeros(len(found.values))
-    return found.values, centred(images), basis, offset, found.lowest
+    offset = images.mean(axis=0) if center != "none" else np.zeros(len(pairs.values))
+    return pairs.values, centre_block(images), basis, offset, pairs.lowest

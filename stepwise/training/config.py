@@ -76,6 +76,14 @@ class Config:
     """Number of steps between two checkpoints."""
     snapshots: int = 0
     """Number of networks to save, at geometrically spaced steps, besides step 0; 0 means none."""
+    frames: Literal["first", "all"] = "first"
+    """Pages or frames to read of each file of a folder: the first, or all as separate images."""
+    background: str = "white"
+    """Colour on which transparent images of a folder are put: a name, or a code such as #808080."""
+    depth: int | None = None
+    """Bits that the values of images of 16 bits per channel use; by default these are rejected."""
+    skip_damaged: bool = False
+    """Go without the damaged files and unreadable folders of a folder, and say how many."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0

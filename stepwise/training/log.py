@@ -119,9 +119,10 @@ class RunLog:
         assert self._writer is not None
         row = self._row(i)
         step = row.pop("step")
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name, value, step)
-            elif name in MEASURED:
-                for j, each in enumerate(value):
-                    self._writer.add_scalar(f"{name}/{j + 1}", each, step)
+        scalars = {name: value for name, value in row.items() if isinstance(value, float)}
+        for name in set(row) & set(MEASURED) - set(scalars):
+            scalars |= {f"{name}/{j + 1}": each for j, each in enumerate(row[name])}
+        for name in sorted(scalars):
+            # the writer warns of a number that is not finite without saying which one
+            if np.isfinite(scalars[name]):
+                self._writer.add_scalar(name, scalars[name], step)

@@ -61,11 +61,18 @@ def _describe_objective(objective: Objective) -> list[Any]:
     return [*fields, extra] if extra else fields
 
 
+def _describe_argument(value: Any) -> Any:
+    """Return the value, or the name of a function, whose text holds an address in memory."""
+    return _describe_function(value) if callable(value) else value
+
+
 def _describe_function(function: Any) -> str:
     """Return the module and name of a function, with the arguments of a `functools.partial`."""
     if isinstance(function, functools.partial):
         inner = _describe_function(function.func)
-        return f"{inner}{function.args}{sorted(function.keywords.items())}"
+        args = tuple(map(_describe_argument, function.args))
+        keywords = {name: _describe_argument(value) for name, value in function.keywords.items()}
+        return f"{inner}{args}{sorted(keywords.items())}"
     if hasattr(function, "init") and hasattr(function, "update"):  # an optax transformation
         return f"{_describe_function(function.init)}, {_describe_function(function.update)}"
     name = getattr(function, "__qualname__", type(function).__name__)

@@ -26,8 +26,10 @@ from stepwise.training.loop import Trained
 from stepwise.training.plan import Plan
 
 LOG = logging.getLogger(__name__)
-ELSEWHERE = ("data", "data_dir", "split")
-"""Fields that locate the images. They do not enter the hash of a run, because the pixels do."""
+ELSEWHERE = ("data", "data_dir", "split", *data.OPTIONS)
+"""Fields that say where the images are and how they are read. They do not enter the hash of a run,
+because the pixels do.
+"""
 SETTLED = 100
 """Number of batches after which running statistics no longer depend on their initial values. Each
 batch enters with weight 0.1.
@@ -169,11 +171,12 @@ def knn(
     if images.labels is None:
         return None
     parameters = _files.digest(*jax.tree.leaves(nnx.state(trained, nnx.Param)), length=8)
-    cache = folder(config, images, root) / f"knn-{n_test}-{k}-{parameters}.json"
+    cache = folder(config, images, root) / f"knn-{n_test}-{k}-{parameters}-names.json"
     if cache.is_file():
         accuracies: dict[str, float] = json.loads(cache.read_text())
         return accuracies
     test = load(replace(config, split="test", n_images=n_test))
+    test_labels = data.align_labels(test, images)  # each split numbers its own classes
     untrained = settle_statistics(encoder(config, images.pixels.shape[-1]), images.pixels)
     representations: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pixels": lambda pixels: pixels.reshape(len(pixels), -1) / 255.0,
@@ -182,7 +185,7 @@ def knn(
     }
     accuracies = {
         name: probes.knn_accuracy(
-            represent(images.pixels), images.labels, represent(test.pixels), test.labels, k=k
+            represent(images.pixels), images.labels, represent(test.pixels), test_labels, k=k
         )
         for name, represent in representations.items()
     }
@@ -218,6 +221,7 @@ def load(config: Config) -> Images:
         limit=config.n_images,
         size=config.side,
         seed=config.seed,
+        **{name: getattr(config, name) for name in data.OPTIONS},
     )
     expected = f"at least {config.n_images} images (n_images)"
     _check.require(

@@ -1,6 +1,4 @@
-"""The page in a real browser: nothing fails to load, the three views move together, and a keyboard
-is enough.
-"""
+"""The page in a browser: everything loads, the three views move together, the keyboard suffices."""
 
 import itertools
 import os
@@ -18,21 +16,21 @@ CHROMIUM = next(
 )
 
 
-def lacking(what):
-    """A skip on somebody's machine, a failure where CI is to have it."""
+def report_missing(program):
+    """Skip the test, or fail it in CI, where the program must be installed."""
     if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing")
-    pytest.skip(f"{what} is missing")
+        pytest.fail(f"{program} is missing")
+    pytest.skip(f"{program} is missing")
 
 
 @pytest.fixture(scope="session")
 def browser():
     if CHROMIUM is None:
-        lacking("Chromium (of the system: apt-get install chromium)")
+        report_missing("Chromium (apt-get install chromium)")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        lacking("playwright (make test-browser installs it)")
+        report_missing("playwright (make test-browser installs it)")
     with sync_playwright() as play:
         opened = play.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
@@ -43,7 +41,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory):
-    """The smoke preset's page; what results/ has of it already is only drawn."""
+    """Address of the smoke preset's page; figures already in results/ are only drawn."""
     assert run_all.main(["--preset", "smoke"]) == 0
     path = tmp_path_factory.mktemp("report") / "index.html"
     assert main(["--preset", "smoke", "--out", str(path)]) == 0
@@ -52,25 +50,25 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address, request):
-    """Opened from disk with no network; every error of its console fails the test."""
+    """Page opened from disk without a network; an error in its console fails the test."""
     options = {"viewport": {"width": 1280, "height": 900}} | getattr(request, "param", {})
     context = browser.new_context(offline=True, **options)
     opened = context.new_page()
-    said, asked = [], []
+    errors, requests = [], []
     opened.on(
-        "console", lambda message: said.append(message.text) if message.type == "error" else None
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
     )
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda each: asked.append(each.url))
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda request: requests.append(request.url))
     opened.goto(address)
     yield opened
-    outside = [url[:80] for url in asked if not url.startswith(("file:", "data:"))]
+    outside = [url[:80] for url in requests if not url.startswith(("file:", "data:"))]
     context.close()
-    assert (said, outside) == ([], [])
+    assert (errors, outside) == ([], [])
 
 
 def views(page):
-    """What the three views show: positions of the two cursors, and the cloud's pixels."""
+    """Return the positions of the two cursors and the pixels of the cloud."""
     return page.evaluate(
         """() => [
             document.querySelector("#loss .now").getAttribute("x1"),
@@ -80,7 +78,7 @@ def views(page):
     )
 
 
-def test_every_image_loads_and_says_what_it_shows(page):
+def test_every_image_loads_and_has_an_alternative_text(page):
     images = page.evaluate(
         "() => [...document.images].map(i => [i.complete && i.naturalWidth > 0, i.alt.length])"
     )
@@ -88,14 +86,14 @@ def test_every_image_loads_and_says_what_it_shows(page):
     assert all(loaded and words > 20 for loaded, words in images)
 
 
-def test_every_figure_and_claim_is_there(page):
+def test_every_figure_and_claim_is_shown(page):
     for name in FIGURES:
         assert page.locator(f"section#{name} .picture img").count() == 1
     assert page.locator("table.claims tbody tr").count() == len(FIGURES)
     assert page.locator("table.claims .verdict").count() == len(FIGURES)
 
 
-def test_the_scrubber_moves_all_three_views_of_every_run(page):
+def test_the_slider_moves_all_three_views_of_every_run(page):
     radios = page.locator('input[name="run"]')
     assert radios.count() == 4
     clouds = set()
@@ -115,7 +113,7 @@ def test_the_scrubber_moves_all_three_views_of_every_run(page):
     assert len(clouds) == 4
 
 
-def test_the_cloud_opens_from_a_point(page):
+def test_the_cloud_grows_from_a_point(page):
     ink = """() => {
         const c = document.getElementById("cloud");
         const box = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
@@ -131,16 +129,16 @@ def test_dragging_over_a_chart_moves_the_slider(page):
     chart = page.locator("#loss")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
-    found = []
+    moments = []
     for share in (0.3, 0.9):
         page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
         page.mouse.down()
         page.mouse.up()
-        found.append(int(page.locator("#moment").input_value()))
-    assert found[0] < found[1]
+        moments.append(int(page.locator("#moment").input_value()))
+    assert moments[0] < moments[1]
 
 
-def test_it_plays_and_pauses(page):
+def test_a_replay_plays_and_pauses(page):
     page.locator("#moment").focus()
     page.keyboard.press("Home")
     page.locator("#play").press("Enter")
@@ -149,18 +147,18 @@ def test_it_plays_and_pauses(page):
     assert page.locator("#play").inner_text() == "Play"
 
 
-def test_dark_and_light_differ_and_both_can_be_read(page):
-    seen = []
+def test_dark_and_light_differ_and_both_have_contrast(page):
+    colours = []
     for _ in range(2):
-        seen.append(
+        colours.append(
             page.evaluate(
                 "() => { const s = getComputedStyle(document.body); return [s.color, "
                 "s.backgroundColor]; }"
             )
         )
         page.locator("#theme").click()
-    assert seen[0] != seen[1]
-    assert all(abs(brightness(ink) - brightness(paper)) > 120 for ink, paper in seen)
+    assert colours[0] != colours[1]
+    assert all(abs(brightness(ink) - brightness(paper)) > 120 for ink, paper in colours)
 
 
 def brightness(colour):

@@ -1,8 +1,11 @@
+import zipfile
+
 import numpy as np
 import pytest
 
 from stepwise import data
 from tests.data import layouts
+from tests.data.samples import pictures
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,24 @@ def test_size_resizes_the_images_of_the_subset(tmp_path):
     np.testing.assert_array_equal(small.labels, native.labels)
     means = native.pixels.mean((1, 2)), small.pixels.mean((1, 2))
     np.testing.assert_allclose(*means, atol=8)
+
+
+def test_a_path_without_its_prefix_is_refused_with_the_name_that_works(tmp_path):
+    pictures(tmp_path / "images", 1)
+    np.savez(tmp_path / "set.npz", pixels=np.zeros((1, 2, 2, 3), np.uint8))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(tmp_path / "set.npz", "a")
+    for name, line in {
+        "images/": "pass 'folder:images/'",
+        "images": "pass 'folder:images'",
+        "Folder:images": "pass 'folder:images'",
+        "folder": None,
+        "set.npz": "pass 'npz:set.npz'",
+        "set.zip": "run `unzip set.zip -d set`, and pass 'folder:set'",
+        "images/im000.png": "pass the folder that holds it, 'folder:images'",
+        "CIFAR-10": "pass 'cifar10'",
+        "absent": None,
+    }.items():
+        with pytest.raises(data.DataError, match="name: expected 'photos', ") as error:
+            data.load(name, root=tmp_path)
+        assert str(error.value).endswith(line or f"received {name!r}")

@@ -1,5 +1,4 @@
-"""Descent in dual coefficients and in outputs: the same experiment as descent in mode
-coordinates."""
+"""Descent in dual coefficients and in outputs agrees with descent in mode coordinates."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ def kernel():
     return np.asarray(kernels.rbf(3.0)(VIEWS, VIEWS))
 
 
-def test_descent_is_the_same_in_every_coordinates(x64):
+def test_descent_is_the_same_in_all_coordinates(x64):
     K = kernel()
     p = from_gram(K)
     A0 = 0.05 * RNG.normal(size=(D, p.gamma.size))
@@ -58,7 +57,7 @@ def test_one_step_in_outputs_is_the_gradient_of_the_loss(x64):
     np.testing.assert_allclose(run.loss[0], loss(jnp.asarray(z)), rtol=1e-12)
 
 
-def test_too_large_a_rate_is_a_result_that_names_the_step(x64):
+def test_a_rate_that_is_too_large_is_a_result_that_names_the_step(x64):
     K = kernel()
     run = dual_descent(K, 0.1 * RNG.normal(size=(D, 2 * N)), 100.0, 200)
     assert run.result.name == "diverged" and int(run.result.step) > 0
@@ -81,7 +80,7 @@ def test_both_save_and_load(x64, tmp_path):
         ),
         (
             lambda: dual_descent(np.eye(4), np.ones((1, 3)), 0.1, 5),
-            "c0: expected 4 columns, one a view",
+            "c0: expected 4 columns, one for each view",
         ),
         (
             lambda: dual_descent(np.eye(4), np.ones((1, 4)), -0.1, 5),
@@ -101,7 +100,7 @@ def test_both_save_and_load(x64, tmp_path):
         ),
     ],
 )
-def test_bad_arguments_are_refused_by_name(call, message, x64):
+def test_bad_arguments_are_rejected_by_name(call, message, x64):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -116,13 +115,13 @@ def test_a_loss_of_the_outputs_is_differentiated(x64):
     def theory(z1, z2):
         return losses.barlow_twins_unnormalised(z1, z2, center="none")
 
-    for plain, told in (
+    for plain, explicit in (
         (dual_descent(K, c0, 0.02, 200), dual_descent(K, c0, 0.02, 200, loss=theory)),
         (output_descent(theta, z0, 0.02, 200), output_descent(theta, z0, 0.02, 200, loss=theory)),
     ):
-        np.testing.assert_allclose(told.eigenvalues, plain.eigenvalues, rtol=1e-8, atol=1e-12)
-        np.testing.assert_allclose(told.loss, plain.loss, rtol=1e-9)
-        assert told.result.name == "stopped" and told.rest is None
+        np.testing.assert_allclose(explicit.eigenvalues, plain.eigenvalues, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(explicit.loss, plain.loss, rtol=1e-9)
+        assert explicit.result.name == "stopped" and explicit.rest is None
     modes = descent(p, A0, 1e-3, 50, loss=losses.vicreg)
     dual = dual_descent(K, c0, 1e-3, 50, loss=losses.vicreg)
     np.testing.assert_allclose(dual.loss, modes.loss, rtol=1e-8)

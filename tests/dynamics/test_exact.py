@@ -35,7 +35,7 @@ def test_its_snapshot_is_the_state_of_the_flow(x64):
         )
 
 
-def test_a_generic_start_is_taken_as_its_effective_aligned_one(x64):
+def test_a_generic_start_acts_as_its_effective_aligned_one(x64):
     A0 = problems.gaussian((3, 6), 1e-3)
     s0 = np.asarray(laws.effective_start(A0))
     aligned = np.pad(np.diag(s0), ((0, 0), (0, 3)))
@@ -48,7 +48,7 @@ def test_a_generic_start_is_taken_as_its_effective_aligned_one(x64):
     np.testing.assert_allclose(whole.eigenvalues, turned.eigenvalues, rtol=1e-9)
 
 
-def test_eigenvalues_are_sorted_where_a_later_mode_starts_ahead(x64):
+def test_eigenvalues_are_sorted_if_a_later_mode_starts_ahead(x64):
     A0 = np.diag([1e-4, 0.1, 0.1, 0.1, 0.1, 0.1])[:2]
     out = closed_form(problems.modes(GAMMA), A0, TIMES)
     assert (np.diff(out.eigenvalues, axis=1) <= 0).all()
@@ -58,7 +58,7 @@ def test_eigenvalues_are_sorted_where_a_later_mode_starts_ahead(x64):
 @pytest.mark.parametrize(
     ("gamma", "d"), [((1.0, 0.5), 4), ((1.0,), 1), ((1.0, 0.5, -0.3), 3), ((-0.5, -1.0), 1)]
 )
-def test_what_cannot_be_learned_leaves_one_each_in_the_loss(gamma, d, dtype):
+def test_each_dimension_that_cannot_be_learned_leaves_one_in_the_loss(gamma, d, dtype):
     A0 = problems.gaussian((d, len(gamma)), 1e-2).astype(dtype)
     out = closed_form(problems.modes(gamma, dtype), A0, np.array([0, 1e3], dtype))
     missing = d - sum(g > 0 for g in gamma)
@@ -114,7 +114,7 @@ def test_it_maps_over_starts_compiles_and_differentiates(x64):
         (np.ones((2, 6)), [0.0, np.inf], "times: expected finite entries"),
     ],
 )
-def test_bad_starts_and_times_are_refused_by_name(A0, times, message, x64):
+def test_bad_starts_and_times_are_rejected_by_name(A0, times, message, x64):
     for solve in (closed_form, flow):
         with pytest.raises(ValueError, match=message):
             solve(problems.modes(GAMMA), A0, times)

@@ -11,7 +11,7 @@ from tests import problems
 GAMMA = np.array([1.0, 0.7, 0.45, 0.3, 0.1, -0.4])
 
 
-def test_it_is_gradient_descent_on_the_weights_in_pixel_space(x64):
+def test_it_equals_gradient_descent_on_the_weights_in_pixel_space(x64):
     x, x2, _ = problems.views(GAMMA, 9, mean=1.0)
     p = problem.from_views(x, x2)
     W = jnp.asarray(problems.gaussian((3, 9), 0.1))
@@ -62,14 +62,14 @@ def test_a_negative_mode_sets_the_limit_of_the_learning_rate(x64):
     assert float(below.loss[-1]) < 1e-9
 
 
-def test_the_limit_counts_a_negative_mode_that_was_cut_off(x64):
+def test_the_limit_includes_a_negative_mode_that_was_left_out(x64):
     cut = problems.modes([1.0, 0.5, -5.0]).truncate(2)
     assert float(descent(cut, np.full((1, 2), 0.1), 0.01, 1).stats["lr_limit"]) == pytest.approx(
         0.1
     )
 
 
-def test_a_start_that_is_too_large_diverges_with_that_as_its_cause(dtype):
+def test_a_start_that_is_too_large_diverges_and_names_the_cause(dtype):
     p = problems.modes(GAMMA, dtype)
     out = descent(p, np.full((1, 6), 30, dtype), 0.1, 50, record_every=1)
     assert (
@@ -78,15 +78,15 @@ def test_a_start_that_is_too_large_diverges_with_that_as_its_cause(dtype):
     )
 
 
-def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
+def test_the_requested_steps_and_the_last_are_recorded(x64):
     p, A0 = problems.modes(GAMMA), problems.gaussian((2, 6), 0.1)
     every = descent(p, A0, 0.05, 20, record_every=1, snapshots=True)
     np.testing.assert_allclose(every.times, 0.05 * np.arange(21), rtol=1e-14)
-    asked = {
+    requests = {
         "record_every": [(5, [0, 5, 10, 15, 20]), (7, [0, 7, 14, 20]), (50, [0, 20])],
         "record_at": [([0, 20], [0, 20]), ([3, 4, 17], [3, 4, 17, 20]), ([20], [20])],
     }
-    for name, cases in asked.items():
+    for name, cases in requests.items():
         for value, steps in cases:
             out = descent(p, A0, 0.05, 20, snapshots=True, **{name: value})
             np.testing.assert_allclose(out.times, 0.05 * np.array(steps), rtol=1e-14)
@@ -115,7 +115,7 @@ def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
         ),
         (
             {"record_every": 2, "record_at": [1]},
-            "record_every: expected None where record_at is given",
+            "record_every: expected None if record_at is given",
         ),
         ({"record_at": [1, 1]}, "record_at: expected increasing whole numbers in 0 ... 10"),
         ({"record_at": [0.5]}, "record_at: expected increasing whole numbers in 0 ... 10"),
@@ -123,7 +123,7 @@ def test_what_is_recorded_is_what_was_asked_for_and_the_last_step(x64):
         ({"record_at": []}, "record_at: expected increasing whole numbers in 0 ... 10"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(options, message, x64):
+def test_bad_arguments_are_rejected_by_name(options, message, x64):
     with pytest.raises(ValueError, match=message):
         descent(problems.modes(GAMMA), np.ones((1, 6)), **({"lr": 0.1, "steps": 10} | options))
 
@@ -158,7 +158,7 @@ def test_derivatives_in_the_start_and_the_learning_rate_equal_differences(x64):
     )
 
 
-def test_precision_follows_the_widest_array_and_a_python_number_widens_nothing(x64):
+def test_precision_follows_the_widest_array_and_ignores_python_numbers(x64):
     narrow = problems.modes(GAMMA, "float32")
     A0 = problems.gaussian((2, 6), 0.1).astype("float32")
     out = descent(narrow, A0, 0.05, 10)
@@ -189,23 +189,23 @@ def test_small_steps_from_a_small_start_follow_the_closed_form(x64):
     np.testing.assert_allclose(late, 2 * 0.002 * GAMMA[:2], rtol=0.25)
 
 
-def test_descent_of_the_theorys_loss_as_a_function_of_embeddings_is_plain_descent(x64):
+def test_descent_of_the_same_loss_as_a_function_of_embeddings_is_plain_descent(x64):
     x, x2, _ = problems.views(GAMMA, 9, mean=1.0)
     p = problem.from_views(x, x2)
     A0 = problems.gaussian((3, 6), 0.1)
     plain = descent(p, A0, 0.02, 200, snapshots=True)
     for law in (None, laws.DEFAULT):
-        told = descent(
+        explicit = descent(
             p, A0, 0.02, 200, law=law, loss=losses.barlow_twins_unnormalised, snapshots=True
         )
-        np.testing.assert_allclose(told.eigenvalues, plain.eigenvalues, rtol=1e-9, atol=1e-14)
-        np.testing.assert_allclose(told.loss, plain.loss, rtol=1e-9, atol=1e-14)
-        np.testing.assert_allclose(told.snapshots, plain.snapshots, atol=1e-11)
-        z = p.features @ told.snapshots[-1].T
+        np.testing.assert_allclose(explicit.eigenvalues, plain.eigenvalues, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(explicit.loss, plain.loss, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(explicit.snapshots, plain.snapshots, atol=1e-11)
+        z = p.features @ explicit.snapshots[-1].T
         np.testing.assert_allclose(
-            told.covariance_eigenvalues[-1], spectra.covariance_eigenvalues(z), rtol=1e-9
+            explicit.covariance_eigenvalues[-1], spectra.covariance_eigenvalues(z), rtol=1e-9
         )
-    assert told.result.name == plain.result.name
+    assert explicit.result.name == plain.result.name
     assert (
         descent(p, A0, 0.02, 2000, loss=losses.barlow_twins_unnormalised).result.name == "stopped"
     )
@@ -227,13 +227,13 @@ def test_any_other_loss_descends_the_gradient_of_that_loss(x64):
 
 
 class Doubled:
-    """A rule that knows its optax transformation."""
+    """A rule with a method that returns its optax transformation."""
 
     def optax(self):
         return optax.sgd(0.04)
 
 
-def test_an_update_takes_the_place_of_the_plain_step(x64):
+def test_an_update_replaces_the_plain_step(x64):
     p, A0 = problems.modes(GAMMA), problems.gaussian((3, 6), 0.1)
     plain = descent(p, A0, 0.02, 100, record_every=10)
     same = descent(p, A0, 0.02, 100, record_every=10, update=optax.sgd(0.02))
@@ -268,7 +268,7 @@ def test_momentum_is_a_heavy_ball(x64):
 
 
 def byol(tree, x, x2):
-    """BYOL without normalisation, the target being the online network held fixed."""
+    """Return the loss of BYOL without normalisation, with the online network as a fixed target."""
     W, P = tree["W"], tree["P"]
     one, two = x @ W.T, x2 @ W.T
     target, target2 = jax.lax.stop_gradient(one), jax.lax.stop_gradient(two)
@@ -304,7 +304,9 @@ def test_a_model_with_a_predictor_descends_byol(x64, tmp_path):
 def test_a_tree_needs_a_loss_and_embeddings(x64):
     p = problems.modes(GAMMA)
     layers = [np.ones((3, 6)), np.ones((2, 3))]
-    with pytest.raises(ValueError, match="loss: expected a function of a start that is a tree"):
+    with pytest.raises(
+        ValueError, match="loss: expected a function loss\\(tree, x, x2\\) for a pytree A0"
+    ):
         descent(p, layers, 0.1, 5)
 
     def embed(layers, x):

@@ -1,5 +1,6 @@
-"""Full-batch descent of networks: a linear one is the linear problem; a lazy one is its own
-kernel."""
+"""Full-batch descent of networks: a linear network follows the linear problem, and a linearised one
+follows its own kernel.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def linear(params, x):
     return x @ params["W"].T
 
 
-def test_a_linear_network_is_the_linear_problem(x64):
+def test_a_linear_network_follows_the_linear_problem(x64):
     p = from_views(X, X2, center="none")
     W = 0.05 * RNG.normal(size=(3, 6))
     lr = 0.1 * float(p.max_stable_lr())
@@ -33,23 +34,23 @@ def test_a_linear_network_is_the_linear_problem(x64):
     )
 
 
-def test_a_linearised_network_descends_as_its_full_kernel_says(x64):
+def test_a_linearised_network_follows_its_full_kernel(x64):
     apply, params = models.functional(models.MLP(6, [20], 2, rngs=nnx.Rngs(0)))
     apply_linear = nt.linearize(apply, params)
     both = jnp.concatenate([jnp.asarray(X), jnp.asarray(X2)])
     run, _ = full_batch(apply_linear, params, X, X2, 0.003, 200, record_every=20)
-    told = output_descent(
+    predicted = output_descent(
         entk.full_kernel(apply, params, both), apply(params, both), 0.003, 200, record_every=20
     )
-    np.testing.assert_allclose(run.eigenvalues, told.eigenvalues, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(run.eigenvalues, predicted.eigenvalues, rtol=1e-8, atol=1e-10)
 
 
-def test_a_network_that_diverges_says_when(x64):
+def test_a_network_that_diverges_names_the_step(x64):
     run, _ = full_batch(linear, {"W": jnp.ones((3, 6))}, X, X2, 10.0, 50, record_every=1)
     assert run.result.name == "diverged" and 0 < int(run.result.step) < 20
 
 
-def test_inputs_and_outputs_that_do_not_fit_are_refused(x64):
+def test_inputs_and_outputs_that_do_not_fit_are_rejected(x64):
     W = {"W": jnp.ones((3, 6))}
     with pytest.raises(ValueError, match=r"x2: expected shape \[10, 6\] as x"):
         full_batch(linear, W, X, X2[:4], 0.1, 5)
@@ -59,7 +60,7 @@ def test_inputs_and_outputs_that_do_not_fit_are_refused(x64):
         full_batch(linear, W, X, X2, 0.0, 5)
 
 
-def test_same_function_same_program(x64):
+def test_the_same_function_is_compiled_once(x64):
     calls = []
 
     def counted(params, x):
@@ -70,9 +71,8 @@ def test_same_function_same_program(x64):
         full_batch(counted, {"W": jnp.ones((3, 6))}, X, X2, 0.01, 10)
     traced = len(calls)
     full_batch(counted, {"W": jax.numpy.zeros((3, 6)) + 0.1}, X, X2, 0.02, 10)
-    assert (
-        len(calls) <= traced + 1
-    )  # the shape of the outputs is asked each time, the loop compiled once
+    # Each call evaluates the shape of the outputs once; the loop is not compiled again.
+    assert len(calls) <= traced + 1
 
 
 def test_another_loss_of_the_outputs_is_descended(x64):

@@ -14,8 +14,8 @@ TIMES = np.linspace(0, 8, 9)
 FINE = {"rtol": 1e-10, "atol": 1e-13, "reduce": False}
 
 
-def integrated(gamma, A0, times):
-    """The matrix flow by another solver: eigenvalues and the last state."""
+def integrate(gamma, A0, times):
+    """Integrate the matrix flow by another solver; return eigenvalues and the last state."""
     d, r = A0.shape
 
     def field(t, flat):
@@ -32,7 +32,7 @@ def integrated(gamma, A0, times):
 @pytest.mark.parametrize("scale", [0.5, 1e-2])
 def test_it_agrees_with_another_solver_on_the_full_matrix(scale, x64):
     A0 = problems.gaussian((3, 6), scale)
-    values, state = integrated(GAMMA, A0, TIMES)
+    values, state = integrate(GAMMA, A0, TIMES)
     out = flow(problems.modes(GAMMA), A0, TIMES, **(FINE | {"rtol": 1e-11, "atol": 1e-14}))
     np.testing.assert_allclose(out.eigenvalues, values, atol=1e-9)
     np.testing.assert_allclose(out.snapshots[-1], state, atol=1e-9)
@@ -57,7 +57,7 @@ def test_the_closed_form_becomes_exact_as_the_start_shrinks(x64):
         A0 = problems.gaussian((6, 4, 12), scale)
         times = np.linspace(0, 1.4 * np.log(1 / scale**2) / (8 * gamma[3]), 60)
         errors.append(float(np.abs(solve(A0, times) - theory(A0, times)).mean()))
-    # θ² = λ(0)^(1 − γ_k/γ_j), 1 − γ_k/γ_j = 0.4: the error falls as α^0.8 or faster, over ln(1/α)
+    # θ² = λ(0)^(1 − γ_k/γ_j) with 1 − γ_k/γ_j = 0.4, so the error falls as α^0.8/ln(1/α) or faster.
     assert errors[0] < 3e-2
     assert 0.4 < np.log10(errors[0] / errors[1]) < 2
     assert 0.8 < np.log10(errors[1] / errors[2]) < 4
@@ -77,14 +77,14 @@ def test_the_final_rank_is_that_of_the_positive_modes(gamma, d, x64):
     assert out.result.name == "converged"
 
 
-def test_what_is_learned_is_the_top_of_the_spectrum_at_least_norm(x64):
+def test_the_top_of_the_spectrum_is_learned_at_the_smallest_norm(x64):
     p, A0 = problems.modes(GAMMA), problems.gaussian((3, 6), 1e-7)
     A = np.asarray(flow(p, A0, [0.0, 40.0], rtol=1e-8).snapshots[-1])
     np.testing.assert_allclose(A.T @ A, np.pad(np.diag(1 / GAMMA[:3]), ((0, 3), (0, 3))), atol=2e-2)
     np.testing.assert_allclose(np.linalg.norm(A), np.linalg.norm(p.optimum(3)), rtol=1e-3)
 
 
-def test_curves_do_not_turn_with_the_embedding(x64):
+def test_curves_are_invariant_under_rotations_of_the_embedding(x64):
     p, A0 = problems.modes(GAMMA), problems.gaussian((3, 6), 1e-2)
     one, two = (flow(p, A, TIMES, **FINE) for A in (A0, problems.rotation(3, 7) @ A0))
     np.testing.assert_allclose(one.eigenvalues, two.eigenvalues, atol=1e-8)
@@ -159,13 +159,11 @@ def test_the_skipped_linear_phase_is_right_at_early_times(x64):
         "one time",
     ],
 )
-def test_every_corner_has_finite_curves_that_the_other_solver_agrees_with(
-    gamma, A0, times, reduce, x64
-):
+def test_every_corner_case_agrees_with_another_solver(gamma, A0, times, reduce, x64):
     times = np.asarray(times, float)
     out = flow(problems.modes(gamma), A0, times, reduce=reduce)
     expected = (
-        integrated(np.array(gamma), A0, times)[0]
+        integrate(np.array(gamma), A0, times)[0]
         if times[-1] > 0
         else problems.spectrum(np.array(gamma), A0)
     )
@@ -174,7 +172,7 @@ def test_every_corner_has_finite_curves_that_the_other_solver_agrees_with(
     assert all(np.isfinite(value) for value in out.stats.values())
 
 
-def test_a_blow_up_is_a_result_that_says_when_and_why(x64):
+def test_a_divergence_is_a_result_that_names_time_and_cause(x64):
     out = flow(
         problems.modes([1.0, -3.0]),
         np.array([[2.0, 0.0], [1.0, 9.0]]),
@@ -183,7 +181,7 @@ def test_a_blow_up_is_a_result_that_says_when_and_why(x64):
     )
     assert out.result.name == "diverged"
     assert 1 <= int(out.result.step) <= 5
-    assert "gave up (max_steps = 60): with an eigenvalue of C(0) above 1" in str(out.result)
+    assert "stopped after max_steps = 60 steps; a negative mode can diverge" in str(out.result)
 
 
 def test_it_maps_over_starts_and_compiles(x64):
@@ -219,7 +217,7 @@ def test_single_precision_stays_close_to_double(x64):
     np.testing.assert_allclose(narrow.eigenvalues, double.eigenvalues, atol=3e-4)
 
 
-def test_tolerances_have_to_be_positive(x64):
+def test_tolerances_must_be_positive(x64):
     with pytest.raises(
         ValueError, match=r"rtol, atol: expected positive tolerances, received 0.0, 1e-09"
     ):
@@ -236,10 +234,10 @@ def test_a_long_rest_after_learning_is_not_a_divergence(until, rest, dtype):
     np.testing.assert_allclose(out.eigenvalues[1:], 1, atol=1e-3)
 
 
-def test_where_the_solver_gives_up_it_says_so_and_not_more(x64):
+def test_a_solver_that_reaches_max_steps_names_only_that_cause(x64):
     p = problems.modes(GAMMA)
     out = flow(p, problems.gaussian((3, 6), 1e-3), TIMES, max_steps=3)
-    assert "gave up (max_steps = 3)" in str(out.result)
+    assert "stopped after max_steps = 3 steps" in str(out.result)
     assert "C(0)" not in str(out.result)
 
 
@@ -252,7 +250,7 @@ def test_the_units_of_gamma_do_not_matter(size, dtype):
         / np.sqrt(np.asarray(size, dtype))
     )
     times = np.linspace(0, 12, 30, dtype=dtype) / np.asarray(size, dtype)
-    found = flow(problems.modes(gamma, dtype), A0, times)
-    assert found.result.name == "converged" and int(found.stats["rejected"]) < 50
+    scaled = flow(problems.modes(gamma, dtype), A0, times)
+    assert scaled.result.name == "converged" and int(scaled.stats["rejected"]) < 50
     plain = flow(problems.modes(gamma / gamma[0], dtype), A0 * np.sqrt(gamma[0]), times * gamma[0])
-    np.testing.assert_allclose(found.eigenvalues, plain.eigenvalues, atol=2e-4)
+    np.testing.assert_allclose(scaled.eigenvalues, plain.eigenvalues, atol=2e-4)

@@ -52,7 +52,7 @@ def test_many_slow_modes_become_few(x64):
     np.testing.assert_allclose(small.A0, A0 @ small.expansion.T, atol=1e-15)
 
 
-def test_nothing_is_left_out_of_a_large_start_or_at_no_tolerance(x64):
+def test_no_mode_is_left_out_for_a_large_start_or_zero_tolerance(x64):
     gamma, A0 = np.array([1.0, 0.1, 1e-9]), problems.gaussian((2, 3), 1e-6)
     for start, tol in ((A0, 0.0), (A0 * 1e7, 1e-3)):
         small = reduction.reduce(gamma, start, 1.0, tol)
@@ -60,7 +60,7 @@ def test_nothing_is_left_out_of_a_large_start_or_at_no_tolerance(x64):
         assert small.bound == 0
 
 
-def test_the_leading_modes_that_matter_by_a_time(x64):
+def test_only_few_leading_modes_matter_until_an_early_time(x64):
     gamma, A0 = np.r_[1, 0.5, np.linspace(0.1, -0.1, 30)], problems.gaussian((2, 32), 1e-5)
     few, bound = reduction.leading(gamma, A0, 5.0, 1e-5)
     assert few == 2
@@ -80,6 +80,6 @@ def test_starts_without_some_modes_raise_no_warning(A0, x64):
     assert np.isfinite(small.A0).all()
 
 
-def test_the_leading_modes_are_all_of_them_when_the_bound_cannot_hold():
+def test_all_modes_are_leading_if_the_bound_cannot_hold():
     gamma = np.array([1.0, 0.5, 0.1, -0.2])
     assert reduction.leading(gamma, 3 * problems.gaussian((2, 4), 1.0), 10.0, 1e-3) == (4, 0.0)

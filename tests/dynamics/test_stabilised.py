@@ -1,4 +1,4 @@
-"""The Chebyshev solver: second order, also with time in the field, and stable over 0.65 s²."""
+"""The Chebyshev solver: second order, also for time-dependent fields, and stable up to 0.65 s²."""
 
 import diffrax
 import jax
@@ -26,13 +26,12 @@ def _solve(field, y0, radius, dt, controller=None):
 
 @pytest.mark.parametrize("stiffness", [0.0, 10.0, 200.0])
 def test_global_error_falls_with_the_square_of_the_step(stiffness, x64):
-    def field(t, y, args):  # y = exp(sin t), non-linear and non-autonomous as written
+    def field(t, y, args):  # solved by y = exp(sin t); non-linear and non-autonomous
         return y * jnp.cos(t) - (y**2 - jnp.exp(2 * jnp.sin(t)))
 
     steps = np.array([20, 40, 80, 160])
-    ends = [
-        float(_solve(field, jnp.ones(1), stiffness * n, 1 / n).ys[0, 0]) for n in steps
-    ]  # the same stages in all
+    # The radius grows with the number of steps, so every step has the same number of stages.
+    ends = [float(_solve(field, jnp.ones(1), stiffness * n, 1 / n).ys[0, 0]) for n in steps]
     errors = np.abs(np.array(ends) - np.exp(np.sin(1)))
     slopes = np.diff(np.log(errors)) / np.diff(np.log(1 / steps))
     np.testing.assert_allclose(slopes[-1], 2, atol=0.05)
@@ -59,12 +58,12 @@ def test_adaptive_steps_are_few_on_a_stiff_problem(x64):
     solution = _solve(
         lambda t, y, args: -rates * (y - jnp.cos(t)), jnp.ones(2), 1e4, None, controller
     )
-    assert int(solution.stats["num_steps"]) < 300  # Dormand-Prince needs 1e4 / 3.3
+    assert int(solution.stats["num_steps"]) < 300  # Dormand-Prince needs 1e4 / 3.3 steps
     exact = (1 * np.cos(1) + np.sin(1)) / 2 + (1 - 1 / 2) * np.exp(-1)
     np.testing.assert_allclose(solution.ys[0], [exact, np.cos(1) + np.sin(1) / 1e4], atol=2e-4)
 
 
-def test_batches_agree_with_one_at_a_time(x64):
+def test_batches_agree_with_single_problems(x64):
     def end(scale):
         return _solve(lambda t, y, args: -scale * y, jnp.ones(3), scale, 0.1).ys[0]
 

@@ -1,4 +1,4 @@
-"""Networks whose kernel is checked: name → (apply, params, inputs of three samples), in float64."""
+"""Networks for the tests: name → function that returns (apply, params, inputs of 3 samples)."""
 
 import functools
 
@@ -13,7 +13,7 @@ from stepwise import models
 
 
 class Numbers:
-    """The same numbers for every network and each time that it is made."""
+    """A generator that starts at the same seed for each use: networks do not depend on order."""
 
     def __getattr__(self, name):
         return getattr(np.random.default_rng(0), name)
@@ -23,15 +23,15 @@ RNG = Numbers()
 
 
 def once(make):
-    """Made once in each precision: to draw a ResNet's weights compiles for ten seconds."""
-    made = {}
+    """Cache the network for each precision: drawing a ResNet's weights compiles for ten seconds."""
+    networks = {}
 
     @functools.wraps(make)
     def read():
         key = jax.config.jax_enable_x64
-        if key not in made:
-            made[key] = make()
-        return made[key]
+        if key not in networks:
+            networks[key] = make()
+        return networks[key]
 
     return read
 
@@ -43,7 +43,7 @@ def cast(tree, dtype=jnp.float64):
 
 
 def drawn(shapes):
-    """Weights for shapes, by NumPy: to draw a ResNet's, JAX would compile for ten seconds."""
+    """Draw weights of these shapes with NumPy: JAX would compile for ten seconds for a ResNet."""
     scale = lambda a: np.sqrt(2 / np.prod(a.shape[:-1]))  # noqa: E731
     return jax.tree.map(
         lambda a: jnp.asarray(RNG.normal(size=a.shape) * scale(a) + (a.ndim == 1), a.dtype), shapes
@@ -51,7 +51,7 @@ def drawn(shapes):
 
 
 def shaken(params, seed=1):
-    """No bias is zero, no scale one: else their gradients could be wrong and not show."""
+    """Add noise, because a bias of zero or a scale of one could hide a wrong gradient."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: a + 0.2 * rng.normal(size=a.shape).astype(a.dtype), params)
 
@@ -70,14 +70,15 @@ def resnet18():
 
     forward, *shapes = models.stateful(nnx.eval_shape(make))
     params, stats = drawn(shapes)
-    # statistics of a trained network are not those of its start
+    # The statistics of a trained network differ from those at its start.
     stats = jax.tree.map(lambda a: jnp.abs(a) + 0.1, stats)
     return lambda p, x: forward(p, stats, x, False)[0], params, RNG.uniform(size=(3, 16, 16, 3))
 
 
 class Attention(nn.Module):
-    """A Linen vision transformer of one block: patches, a class token, positions, attention, layer
-    norm, a head.
+    """A Linen vision transformer of one block.
+
+    It has patches, a class token, positions, attention, layer norm and a head.
     """
 
     @nn.compact
@@ -124,7 +125,7 @@ def depthwise():
 
 @once
 def shared():
-    """A recurrent net that uses its weights at every step, and a table that is read both ways."""
+    """A recurrent network that shares weights between steps and between embedding and read-out."""
     params = {
         "table": RNG.normal(size=(5, 4)),
         "step": RNG.normal(size=(4, 4)) / 2,
@@ -171,8 +172,9 @@ def equinox():
 
 @once
 def looped():
-    """Layers under a scan, weights that are normalised, squashed, scaled, and a part that sees no
-    data.
+    """A network with a scan over layers, transformed weights, and a term without data.
+
+    The weights are normalised, squashed or scaled before use.
     """
     params = {
         "layers": RNG.normal(size=(3, 4, 4)),

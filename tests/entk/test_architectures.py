@@ -1,4 +1,4 @@
-"""Whatever network is drawn, the engine's kernel is the definition's."""
+"""`entk.gram` agrees with the definition for randomly drawn networks."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stepwise import entk
 from stepwise.entk.kernel import Kernel
-from tests.entk.test_gram import close, defined
+from tests.entk.test_gram import close, kernel_by_definition
 
 READ = {
     "plain": lambda W: W,
@@ -16,14 +16,15 @@ READ = {
     "normalised": lambda W: W / jnp.sqrt(jnp.sum(W**2) + 1),
     "flipped": lambda W: W[::-1],
 }
-"""How a layer reads its weights; all keep the shape."""
+"""Transformations of the weights before use, which keep their shape."""
 NUMBERS = np.random.default_rng(0)
 
 
 @st.composite
 def architectures(draw):
-    """(layers, parameters, channels, side): convolutions on images, then dense layers; each may
-    come twice.
+    """Draw (layers, parameters, channels, side).
+
+    There are convolutions on images, then dense layers. A layer may be used twice.
     """
     channels = first = draw(st.integers(1, 3))
     side = draw(st.integers(3, 6))
@@ -65,8 +66,8 @@ def architectures(draw):
 
 def network(layers):
     def apply(params, x):
-        for kind, at, read, options in layers:
-            W, *bias = (params[at][0], *params[at][1:]) if at >= 0 else (None,)
+        for kind, index, read, options in layers:
+            W, *bias = (params[index][0], *params[index][1:]) if index >= 0 else (None,)
             if kind == "conv":
                 x = jax.lax.conv_general_dilated(
                     x,
@@ -98,18 +99,18 @@ def network(layers):
 
 @settings(max_examples=10)
 @given(drawn=architectures(), n=st.integers(1, 3), tight=st.booleans())
-def test_the_kernel_of_a_drawn_network_is_the_definitions(drawn, n, tight):
+def test_the_kernel_of_a_drawn_network_agrees_with_the_definition(drawn, n, tight):
     layers, params, channels, side = drawn
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, params)
         x = np.random.default_rng(n).normal(size=(n, side, side, channels))
         budget = 3 * n * 8 * max(leaf.size for leaf in jax.tree.leaves(params)) if tight else 2**31
         K = entk.gram(network(layers), params, x, budget=budget)
-        close(K, defined(network(layers), params, x), 1e-10)
+        close(K, kernel_by_definition(network(layers), params, x), 1e-10)
 
 
-def test_what_is_cheapest_is_taken():
-    """A convolution of few positions and many channels as ghost, one of many positions formed."""
+def test_the_plan_chooses_the_cheapest_form():
+    """Few positions with many channels favour "ghost", many positions with few channels "outer"."""
 
     def form(side, channels):
         W = jnp.ones((3, 3, channels, channels), jnp.float32)

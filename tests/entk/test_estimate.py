@@ -1,4 +1,4 @@
-"""Probes and sketches: without bias, exact where they should be, and as far off as they say."""
+"""Estimates from probes and sketches are unbiased, and their stated errors hold."""
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,14 @@ PARAMS = {
 
 
 def apply(params, x):
-    """A layer over a sequence, its mean, a read-out; of unlike outputs, or else few would say as
-    much as all.
+    """Apply a layer to a sequence, average, and read out.
+
+    The outputs differ in scale: with equal outputs, a few probes would be as good as all.
     """
     return jnp.tanh(x @ params["first"]).mean(1) @ params["last"] * np.geomspace(3, 0.1, OUTPUTS)
 
 
-def off(K, exact):
+def error(K, exact):
     return np.linalg.norm(K - exact) / np.linalg.norm(exact)
 
 
@@ -37,16 +38,14 @@ def subspace(K, d):
     return np.asarray(problem.from_gram(K, center="pooled", cutoff=1e-6).predict(d))
 
 
-def test_all_probes_are_exact_and_say_so(x64):
-    found = entk.estimate(apply, PARAMS, X, probes=24)
-    np.testing.assert_allclose(found.K, entk.gram(apply, PARAMS, X), rtol=1e-10)
-    assert found.error == 0 and found.subspace_error(3) == 0
+def test_all_probes_are_exact_and_state_no_error(x64):
+    estimate = entk.estimate(apply, PARAMS, X, probes=24)
+    np.testing.assert_allclose(estimate.K, entk.gram(apply, PARAMS, X), rtol=1e-10)
+    assert estimate.error == 0 and estimate.subspace_error(3) == 0
 
 
-def test_batches_that_fill_no_unit_weigh_by_their_probes(x64):
-    """70 probes are batches of 18, 18, 17 and 17, each in two units of at most 16, filled up with
-    zeros.
-    """
+def test_batches_of_unequal_size_are_weighted_by_their_probes(x64):
+    """70 probes are batches of 18, 18, 17 and 17, each in two units padded with zeros."""
     params = {"W": RNG.normal(size=(6, 70))}
     wide = lambda params, x: jnp.tanh(x @ params["W"])  # noqa: E731
     x = RNG.normal(size=(4, 6))
@@ -56,31 +55,31 @@ def test_batches_that_fill_no_unit_weigh_by_their_probes(x64):
 
 
 @pytest.mark.parametrize("options", [{"probes": 8}, {"probes": 20}, {"sketch": 8}])
-def test_the_stated_error_is_the_error(options, x64):
+def test_the_stated_error_is_the_actual_error(options, x64):
     exact = entk.gram(apply, PARAMS, X)
     estimates = [entk.estimate(apply, PARAMS, X, seed=seed, **options) for seed in range(12)]
-    real = np.sqrt(np.mean([off(each.K, exact) ** 2 for each in estimates]))
-    said = np.sqrt(np.mean([each.error**2 for each in estimates]))
-    assert 0.005 < real < 0.5 and 0.7 < said / real < 1.5
+    actual = np.sqrt(np.mean([error(each.K, exact) ** 2 for each in estimates]))
+    stated = np.sqrt(np.mean([each.error**2 for each in estimates]))
+    assert 0.005 < actual < 0.5 and 0.7 < stated / actual < 1.5
     mean = np.mean([each.K for each in estimates], axis=0)
-    assert off(mean, exact) < 1.8 * real / np.sqrt(12)  # what is left of the mean shrinks: no bias
+    assert error(mean, exact) < 1.8 * actual / np.sqrt(12)  # the error of the mean shrinks: no bias
 
 
 @pytest.mark.parametrize("options", [{"probes": 20}, {"sketch": 8}])
-def test_the_stated_subspace_error_is_that_of_the_prediction(options, x64):
+def test_the_stated_subspace_error_is_the_actual_error(options, x64):
     exact = subspace(entk.gram(apply, PARAMS, X), 3)
     estimates = [entk.estimate(apply, PARAMS, X, seed=seed, **options) for seed in range(12)]
-    real = np.mean(
+    actual = np.mean(
         [1 - spectra.subspace_alignment(subspace(each.K, 3), exact) for each in estimates]
     )
-    said = np.mean([each.subspace_error(3) for each in estimates])
-    assert 0 < real < 0.2 and 0.4 < said / real < 2.5
+    stated = np.mean([each.subspace_error(3) for each in estimates])
+    assert 0 < actual < 0.2 and 0.4 < stated / actual < 2.5
 
 
-def test_a_sketch_leaves_alone_what_is_smaller_than_it(x64):
-    found = entk.estimate(apply, PARAMS, X, sketch=24)
-    np.testing.assert_allclose(found.K, entk.gram(apply, PARAMS, X), rtol=1e-10)
-    assert found.error < 1e-12
+def test_a_layer_smaller_than_the_sketch_is_not_sketched(x64):
+    estimate = entk.estimate(apply, PARAMS, X, sketch=24)
+    np.testing.assert_allclose(estimate.K, entk.gram(apply, PARAMS, X), rtol=1e-10)
+    assert estimate.error < 1e-12
 
 
 def test_bad_arguments_are_refused_by_name(x64):
@@ -92,22 +91,23 @@ def test_bad_arguments_are_refused_by_name(x64):
         entk.estimate(apply, PARAMS, X, sketch=-1)
 
 
-def test_nothing_that_is_compiled_for_a_chunk_factorises_a_matrix(x64):
-    """A QR in there was done anew for every chunk, and hung XLA's CPU client at 512 samples of a
-    ResNet.
+def test_the_code_compiled_for_a_chunk_factorises_no_matrix(x64):
+    """A QR decomposition there was repeated for every chunk, and hung XLA's CPU client.
+
+    It did so at 512 samples of a ResNet.
     """
     kernel = Kernel(apply, PARAMS, X)
     work = kernel.work(directions(kernel.outputs, None, 0), sketch=3, copies=4)
     unit = next(
         unit for unit in work.plan.units if any(piece.form == "sketched" for piece in unit.pieces)
     )
-    into = projections(unit.pieces, unit.outputs, work.key, work.V.dtype)
+    sketches = projections(unit.pieces, unit.outputs, work.key, work.V.dtype)
     V = work.V[unit.first : unit.first + unit.outputs]
-    traced = jax.make_jaxpr(kernel.engine._chunk, static_argnums=0)(
-        unit.pieces, kernel.leaves, kernel.x, V, into
+    traced = jax.make_jaxpr(kernel.engine._chunk_parts, static_argnums=0)(
+        unit.pieces, kernel.leaves, kernel.x, V, sketches
     )
     assert "qr" not in str(traced) and "householder" not in str(traced)
-    for P, Q in into.values():
+    for P, Q in sketches.values():
         for each in (P, Q):
             size, s = each.shape[1:]
             np.testing.assert_allclose(

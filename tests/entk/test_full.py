@@ -18,7 +18,7 @@ def test_a_linear_model_has_the_linear_kernel(x64):
 
 
 @pytest.mark.parametrize("widths", [[], [8], [8, 7]])
-def test_it_is_neural_tangents_untraced_kernel(widths, dtype):
+def test_the_kernel_agrees_with_neural_tangents(widths, dtype):
     apply, params = models.functional(
         models.MLP(6, widths, 3, b_std=0.3, rngs=nnx.Rngs(0), dtype=dtype)
     )
@@ -32,7 +32,7 @@ def test_it_is_neural_tangents_untraced_kernel(widths, dtype):
     )
 
 
-def test_its_trace_is_the_kernel_of_a_wide_network(x64):
+def test_its_trace_over_outputs_agrees_with_neural_tangents(x64):
     apply, params = models.functional(models.MLP(6, [20], 3, rngs=nnx.Rngs(0)))
     theta = np.asarray(entk.full_kernel(apply, params, X))
     np.testing.assert_allclose(

@@ -1,6 +1,4 @@
-"""The engine's kernel is the definition's, whatever the network, its size, the budget and the
-devices.
-"""
+"""`entk.gram` agrees with the definition for all networks, sizes, budgets and devices."""
 
 import functools
 import os
@@ -22,36 +20,36 @@ from stepwise.neural_tangents import nt
 from tests.entk import networks
 
 
-def defined(apply, params, x):
-    """(1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x_j)/∂θ⟩ of floating parameters, sample by sample."""
+def kernel_by_definition(apply, params, x):
+    """Return (1/O) Σ_o ⟨∂f_o(x_i)/∂θ, ∂f_o(x_j)/∂θ⟩ of floating parameters, sample by sample."""
     leaves, tree = jax.tree.flatten(params)
     real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
     @jax.jit
-    def gradient(some, sample, direction):
-        def of(some):
+    def gradient(arrays, sample, direction):
+        def output(arrays):
             every = list(leaves)
-            for i, leaf in zip(real, some, strict=True):
+            for i, leaf in zip(real, arrays, strict=True):
                 every[i] = leaf
             return apply(jax.tree.unflatten(tree, every), sample[None])[0].reshape(-1)
 
-        (found,) = jax.vjp(of, some)[1](direction)
-        return jnp.concatenate([each.reshape(-1) for each in found])
+        (gradients,) = jax.vjp(output, arrays)[1](direction)
+        return jnp.concatenate([each.reshape(-1) for each in gradients])
 
-    some = [leaves[i] for i in real]
+    arrays = [leaves[i] for i in real]
     size = int(np.prod(jax.eval_shape(apply, params, x[:1]).shape))
-    outputs = np.eye(size, dtype=some[0].dtype)
-    J = np.array([[gradient(some, sample, one) for one in outputs] for sample in jnp.asarray(x)])
+    outputs = np.eye(size, dtype=arrays[0].dtype)
+    J = np.array([[gradient(arrays, sample, one) for one in outputs] for sample in jnp.asarray(x)])
     return np.einsum("iop,jop->ij", J, J) / size
 
 
 @functools.cache
 def reference(name):
-    """A network's parameters in float64, as NumPy arrays, and the definition's kernel at them."""
+    """Return a network's parameters in float64, as NumPy arrays, and its kernel by definition."""
     with jax.enable_x64(True):
         apply, params, x = networks.ALL[name]()
         params = networks.cast(params)
-        return jax.tree.map(np.asarray, params), defined(apply, params, x)
+        return jax.tree.map(np.asarray, params), kernel_by_definition(apply, params, x)
 
 
 def close(K, reference, relative):
@@ -61,7 +59,7 @@ def close(K, reference, relative):
 
 @pytest.mark.xdist_group("entk")
 @pytest.mark.parametrize("name", networks.ALL)
-def test_the_kernel_is_the_definitions(name, dtype):
+def test_the_kernel_agrees_with_the_definition(name, dtype):
     (apply, _, x), (params, expected) = networks.ALL[name](), reference(name)
     x = x.astype(dtype) if x.dtype.kind == "f" else x
     K = entk.gram(apply, networks.cast(params, dtype), x)
@@ -71,19 +69,19 @@ def test_the_kernel_is_the_definitions(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["mlp", "shared", "looped"])
-def test_rows_columns_and_the_budget_change_nothing(name, x64):
+def test_rows_columns_and_the_budget_do_not_change_the_kernel(name, x64):
     apply, params, x = networks.ALL[name]()
     params = networks.cast(params)
     close(entk.gram(apply, params, x[:1], x[1:]), reference(name)[1][:1, 1:], 1e-10)
     close(entk.gram(apply, params, x[:1]), reference(name)[1][:1, :1], 1e-10)
-    # a budget that not all layers fit into: more units, the same sum
+    # Not all layers fit in this budget, so there are more units.
     numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
     close(entk.gram(apply, params, x, budget=3 * numbers * 8 // 2), reference(name)[1], 1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:size requires ndarray:DeprecationWarning")
 @pytest.mark.parametrize("name", ["mlp", "vit"])
-def test_it_is_neural_tangents_kernel(name, x64):
+def test_the_kernel_agrees_with_neural_tangents(name, x64):
     apply, params, x = networks.ALL[name]()
     params = networks.cast(params)
     theirs = nt.empirical_ntk_fn(apply, implementation=nt.NtkImplementation.JACOBIAN_CONTRACTION)(
@@ -92,7 +90,7 @@ def test_it_is_neural_tangents_kernel(name, x64):
     close(entk.gram(apply, params, x), np.asarray(theirs), 1e-10)
 
 
-def test_every_form_is_taken_somewhere(x64):
+def test_the_networks_cover_every_form(x64):
     forms = set()
     for name in ("mlp", "shared", "looped"):
         apply, params, x = networks.ALL[name]()
@@ -111,7 +109,7 @@ def small():
 
 def test_a_second_call_compiles_nothing(caplog):
     apply, params, x = small()
-    own = lambda params, x: apply(params, x)  # noqa: E731  one that no other test has had compiled
+    own = lambda params, x: apply(params, x)  # noqa: E731  a function that no other test compiles
     compiled = []
     with jax.log_compiles():
         for _ in range(2):
@@ -124,7 +122,7 @@ def test_a_second_call_compiles_nothing(caplog):
     assert any("_chunk" in message for message in compiled[0]) and not compiled[1]
 
 
-def test_parts_of_the_parameters_add_up(x64):
+def test_kernels_of_parts_of_the_parameters_add_up(x64):
     apply, params, x = networks.mlp()
     params = networks.cast(params)
     names = [
@@ -134,25 +132,25 @@ def test_parts_of_the_parameters_add_up(x64):
     parts = [entk.gram(apply, params, x, only=name) for name in names]
     close(sum(parts), entk.gram(apply, params, x), 1e-12)
     first = names[0].rsplit(".", 1)[0]
-    some = [part for name, part in zip(names, parts, strict=True) if name.startswith(f"{first}.")]
-    assert 0 < len(some) < len(parts)
-    close(sum(some), entk.gram(apply, params, x, only=first), 1e-12)
+    layer = [part for name, part in zip(names, parts, strict=True) if name.startswith(f"{first}.")]
+    assert 0 < len(layer) < len(parts)
+    close(sum(layer), entk.gram(apply, params, x, only=first), 1e-12)
     close(
-        sum(some),
+        sum(layer),
         entk.gram(apply, params, x, only=lambda name: name.startswith(f"{first}.")),
         1e-12,
     )
 
 
-def test_all_probes_are_all_outputs_and_fewer_are_right_on_average(x64):
+def test_all_probes_are_exact_and_fewer_are_unbiased(x64):
     apply, params, x = networks.mlp()
     params = networks.cast(params)
     K = entk.gram(apply, params, x)
     close(entk.gram(apply, params, x, probes=3, seed=5), K, 1e-12)
-    some = [entk.gram(apply, params, x, probes=1, seed=seed) for seed in range(200)]
-    spread = np.std(some, axis=0) / np.sqrt(len(some))
-    assert (np.abs(np.mean(some, axis=0) - K) < 5 * spread + 1e-12).all() and (
-        np.std(some, axis=0) > 0
+    estimates = [entk.gram(apply, params, x, probes=1, seed=seed) for seed in range(200)]
+    spread = np.std(estimates, axis=0) / np.sqrt(len(estimates))
+    assert (np.abs(np.mean(estimates, axis=0) - K) < 5 * spread + 1e-12).all() and (
+        np.std(estimates, axis=0) > 0
     ).any()
 
 
@@ -160,7 +158,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_a_stopped_call_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+def test_an_interrupted_call_resumes_to_the_same_bits(tmp_path, monkeypatch):
     apply, params, x = small()
     whole = entk.gram(apply, params, x, budget=20_000)
     write, left = _npz.write, [2]
@@ -178,7 +176,7 @@ def test_a_stopped_call_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz"), whole
     )
-    monkeypatch.setattr(Kernel, "_started", None)  # a file that is whole is read
+    monkeypatch.setattr(Kernel, "_start_unit", None)  # a complete file is read
     np.testing.assert_array_equal(
         entk.gram(apply, params, x, budget=20_000, path=tmp_path / "K.npz"), whole
     )
@@ -189,7 +187,8 @@ def test_a_stopped_call_goes_on_to_the_same_bits(tmp_path, monkeypatch):
         {"only": "layers.0"},
     ):
         with pytest.raises(
-            ValueError, match=r"K.npz: expected this kernel in the making, received another"
+            ValueError,
+            match=r"K.npz: expected a partial result of this kernel, received one of another",
         ):
             entk.gram(
                 apply,
@@ -223,7 +222,7 @@ entk.gram(apply, params, x, budget=20_000, path={path!r})
 
 
 @pytest.mark.slow
-def test_a_killed_call_goes_on_to_the_same_bits_and_eight_devices_find_the_same(tmp_path):
+def test_a_killed_call_resumes_to_the_same_bits_and_eight_devices_agree(tmp_path):
     path = tmp_path / "K.npz"
     root = Path(__file__).resolve().parents[2]
     child = subprocess.run([sys.executable, "-c", KILLED.format(path=str(path))], cwd=root)
@@ -264,7 +263,7 @@ X = np.random.default_rng(2).normal(size=(4, 6)).astype(np.float32)
     [
         (
             lambda: entk.gram(train_mode, W, X),
-            "samples that do not see one another .*, received an output that",
+            "independent samples .*, received an output that",
         ),
         (
             lambda: entk.gram(lambda p, x: x.sum(), W, X),
@@ -296,8 +295,7 @@ X = np.random.default_rng(2).normal(size=(4, 6)).astype(np.float32)
         ),
         (
             lambda: entk.gram(lambda p, x: x @ p["W"], W, X, only="V"),
-            r"only: expected parameters, "
-            r"some of \['W'\]",
+            r"only: expected parameters among \['W'\]",
         ),
         (lambda: entk.gram(lambda p, x: x @ p["W"], W, X, budget=1), "budget: expected more than"),
     ],

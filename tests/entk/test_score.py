@@ -1,5 +1,4 @@
-"""Predicted against real subspaces: exact where they are known, at chance where they are
-unrelated."""
+"""Scores of predicted and real subspaces: exact for known ones, at chance for unrelated ones."""
 
 import numpy as np
 import pytest
@@ -14,18 +13,18 @@ K = X @ X.T
 PREDICTED = np.asarray(problem.from_gram(K, center="pooled").predict(D))
 
 
-def test_the_prediction_itself_scores_one_whatever_its_rotation_scale_and_mean():
+def test_the_prediction_scores_one_under_any_rotation_scale_and_shift():
     rotation = np.linalg.qr(RNG.normal(size=(D, D)))[0]
-    found = entk.score(K, 7 * PREDICTED @ rotation + 2)
-    np.testing.assert_allclose([found.alignment, *found.captured_share], 1, atol=1e-6)
-    assert np.isnan(found.interval).all()
-    np.testing.assert_allclose(found.random, D / (2 * PAIRS - 1))
-    assert found.p_value == 1 / 1000
+    result = entk.score(K, 7 * PREDICTED @ rotation + 2)
+    np.testing.assert_allclose([result.alignment, *result.captured_share], 1, atol=1e-6)
+    assert np.isnan(result.interval).all()
+    np.testing.assert_allclose(result.random, D / (2 * PAIRS - 1))
+    assert result.p_value == 1 / 1000
 
 
 def test_leading_directions_are_compared_in_their_order():
-    found = entk.score(K, PREDICTED * [3.0, 2.0, 1.0])
-    np.testing.assert_allclose(found.leading, 1, atol=1e-5)
+    result = entk.score(K, PREDICTED * [3.0, 2.0, 1.0])
+    np.testing.assert_allclose(result.leading, 1, atol=1e-5)
     swapped = entk.score(K, PREDICTED * [1.0, 2.0, 3.0])
     np.testing.assert_allclose(swapped.leading, [0, 0.5, 1], atol=1e-5)
     np.testing.assert_allclose(swapped.captured_share, 1, atol=1e-5)
@@ -34,9 +33,9 @@ def test_leading_directions_are_compared_in_their_order():
 def test_half_of_the_subspace_scores_half():
     other = np.linalg.svd(np.hstack([np.ones((len(X), 1)), PREDICTED]))[0][:, 4:]
     z = np.hstack([PREDICTED[:, :1], other[:, :1]])
-    found = entk.score(K, z)
-    np.testing.assert_allclose(found.alignment, 0.5, atol=1e-5)
-    np.testing.assert_allclose(found.captured_share, [1, 0.5], atol=1e-5)
+    result = entk.score(K, z)
+    np.testing.assert_allclose(result.alignment, 0.5, atol=1e-5)
+    np.testing.assert_allclose(result.captured_share, [1, 0.5], atol=1e-5)
 
 
 @pytest.mark.parametrize("center", ["pooled", "per_view", "none"])
@@ -51,7 +50,7 @@ def test_unrelated_embeddings_score_as_random_subspaces_do(center):
     assert abs(below - 0.2) < 0.12
 
 
-def test_the_interval_is_about_the_scatter_over_other_pairs():
+def test_the_interval_is_about_the_scatter_over_independent_pairs():
     rng = np.random.default_rng(2)
 
     def drawn():
@@ -64,7 +63,7 @@ def test_the_interval_is_about_the_scatter_over_other_pairs():
     assert 0.5 < np.mean(widths) / (3.92 * np.std(values)) < 2
 
 
-def test_the_alignment_is_that_of_spectra():
+def test_the_alignment_agrees_with_spectra():
     z = RNG.normal(size=(len(X), D)) + PREDICTED
     centred = z - z.mean(axis=0)
     np.testing.assert_allclose(
@@ -74,16 +73,16 @@ def test_the_alignment_is_that_of_spectra():
 
 def test_bad_arguments_are_refused_by_name():
     with pytest.raises(
-        ValueError, match=r"K: expected \[58, 58\], a row and a column for each embedding"
+        ValueError, match=r"K: expected \[58, 58\], a row and a column per embedding"
     ):
         entk.score(K, PREDICTED[:58])
-    with pytest.raises(ValueError, match="z: expected embeddings of 2 dimensions, received of 1"):
+    with pytest.raises(ValueError, match="z: expected embeddings of rank 2, received rank 1"):
         entk.score(K, PREDICTED[:, [0, 0]])
     with pytest.raises(ValueError, match=r"modes: expected a whole number in 1 \.\.\. 8"):
         entk.score(K, RNG.normal(size=(len(X), 40)))
 
 
-def test_drift_is_relative_to_the_kernel_before_and_may_leave_out_its_size():
+def test_drift_is_relative_to_the_first_kernel_and_may_ignore_scale():
     K = np.diag([3.0, 4.0])
     assert entk.drift(K, K) == 0
     np.testing.assert_allclose(entk.drift(K, K + np.array([[0, 5], [0, 0]])), 1)

@@ -1,4 +1,4 @@
-"""The smoke runs of the figures, computed once a session."""
+"""Smoke runs of the figures, computed once per session."""
 
 from dataclasses import replace
 
@@ -21,15 +21,14 @@ from tests.conftest import optimised
 
 @pytest.fixture(scope="session")
 def runs_dir(tmp_path_factory):
-    """Where the figures share their training runs."""
+    """Folder of the training runs that the figures share."""
     return str(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")
 @optimised()
 def fig1(runs_dir):
-    """The parts of the result in the order in which they come: the linear panels, then the
-    whole."""
+    """Results in the order of computation: the linear model's, then the complete one."""
     parts = []
     with jax.enable_x64(True):
         parts.append(
@@ -42,7 +41,7 @@ def fig1(runs_dir):
 
 @pytest.fixture(scope="session")
 def linear(fig1):
-    """The linear panels alone."""
+    """Result of the linear model alone."""
     return fig1[0]
 
 
@@ -56,7 +55,7 @@ def fig2():
 @pytest.fixture(scope="session")
 @optimised()
 def fig3(runs_dir):
-    """The parts of the result in the order in which they come, the last one whole."""
+    """Results in the order in which they are computed; the last one is complete."""
     parts = []
     parts.append(
         finished(
@@ -77,14 +76,14 @@ def fig5():
 @pytest.fixture(scope="session")
 @optimised()
 def fig6(fig3, runs_dir):
-    """fig3's runs, read."""
+    """Result from the runs that fig3 trained."""
     return fig6_hidden.run(replace(fig6_hidden.Config.smoke(), runs_dir=runs_dir))
 
 
 @pytest.fixture(scope="session")
 @optimised()
 def table1(fig3, runs_dir):
-    """fig3's runs, read, and their kernels."""
+    """Result from the runs that fig3 trained, with their kernels."""
     with jax.enable_x64(False):
         return table1_alignment.run(replace(table1_alignment.Config.smoke(), runs_dir=runs_dir))
 
@@ -99,6 +98,6 @@ def fig7():
 @pytest.fixture(scope="session")
 @optimised()
 def fig8(table1, runs_dir):
-    """table1's kernels, read, and those between."""
+    """Result from table1's kernels, and those of the steps between."""
     with jax.enable_x64(False):
         return fig8_kernels.run(replace(fig8_kernels.Config.smoke(), runs_dir=runs_dir))

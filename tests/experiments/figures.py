@@ -1,15 +1,15 @@
-"""What the test of every figure asks of it."""
+"""Helpers for the tests of all figures."""
 
 from stepwise import plotting
 
 
 def failed(figure, result):
-    """Names of the checks that a result does not pass."""
+    """Return the names of the checks that fail on a result."""
     return {check.name for check in figure.check(result) if not check.passed}
 
 
 def labelled_panels(figure, result):
-    """How many panels are drawn; each must name its axes and have a title."""
+    """Return the number of panels of a figure; each must have a title and labelled axes."""
     with plotting.style():
         drawn = figure.plot(result)
     axes = drawn.get_axes()

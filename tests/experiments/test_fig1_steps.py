@@ -1,5 +1,4 @@
-"""fig1's two halves: the linear panels are there first, and the network's checks count like
-theirs."""
+"""fig1: the linear panels come first, and the checks of the network are added to theirs."""
 
 import dataclasses
 
@@ -27,7 +26,7 @@ def test_the_network_adds_its_checks_to_the_linear_ones(fig1):
     together = whole.numbers | {"network": whole.numbers["network"] | {"alone": 0}}
     wrong = dataclasses.replace(whole, numbers=together)
     assert failed(fig1_steps, wrong) == {
-        f"{METHODS[DEFAULT].title}: of these alone, the next below a tenth"
+        f"{METHODS[DEFAULT].title}: modes learned one at a time (next below 1/10)"
     }
 
 

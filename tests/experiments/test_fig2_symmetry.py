@@ -1,4 +1,4 @@
-"""fig2 is a test: both kinds of learning end where their law says."""
+"""fig2 is a test: both models end at the fixed points of their laws."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def test_every_check_of_the_smoke_run_passes(fig2):
     assert failed(fig2_symmetry, fig2) == set()
 
 
-def test_both_signs_survive_self_supervision_and_one_survives_supervision(fig2):
+def test_self_supervision_ends_at_both_signs_and_supervision_at_one(fig2):
     assert set(np.sign(fig2.arrays["self_path"][:, -1].ravel())) == {-1.0, 1.0}
     assert set(np.sign(fig2.arrays["told_path"][:, -1].ravel())) == {1.0}
     assert set(np.sign(fig2.arrays["told_path"][:, 0].ravel())) == {-1.0, 1.0}
@@ -24,7 +24,7 @@ def test_both_signs_survive_self_supervision_and_one_survives_supervision(fig2):
 def test_a_run_that_ended_at_the_other_sign_fails_the_check(fig2):
     flipped = fig2.arrays | {"self_path": -fig2.arrays["self_path"]}
     missed = failed(fig2_symmetry, dataclasses.replace(fig2, arrays=flipped))
-    assert "self-supervised: distance from s* of the starting sign" in missed
+    assert "self-supervised: final distance from s* of the initial sign" in missed
 
 
 def test_the_figure_has_four_labelled_panels(fig2):

@@ -1,4 +1,4 @@
-"""fig3 is a test: three methods learn one mode at a time; fig6 looks inside the same runs."""
+"""fig3 is a test: three methods learn one mode at a time; fig6 tests their hidden layers."""
 
 import dataclasses
 import math
@@ -15,66 +15,69 @@ from tests.experiments.figures import failed
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 
-def _with(result, part, method, **changes):
-    """The result with other numbers for one method."""
-    found = result.numbers[part]
-    return dataclasses.replace(
-        result, numbers=result.numbers | {part: found | {method: found[method] | changes}}
-    )
+def _change(result, part, method, **changes):
+    """Return the result with some numbers of one method changed."""
+    by_method = result.numbers[part]
+    changed = by_method | {method: by_method[method] | changes}
+    return dataclasses.replace(result, numbers=result.numbers | {part: changed})
 
 
 def test_every_check_of_the_smoke_run_passes(fig3):
     assert failed(fig3_small_start, fig3[-1]) == set()
 
 
-def test_each_method_is_there_to_draw_before_the_next_begins(fig3):
+def test_each_method_can_be_drawn_before_the_next_begins(fig3):
     assert [list(part.numbers["methods"]) for part in fig3] == [
         list(resnets.Config.smoke().methods[:k]) for k in (1, 2, 3)
     ]
 
 
 def test_modes_that_step_together_fail_the_check(fig3):
-    wrong = _with(fig3[-1], "methods", "simclr", alone=1)
-    assert failed(fig3_small_start, wrong) == {"SimCLR: of these alone, the next below a tenth"}
+    wrong = _change(fig3[-1], "methods", "simclr", alone=1)
+    assert failed(fig3_small_start, wrong) == {
+        "SimCLR: modes learned one at a time (next below 1/10)"
+    }
 
 
 def test_a_start_that_is_not_small_fails_the_check(fig3):
-    wrong = _with(fig3[-1], "methods", "vicreg", start=[0.1, 0.0, 0.0])
-    assert failed(fig3_small_start, wrong) == {"VICReg: largest eigenvalue, start over end"}
+    wrong = _change(fig3[-1], "methods", "vicreg", start=[0.1, 0.0, 0.0])
+    assert failed(fig3_small_start, wrong) == {"VICReg: largest eigenvalue, start / end"}
 
 
 def test_neighbours_no_better_than_an_untrained_networks_fail_the_check(fig3):
-    wrong = _with(
+    wrong = _change(
         fig3[-1], "methods", "simclr", knn={"pixels": 0.2, "untrained": 0.3, "trained": 0.3}
     )
-    assert failed(fig3_small_start, wrong) == {"SimCLR: nearest neighbours, trained over untrained"}
+    assert failed(fig3_small_start, wrong) == {
+        "SimCLR: nearest-neighbour accuracy, trained / untrained"
+    }
 
 
 def test_hidden_modes_are_compared_with_the_embeddings_steps(fig6):
     assert list(fig6.numbers["hidden"]) == list(resnets.Config.smoke().methods)
-    for method, found in fig6.numbers["hidden"].items():
-        assert found["stage"] == "stage2" and len(found["step_times"]) == 3
-        fig6 = _with(fig6, "hidden", method, compared=2, median_factor=1.2)
+    for method, rise in fig6.numbers["hidden"].items():
+        assert rise["stage"] == "stage2" and len(rise["step_times"]) == 3
+        fig6 = _change(fig6, "hidden", method, compared=2, median_factor=1.2)
     assert failed(fig6_hidden, fig6) == set()
-    wrong = _with(fig6, "hidden", "vicreg", median_factor=2.0)
-    assert failed(fig6_hidden, wrong) == {"VICReg: hidden step over the embedding's, median factor"}
+    wrong = _change(fig6, "hidden", "vicreg", median_factor=2.0)
+    assert failed(fig6_hidden, wrong) == {"VICReg: hidden and embedding step times, median factor"}
 
 
-def test_a_hidden_rise_is_where_half_of_the_largest_share_is_reached():
+def test_a_hidden_mode_rises_when_it_reaches_half_of_its_largest_share():
     steps = np.arange(1.0, 101)
     shares = np.stack(
         [np.ones(100), np.where(steps < 20, 0.1, 0.5), np.where(steps < 60, 0.05, 0.3)], axis=1
     )
-    # whatever the whole representation does
+    # the size of the whole representation must not matter
     arrays = {"m_steps": steps, "m_stage1": shares * np.exp(-steps / 30)[:, None]}
-    found = fig6_hidden._rises(arrays, "m", "stage1", {"step_times": [5.0, 20.0, 30.0]})
-    assert found["compared"] == 2
-    np.testing.assert_allclose(found["step_times"], [np.inf, 19.375, 59.4], rtol=1e-6)
-    assert math.isclose(found["median_factor"], (20 / 19.375 * 59.4 / 30) ** 0.5, rel_tol=1e-6)
+    rise = fig6_hidden._rises(arrays, "m", "stage1", {"step_times": [5.0, 20.0, 30.0]})
+    assert rise["compared"] == 2
+    np.testing.assert_allclose(rise["step_times"], [np.inf, 19.375, 59.4], rtol=1e-6)
+    assert math.isclose(rise["median_factor"], (20 / 19.375 * 59.4 / 30) ** 0.5, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fig3", "fig6"])
-def test_the_figure_has_a_column_a_method_with_labels(name, fig3, fig6):
+def test_the_figure_has_a_labelled_column_for_each_method(name, fig3, fig6):
     figure, result = {"fig3": (fig3_small_start, fig3[-1]), "fig6": (fig6_hidden, fig6)}[name]
     with plotting.style():
         drawn = figure.plot(result)
@@ -87,7 +90,7 @@ def test_the_figure_has_a_column_a_method_with_labels(name, fig3, fig6):
     plotting.plt.close(drawn)
 
 
-def test_a_standard_start_is_every_method_as_published():
+def test_a_standard_start_trains_every_method_as_published():
     standard = fig4_standard_start.Config.laptop()
     for method in standard.methods:
         training = standard.training(method)
@@ -99,7 +102,7 @@ def test_a_standard_start_is_every_method_as_published():
     }
 
 
-def test_a_small_start_is_that_of_each_methods_row():
+def test_a_small_start_uses_each_methods_own_scale_and_schedule():
     small = resnets.Config.laptop()
     for method in small.methods:
         row, training = METHODS[method], small.training(method)
@@ -111,7 +114,7 @@ def test_a_small_start_is_that_of_each_methods_row():
     assert resnets.Config(lr=0.5, steps=7).training(small.methods[0]).lr == 0.5
 
 
-def test_bad_settings_are_refused_by_name():
+def test_bad_settings_are_rejected_by_name():
     with pytest.raises(ValueError, match=r"methods: expected some of .* received \('dino',\)"):
         fig3_small_start.Config(methods=("dino",))
     with pytest.raises(ValueError, match=r"which have a schedule 'standard'"):

@@ -1,4 +1,4 @@
-"""fig5 is a test: steps in the rich regime, the kernel's curves in the lazy one."""
+"""fig5 is a test: steps in the rich regime, and the kernel's curves in the lazy one."""
 
 import dataclasses
 
@@ -18,12 +18,12 @@ def test_every_check_of_the_smoke_run_passes(fig5):
 def test_a_network_that_left_its_kernel_fails_the_check(fig5):
     gap = fig5.numbers["lazy_against_own"] | {"eigenvalue_rms": 0.05}
     wrong = dataclasses.replace(fig5, numbers=fig5.numbers | {"lazy_against_own": gap})
-    assert failed(fig5_mlp, wrong) == {"lazy: eigenvalue rms against its own kernel"}
+    assert failed(fig5_mlp, wrong) == {"lazy: rms eigenvalue error of the network's own kernel"}
 
 
 def test_two_modes_learned_at_once_fail_the_check(fig5):
     wrong = dataclasses.replace(fig5, numbers=fig5.numbers | {"rich_alone": 0})
-    assert failed(fig5_mlp, wrong) == {"rich: of these alone, the next below a tenth"}
+    assert failed(fig5_mlp, wrong) == {"rich: modes learned one at a time (next below 1/10)"}
 
 
 def test_theory_and_experiment_start_from_the_same_outputs(fig5):

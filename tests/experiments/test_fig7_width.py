@@ -1,4 +1,4 @@
-"""fig7 is a test: the two slopes in width, of networks that are really trained."""
+"""fig7 is a test: the two slopes in width, measured on trained networks."""
 
 import dataclasses
 
@@ -23,18 +23,18 @@ def test_another_power_of_the_width_fails_the_check(fig7):
             fig7_width, dataclasses.replace(fig7, numbers=fig7.numbers | {"slopes": moved})
         )
         assert missed and all(
-            each.startswith(f"{name} kernel: slope's distance") for each in missed
+            each.startswith(f"{fig7_width.KERNELS[name]}: distance of the slope") for each in missed
         )
 
 
-def test_the_interval_is_that_of_one_line_through_all_errors():
+def test_the_interval_of_a_slope_is_that_of_one_line_through_all_errors():
     widths, rng = np.array([64, 256, 1024, 4096]), np.random.default_rng(0)
     errors = widths[:, None] ** -0.5 * np.exp(0.01 * rng.normal(size=(4, 6)))
-    found = fig7_width._slope(widths, errors)
-    assert found["low"] < -0.5 < found["high"] and found["half_width"] < 0.02
+    slope = fig7_width._slope(widths, errors)
+    assert slope["low"] < -0.5 < slope["high"] and slope["half_width"] < 0.02
 
 
-def test_a_convolution_s_and_a_dense_network_s_spectra_are_of_one_trace(fig7):
+def test_the_spectra_of_all_kernels_decrease_and_have_one_scale(fig7):
     for name in fig7_width.NAMES:
         gamma = fig7.arrays[f"spectrum_{name}"]
         assert (np.diff(gamma) <= 0).all() and 0 < gamma[0] < 1

@@ -1,4 +1,4 @@
-"""fig8 is a test: a kernel moves towards the one that predicts what its network learns."""
+"""fig8 is a test: a kernel changes towards one that predicts what its network learns."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ from tests.experiments.figures import failed, labelled_panels
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fig3")]
 
 
-def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_best(fig8):
+def test_kernels_of_the_smoke_run_change_and_embeddings_are_more_similar_than_chance(fig8):
     names = failed(fig8_kernels, fig8)
     assert not [
-        name for name in names if "turn" in name or "modes learned" in name or "chance" in name
+        name for name in names if "direction" in name or "modes learned" in name or "chance" in name
     ]
     for method in resnets.Config.smoke().methods:
         steps = fig8.arrays[f"{method}_steps"]
@@ -28,27 +28,28 @@ def test_kernels_of_the_smoke_run_move_and_their_largest_modes_are_predicted_bes
         assert (fig8.arrays[f"{method}_turned"] <= fig8.arrays[f"{method}_drift"] + 1e-12).all()
 
 
-def test_both_ends_are_those_of_table1(fig8, table1):
+def test_the_first_and_last_alignments_are_those_of_table1(fig8, table1):
     for i, method in enumerate(resnets.Config.smoke().methods):
-        found, along = table1.numbers["methods"][method], fig8.arrays[f"{method}_alignment"]
+        scores, alignment = table1.numbers["methods"][method], fig8.arrays[f"{method}_alignment"]
         np.testing.assert_allclose(
-            along[[0, -1]], [found["start"]["alignment"], found["trained"]["alignment"]]
+            alignment[[0, -1]], [scores["start"]["alignment"], scores["trained"]["alignment"]]
         )
         np.testing.assert_allclose(
-            fig8.arrays["predicted"][[i, -1], i], [along[-1], found["pixels"]["alignment"]]
+            fig8.arrays["predicted"][[i, -1], i], [alignment[-1], scores["pixels"]["alignment"]]
         )
         np.testing.assert_allclose(fig8.arrays["between"][i, i], 1)
 
 
-def test_a_kernel_that_is_there_is_read_and_a_foreign_one_is_made_anew(fig3, runs_dir, monkeypatch):
+def test_a_stored_kernel_is_read_and_a_damaged_one_is_computed_again(fig3, runs_dir, monkeypatch):
     config = dataclasses.replace(fig8_kernels.Config.smoke(), runs_dir=runs_dir, n_pairs=4)
-    of = inspected.subject(config, "simclr", silent)
-    K = of.kernel(300)
-    path = max((of.folder / "entk").glob("step_300_*.npz"), key=lambda path: path.stat().st_mtime)
+    subject = inspected.subject(config, "simclr", silent)
+    K = subject.kernel(300)
+    files = (subject.folder / "entk").glob("step_300_*.npz")
+    path = max(files, key=lambda path: path.stat().st_mtime)
     path.write_bytes(b"something else")
-    np.testing.assert_array_equal(of.kernel(300), K)
-    monkeypatch.setattr(Kernel, "_started", None)  # nothing can be computed now
-    np.testing.assert_array_equal(of.kernel(300), K)
+    np.testing.assert_array_equal(subject.kernel(300), K)
+    monkeypatch.setattr(Kernel, "_start_unit", None)  # so no kernel can be computed
+    np.testing.assert_array_equal(subject.kernel(300), K)
 
 
 def test_each_claim_can_fail(fig8):
@@ -58,10 +59,10 @@ def test_each_claim_can_fail(fig8):
     worse["between"][1] = 0.001
     result = dataclasses.replace(fig8, arrays=worse)
     assert {
-        "SimCLR: the kernel's turn, from start to end",
-        "SimCLR: alignment, last kernel over the first",
-        "SimCLR: own kernel over the best of the others",
-        "SimCLR: the least like embedding, over chance",
+        "SimCLR: relative change of the kernel's direction",
+        "SimCLR: alignment, final kernel / initial kernel",
+        "SimCLR: alignment, own kernel / best other method's kernel",
+        "SimCLR: alignment with the least similar embedding / chance",
     } <= failed(fig8_kernels, result)
 
 

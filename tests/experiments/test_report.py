@@ -1,6 +1,4 @@
-"""Parts of the page: what it says of a figure, the directions of its clouds, its data; and it needs
-nothing else.
-"""
+"""Report page: entries of figures, directions of the clouds, and data; it needs no other file."""
 
 import base64
 import dataclasses
@@ -33,14 +31,14 @@ def subject(fig3, runs_dir):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """fig2 alone: the quickest figure."""
+def results(tmp_path_factory):
+    """Folder with the results of fig2, the fastest figure."""
     out = tmp_path_factory.mktemp("results")
     assert run_one.main(["fig2", "--preset", "smoke", "--out", str(out)]) == 0
     return out
 
 
-def test_every_figure_says_its_claim_its_source_and_its_command():
+def test_every_header_has_claim_paper_command_and_expected_numbers():
     for name in run_one.FIGURES:
         title, fields = entries.header(run_one.module(name).__doc__)
         assert title.endswith(".")
@@ -70,28 +68,28 @@ def check(passed=True, premise=False):
         ([], ""),
     ],
 )
-def test_a_claim_is_not_said_to_hold_where_its_premise_does_not(checks, verdict):
+def test_a_claim_does_not_hold_unless_its_premises_do(checks, verdict):
     assert entries.Entry("fig", "T", {}, summary={"checks": checks}).verdict == verdict
 
 
-def test_a_figure_that_was_stopped_half_way_does_not_hold():
+def test_an_interrupted_figure_does_not_hold():
     assert (
         entries.Entry("fig", "T", {}, summary={"checks": [check()], "whole": False}).verdict
         == "unfinished"
     )
 
 
-def test_a_training_whose_images_are_others_or_gone_is_said_to_be_missing(linear, tmp_path):
+def test_a_replay_whose_images_changed_or_are_gone_is_reported_as_missing(linear, tmp_path):
     config = dataclasses.replace(fig1_steps.Config.smoke(), network="none")
     with jax.enable_x64(True):
         digest = fig1_steps.digest(config)
-    for name, settings, images, said in (
+    for name, settings, images, messages in (
         ("same", config, digest, []),
         (
-            "others",
+            "changed",
             config,
             "0",
-            ["the linear model's training: the images of photos are others than those"],
+            ["the linear model's training: data: expected the images from which fig1 was computed"],
         ),
         (
             "gone",
@@ -105,14 +103,14 @@ def test_a_training_whose_images_are_others_or_gone_is_said_to_be_missing(linear
         header = {"numbers": json.loads(json.dumps(linear.numbers)), "images": images}
         _npz.write(folder / "arrays.npz", "figure fig1", linear.arrays, header)
         entry = entries.Entry("fig1", "T", {}, folder=folder, config=dataclasses.asdict(settings))
-        made, _, missing = replay.replays([entry])
-        assert len(made) == (not said) and len(missing) == len(said)
-        assert all(found.startswith(each) for found, each in zip(missing, said, strict=True))
+        available, _, missing = replay.replays([entry])
+        assert len(available) == (not messages) and len(missing) == len(messages)
+        assert all(line.startswith(each) for line, each in zip(missing, messages, strict=True))
 
 
-def test_arrays_of_another_version_are_shown_as_they_were_drawn(made, tmp_path):
+def test_arrays_of_another_version_are_shown_by_their_stored_drawing(results, tmp_path):
     folder = tmp_path / "fig2" / "smoke"
-    shutil.copytree(made / "fig2" / "smoke", folder)
+    shutil.copytree(results / "fig2" / "smoke", folder)
     _, header = _npz.read(folder / "arrays.npz", "figure fig2", ())
     _npz.write(folder / "arrays.npz", "figure fig2", {"other": np.zeros(1)}, header)
     (entry,) = (each for each in entries.entries(tmp_path, "smoke") if each.folder)
@@ -120,107 +118,103 @@ def test_arrays_of_another_version_are_shown_as_they_were_drawn(made, tmp_path):
     (folder / "figure.png").unlink()
     assert page.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text()
-    assert "Its drawing is not there" in text and not Addresses(text).pictures
+    assert "The drawing is missing" in text and not Addresses(text).pictures
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
-        ("summary.json", "{", "not to be read: Expecting property name"),
+        ("summary.json", "{", "results cannot be read: Expecting property name"),
         (
             "summary.json",
             '{"checks": []}',
-            "expected a figure's, received one without seconds, device, cores",
+            "expected the fields of a figure, received a file without seconds, device, cores",
         ),
         (
             "config.json",
             "[]",
-            "expected summary.json and config.json of a figure, received something else",
+            "expected objects in summary.json and config.json, received another value",
         ),
-        ("config.json", None, "not to be read: [Errno 2] No such file or directory"),
+        ("config.json", None, "results cannot be read: [Errno 2] No such file or directory"),
     ],
 )
-def test_one_figure_that_cannot_be_read_does_not_cost_the_others(
-    made, tmp_path, capsys, file, content, said
+def test_figures_are_shown_although_another_one_cannot_be_read(
+    results, tmp_path, capsys, file, content, message
 ):
-    shutil.copytree(made / "fig2" / "smoke", tmp_path / "fig2" / "smoke")
-    shutil.copytree(made / "fig2" / "smoke", tmp_path / "fig5" / "smoke")
+    shutil.copytree(results / "fig2" / "smoke", tmp_path / "fig2" / "smoke")
+    shutil.copytree(results / "fig2" / "smoke", tmp_path / "fig5" / "smoke")
     path = tmp_path / "fig5" / "smoke" / file
     path.unlink() if content is None else path.write_text(content)
     assert page.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
     text = html.unescape((tmp_path / "page.html").read_text())
-    assert said in text and 'id="fig2"' in text and 'id="fig5"' not in text
+    assert message in text and 'id="fig2"' in text and 'id="fig5"' not in text
 
 
-def test_a_missing_key_is_said_in_words():
-    assert entries.explained(KeyError("theory_loss")) == "no 'theory_loss' in it"
+def test_a_missing_key_is_explained_in_words():
+    assert entries.explained(KeyError("theory_loss")) == "missing key 'theory_loss'"
     assert entries.explained(ValueError("a: expected b")) == "a: expected b"
 
 
-def test_the_page_of_what_there_is_is_whole_and_says_what_is_not_there(made, capsys):
-    out = made / "page.html"
-    assert page.main(["--results", str(made), "--out", str(out)]) == 0
-    assert "not made yet: fig1, fig3" in capsys.readouterr().out
+def test_a_page_is_self_contained_and_names_figures_without_results(results, capsys):
+    out = results / "page.html"
+    assert page.main(["--results", str(results), "--out", str(out)]) == 0
+    assert "no results yet: fig1, fig3" in capsys.readouterr().out
     text = out.read_text()
     assert "make fig3" in text
-    found = Addresses(text)
-    assert found.pictures and all(address.startswith("data:") for address in found.pictures)
-    assert all(address.startswith("#") for address in found.links)
+    addresses = Addresses(text)
+    assert addresses.pictures
+    assert all(address.startswith("data:") for address in addresses.pictures)
+    assert all(address.startswith("#") for address in addresses.links)
     assert "http" not in text.split("<body>")[0]
 
 
-def test_no_results_is_one_line_and_no_page(tmp_path, capsys):
+def test_without_results_there_is_one_line_and_no_page(tmp_path, capsys):
     assert page.main(["--results", str(tmp_path), "--out", str(tmp_path / "x.html")]) == 2
     assert "make figures" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_directions_are_found_in_the_order_in_which_they_were_learned():
+def test_directions_are_sorted_in_the_order_in_which_they_were_learned():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(4, 4)))[0]
     modes = np.linalg.qr(rng.normal(size=(200, 4)))[0]
     steps, when = np.arange(0, 100, 5), np.array([20.0, 40.0, 60.0, np.inf])
-    sizes = 1 / (
-        1 + np.exp(-(steps[:, None] - when))
-    )  # equal in the end, so that the end alone cannot tell
+    # the sizes are equal at the end, which therefore does not show the order
+    sizes = 1 / (1 + np.exp(-(steps[:, None] - when)))
     z = np.einsum("sk,nk,dk->snd", sizes, modes, basis)
-    found = replay.learned_directions(z, steps, when)
-    np.testing.assert_allclose(np.abs(found.T @ basis)[:3, :3], np.eye(3), atol=1e-3)
-    np.testing.assert_allclose(found.T @ found, np.eye(4), atol=1e-12)
+    directions = replay.learned_directions(z, steps, when)
+    np.testing.assert_allclose(np.abs(directions.T @ basis)[:3, :3], np.eye(3), atol=1e-3)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(4), atol=1e-12)
 
 
-def test_a_networks_cloud_opens_with_its_modes(subject):
-    made = replay.network(subject, DEFAULT)
-    size = made.cloud.std(axis=1)
-    assert made.cloud.shape == (len(subject.steps), 32, 3)
+def test_a_networks_cloud_gains_dimensions_with_its_modes(subject):
+    network = replay.network(subject, DEFAULT)
+    size = network.cloud.std(axis=1)
+    assert network.cloud.shape == (len(subject.steps), 32, 3)
     assert (size[0] < 0.05 * size[-1]).all()
-    first = np.searchsorted(made.moments, made.step_times[0])
-    assert made.moments[first] < made.step_times[1] < made.step_times[2]
-    assert (
-        size[first, 0] > 2 * size[first, 1] > 2 * 10 * size[first, 2]
-    )  # a line, that the second mode is to widen
-    # what the cloud says at the end is what the curves say: unnormalised Barlow Twins takes each
-    # mode's C to 1
+    first = np.searchsorted(network.moments, network.step_times[0])
+    assert network.moments[first] < network.step_times[1] < network.step_times[2]
+    # the cloud is a line, before the second mode widens it
+    assert size[first, 0] > 2 * size[first, 1] > 2 * 10 * size[first, 2]
+    # cloud and curves agree at the end: unnormalised Barlow Twins takes each mode's C to 1
     assert 0.3 < size[-1, 0] < 3
 
 
-def test_its_data_is_json_that_gives_the_cloud_back(subject):
-    made = replay.network(subject, DEFAULT)
-    data = json.loads(json.dumps(made.data(), allow_nan=False))
-    back = (
-        np.frombuffer(base64.b64decode(data["cloud"]), "<i2").reshape(made.cloud.shape)
-        / replay.SCALE
-    )
-    np.testing.assert_allclose(back, made.cloud / np.abs(made.cloud).max(), atol=1e-4)
+def test_the_data_of_a_replay_are_json_from_which_the_cloud_can_be_read(subject):
+    network = replay.network(subject, DEFAULT)
+    data = json.loads(json.dumps(network.data(), allow_nan=False))
+    integers = np.frombuffer(base64.b64decode(data["cloud"]), "<i2")
+    cloud = integers.reshape(network.cloud.shape) / replay.SCALE
+    np.testing.assert_allclose(cloud, network.cloud / np.abs(network.cloud).max(), atol=1e-4)
     assert len(data["steps"]) == len(data["loss"]) == len(data["eigenvalues"][0])
 
 
 def test_the_gallery_has_the_images_at_both_ends_of_every_learned_mode(subject):
-    found = gallery(subject, DEFAULT)
-    assert len(found.modes) == sum(np.isfinite(subject.numbers["step_times"]))
-    assert [mode.step for mode in found.modes] == sorted(mode.step for mode in found.modes)
-    for mode in found.modes:
+    modes = gallery(subject, DEFAULT).modes
+    assert len(modes) == sum(np.isfinite(subject.numbers["step_times"]))
+    assert [mode.step for mode in modes] == sorted(mode.step for mode in modes)
+    for mode in modes:
         assert mode.low != mode.high
         assert mode.low.startswith("data:image/png;base64,")
         assert {"brightness", "contrast", "saturation", "hue"} <= mode.correlations.keys()
@@ -228,7 +222,7 @@ def test_the_gallery_has_the_images_at_both_ends_of_every_learned_mode(subject):
 
 
 class Addresses(html.parser.HTMLParser):
-    """What a page's images and links point at."""
+    """Addresses of a page's images and links."""
 
     def __init__(self, text):
         super().__init__()
@@ -236,10 +230,10 @@ class Addresses(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
+        attributes = dict(attrs)
         if tag == "img":
-            self.pictures.append(found["src"])
-            assert len(found["alt"]) > 20
+            self.pictures.append(attributes["src"])
+            assert len(attributes["alt"]) > 20
         if tag == "a":
-            self.links.append(found["href"])
-        assert not (tag in ("script", "link") and found.get("src"))
+            self.links.append(attributes["href"])
+        assert not (tag in ("script", "link") and attributes.get("src"))

@@ -1,6 +1,4 @@
-"""All figures in one call: each is made whatever becomes of the others, and the end says what came
-of them.
-"""
+"""All figures in one call: each runs even if another one fails, and the end lists the outcomes."""
 
 import json
 import re
@@ -17,13 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def faked(monkeypatch, tmp_path):
-    """Every figure writes a summary of two checks; what is asked for is kept, and codes can be
-    set."""
-    codes, asked = {}, []
+    """Replace the figures by ones that write two checks and exit with a chosen code.
+
+    Returns the exit codes by name, the calls, and the folder of the results.
+    """
+    codes, calls = {}, []
 
     def main(argv):
         name = argv[0]
-        asked.append(argv)
+        calls.append(argv)
         folder = tmp_path / name / argv[argv.index("--preset") + 1]
         folder.mkdir(parents=True, exist_ok=True)
         code = codes.get(name, 0)
@@ -32,21 +32,21 @@ def faked(monkeypatch, tmp_path):
         return code
 
     monkeypatch.setattr(run_one, "main", main)
-    return codes, asked, tmp_path
+    return codes, calls, tmp_path
 
 
 def test_a_figure_that_fails_does_not_stop_the_others_and_is_named_at_the_end(faked, capsys):
-    codes, asked, out = faked
+    codes, calls, out = faked
     codes |= {"fig4": 1, "fig6": 1}
     assert run_all.main(["--out", str(out)]) == 1
-    assert [argv[0] for argv in asked] == list(run_one.FIGURES)
-    said = capsys.readouterr().out
-    assert "[1 of 9] fig1: at most about" in said
-    assert said.count("FAIL two") == 2
-    assert said.count("2 of 2 checks passed") == 7
+    assert [argv[0] for argv in calls] == list(run_one.FIGURES)
+    printed = capsys.readouterr().out
+    assert "[1 of 9] fig1: at most about" in printed
+    assert printed.count("FAIL two") == 2
+    assert printed.count("2 of 2 checks passed") == 7
 
 
-def test_a_smoke_run_passes_where_all_runs_and_fails_where_one_does_not(faked):
+def test_a_smoke_run_passes_unless_a_figure_has_an_error(faked):
     codes, _, out = faked
     codes["fig6"] = 1
     assert run_all.main(["--preset", "smoke", "--out", str(out)]) == 0
@@ -54,27 +54,27 @@ def test_a_smoke_run_passes_where_all_runs_and_fails_where_one_does_not(faked):
     assert run_all.main(["--preset", "smoke", "--out", str(out)]) == 2
 
 
-def test_an_interrupted_figure_ends_it(faked):
-    codes, asked, out = faked
+def test_an_interrupted_figure_ends_the_call(faked):
+    codes, calls, out = faked
     codes["fig2"] = 130
     assert run_all.main(["--out", str(out)]) == 130
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
-def test_images_are_handed_to_those_that_read_them_and_some_can_be_chosen(faked):
-    _, asked, out = faked
+def test_images_are_passed_to_figures_and_figures_can_be_chosen(faked):
+    _, calls, out = faked
     assert run_all.main(["--out", str(out), "--data", "npz:a.npz", "--only", "fig2", "fig3"]) == 0
-    assert [argv[0] for argv in asked] == ["fig2", "fig3"]
-    assert all("npz:a.npz" in argv for argv in asked)
+    assert [argv[0] for argv in calls] == ["fig2", "fig3"]
+    assert all("npz:a.npz" in argv for argv in calls)
 
 
-def test_an_unknown_figure_is_refused(faked, capsys):
+def test_an_unknown_figure_is_rejected(faked, capsys):
     assert run_all.main(["--only", "fig99"]) == 2
-    assert "expected some of fig1" in capsys.readouterr().err
+    assert "expected names among fig1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", run_one.FIGURES)
-def test_every_figure_says_in_one_line_what_it_is_and_what_it_costs(name):
+def test_every_figure_has_a_title_of_one_line_and_expected_times(name):
     figure = run_one.module(name)
     title, empty, *_ = figure.__doc__.splitlines()
     assert title.endswith(".") and not empty
@@ -83,15 +83,15 @@ def test_every_figure_says_in_one_line_what_it_is_and_what_it_costs(name):
 
 
 def test_a_new_figure_is_one_file(tmp_path, monkeypatch):
-    """A file in the folder makes a name, an order, and a target of make."""
+    """Each file in the folder is a figure, and the figures are sorted."""
     for stem in ("fig1_a", "fig10_b", "fig2_c", "table1_d", "laws", "clip_towers", "__init__"):
         (tmp_path / f"{stem}.py").write_text('"""Title."""')
-    found = arguments.figures_in(tmp_path)
-    assert list(found) == ["fig1", "fig2", "fig10", "table1", "clip", "laws"]
-    assert found["clip"] == "experiments.figures.clip_towers"
+    modules = arguments.figures_in(tmp_path)
+    assert list(modules) == ["fig1", "fig2", "fig10", "table1", "clip", "laws"]
+    assert modules["clip"] == "experiments.figures.clip_towers"
 
 
 def test_make_has_a_target_for_each_figure():
-    said = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    targets = re.findall(r"^  make (\S+) ", said.stdout, flags=re.MULTILINE)
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    targets = re.findall(r"^  make (\S+) ", done.stdout, flags=re.MULTILINE)
     assert set(run_one.FIGURES) <= set(targets)

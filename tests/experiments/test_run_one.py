@@ -1,4 +1,4 @@
-"""The runner: what it writes, what it refuses, and that it only redraws what it has."""
+"""The runner writes results, rejects bad arguments, and only redraws what it has computed."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_a_run_writes_numbers_arrays_settings_and_both_drawings(folder):
 
 def test_running_again_only_redraws(folder, capsys, monkeypatch):
     def compute(*_, **__):
-        raise AssertionError("computed anew")
+        raise AssertionError("computed again")
 
     before = (folder / "arrays.npz").read_bytes()
     (folder / "figure.png").unlink()
@@ -53,7 +53,7 @@ def test_running_again_only_redraws(folder, capsys, monkeypatch):
     assert (folder / "arrays.npz").read_bytes() == before
 
 
-def test_half_a_file_of_arrays_is_computed_anew(folder, capsys):
+def test_a_damaged_file_of_arrays_is_computed_again(folder, capsys):
     arrays = folder / "arrays.npz"
     arrays.write_bytes(arrays.read_bytes()[:1000])
     assert main(["fig2", "--preset", "smoke", "--out", str(folder.parents[1])]) == 0
@@ -73,9 +73,9 @@ def test_half_a_file_of_arrays_is_computed_anew(folder, capsys):
 )
 def test_a_bad_argument_is_one_line_and_exit_code_2(flags, message, capsys, tmp_path):
     assert main(["fig2", "--preset", "smoke", "--out", str(tmp_path), *flags]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,7 +104,7 @@ def test_the_presets_differ_in_scale_only():
     assert max(smoke.lr_gamma, laptop.lr_gamma, paper.lr_gamma) <= 0.01
 
 
-def test_a_killed_run_leaves_nothing_half_written(tmp_path):
+def test_a_killed_run_leaves_no_partial_file(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -125,7 +125,7 @@ def test_a_killed_run_leaves_nothing_half_written(tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_what_is_there_before_a_long_part_stays_when_that_is_stopped_and_is_not_taken_for_the_whole(
+def test_an_interrupted_run_stores_its_first_part_and_is_computed_again(
     tmp_path, monkeypatch, capsys
 ):
     def stopped(config, progress):
@@ -146,7 +146,7 @@ def test_what_is_there_before_a_long_part_stays_when_that_is_stopped_and_is_not_
     assert "half" not in json.loads((folder / "summary.json").read_text())["numbers"]
 
 
-def test_other_images_at_the_same_path_are_computed_anew(tmp_path, capsys):
+def test_other_images_at_the_same_path_are_computed_again(tmp_path, capsys):
     generator = np.random.default_rng(0)
     arguments = [
         "fig2",
@@ -157,10 +157,10 @@ def test_other_images_at_the_same_path_are_computed_anew(tmp_path, capsys):
         "--out",
         str(tmp_path / "out"),
     ]
-    said = []
+    redrawn = []
     for _ in range(2):
         pixels = generator.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
         np.savez(tmp_path / "a.npz", pixels=pixels)
         main([*arguments, "--set", "angles=4", "records=20"])
-        said.append("drawing from" in capsys.readouterr().out)
-    assert said == [False, False]
+        redrawn.append("drawing from" in capsys.readouterr().out)
+    assert redrawn == [False, False]

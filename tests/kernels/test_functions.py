@@ -26,14 +26,14 @@ def pairs(f):
     ids=["linear", "rbf", "polynomial"],
 )
 def test_values_are_those_of_the_formula(kernel, formula, dtype):
-    found = kernel(A.astype(dtype), B.astype(dtype))
-    assert found.dtype == dtype
+    values = kernel(A.astype(dtype), B.astype(dtype))
+    assert values.dtype == dtype
     np.testing.assert_allclose(
-        found, pairs(formula), rtol=1e-12 if dtype == "float64" else 2e-4, atol=1e-5
+        values, pairs(formula), rtol=1e-12 if dtype == "float64" else 2e-4, atol=1e-5
     )
 
 
-def test_a_common_mean_costs_the_rbf_no_digits():
+def test_a_common_mean_does_not_cost_the_rbf_kernel_digits():
     far = kernels.rbf(1.0)(A.astype("float32") + 100, B.astype("float32") + 100)
     np.testing.assert_allclose(
         far, pairs(lambda a, b: np.exp(-np.sum((a - b) ** 2) / 2)), atol=2e-4
@@ -42,10 +42,10 @@ def test_a_common_mean_costs_the_rbf_no_digits():
 
 @settings(deadline=None, max_examples=20)
 @given(
-    seed=st.integers(0, 10**6), n=st.integers(1, 8), m=st.integers(1, 5), which=st.integers(0, 2)
+    seed=st.integers(0, 10**6), n=st.integers(1, 8), m=st.integers(1, 5), index=st.integers(0, 2)
 )
-def test_every_kernel_is_symmetric_and_positive_semi_definite(seed, n, m, which):
-    kernel = (kernels.linear(), kernels.rbf(0.8), kernels.polynomial(2))[which]
+def test_every_kernel_is_symmetric_and_positive_semi_definite(seed, n, m, index):
+    kernel = (kernels.linear(), kernels.rbf(0.8), kernels.polynomial(2))[index]
     x = np.random.default_rng(seed).normal(size=(n, m))
     with jax.enable_x64(True):
         K = np.asarray(kernel(x, x))
@@ -53,7 +53,7 @@ def test_every_kernel_is_symmetric_and_positive_semi_definite(seed, n, m, which)
     assert np.linalg.eigvalsh(K).min() > -1e-9 * max(1, np.abs(K).max())
 
 
-def test_a_wide_network_has_the_infinite_widths_kernel(x64):
+def test_a_wide_network_has_the_kernel_of_infinite_width(x64):
     stax = nt.stax
     layers = [stax.Dense(4096), stax.Relu(), stax.Dense(1)]
     init, apply, _ = stax.serial(*layers)
@@ -70,14 +70,14 @@ def test_a_wide_network_has_the_infinite_widths_kernel(x64):
 
 
 @pytest.mark.parametrize(
-    "behind", [[nt.stax.Flatten()], [nt.stax.GlobalAvgPool()]], ids=["flatten", "pool"]
+    "pooling", [[nt.stax.Flatten()], [nt.stax.GlobalAvgPool()]], ids=["flatten", "pool"]
 )
 @pytest.mark.parametrize("shape", [(3, 48), (3, 6, 8), (3, 4, 4), (3, 4, 4, 4, 3)])
-def test_a_convolution_says_which_shape_it_wants(shape, behind):
+def test_a_convolution_names_the_shape_that_it_expects(shape, pooling):
     convolution = [
         nt.stax.Conv(1, (3, 3), padding="SAME"),
         nt.stax.Relu(),
-        *behind,
+        *pooling,
         nt.stax.Dense(1),
     ]
     images = RNG.normal(size=(3, 4, 4, 3)).astype("float32")
@@ -85,16 +85,16 @@ def test_a_convolution_says_which_shape_it_wants(shape, behind):
     x = np.ones(shape, "float32")
     with pytest.raises(
         ValueError, match=r"inputs: expected .* \[n, h, w, c\] .* received float32 \[3, \d+"
-    ) as refused:
+    ) as error:
         kernels.gram(kernels.infinite_width(convolution), x)
-    assert str(list(shape)) in str(refused.value)
+    assert str(list(shape)) in str(error.value)
     flat = kernels.infinite_width(
         [nt.stax.Flatten(), nt.stax.Dense(1), nt.stax.Relu(), nt.stax.Dense(1)]
     )
     np.testing.assert_allclose(flat(x, x), flat(x.reshape(3, -1), x.reshape(3, -1)), rtol=1e-6)
 
 
-def test_kernels_are_values():
+def test_kernels_compare_and_hash_by_their_parameters():
     assert kernels.rbf(1.0) == kernels.rbf(1) and hash(kernels.rbf(1.0)) == hash(kernels.rbf(1))
     assert kernels.rbf(1.0) != kernels.rbf(2.0) and kernels.polynomial(2) != kernels.polynomial(3)
     assert repr(kernels.rbf(1.0)) == "RBF(length=1.0)"
@@ -127,7 +127,7 @@ def test_kernels_are_values():
             lambda: kernels.infinite_width([nt.stax.Dense(8), nt.stax.Relu(), nt.stax.Dense(1)])(
                 A, B
             ),
-            r"layers: expected layers that end in one value an input \(stax.Flatten\(\) .* kernel "
+            r"layers: expected layers that end in one value per input \(stax.Flatten\(\) .* kernel "
             r"values",
         ),
         (

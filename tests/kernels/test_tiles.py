@@ -22,7 +22,7 @@ KXY = np.exp(-((X[:, None] - Y[None]) ** 2).sum((2, 3)) / 2)
 
 
 @pytest.mark.parametrize("tile", [1, 2, 7, 22, 23, 1024])
-def test_tiles_of_any_size_make_the_same_matrix(tile, x64, tmp_path):
+def test_tiles_of_any_size_give_the_same_matrix(tile, x64, tmp_path):
     kernel = kernels.rbf(1.0)
     whole = kernels.gram(kernel, X, tile=tile)
     np.testing.assert_allclose(whole, K, rtol=1e-12)
@@ -35,23 +35,23 @@ def test_tiles_of_any_size_make_the_same_matrix(tile, x64, tmp_path):
 
 @settings(deadline=None, max_examples=25)
 @given(n=st.integers(1, 20), n2=st.integers(1, 20), tile=st.integers(1, 25))
-def test_ragged_sizes(n, n2, tile):
+def test_sizes_that_are_no_multiple_of_the_tile_give_the_whole_matrix(n, n2, tile):
     x, y = X.repeat(2, axis=0)[:n], X.repeat(2, axis=0)[-n2:]
-    found = kernels.gram(kernels.linear(), x, y, tile=tile)
-    np.testing.assert_allclose(found, x.reshape(n, -1) @ y.reshape(n2, -1).T, rtol=1e-4, atol=1e-5)
+    values = kernels.gram(kernels.linear(), x, y, tile=tile)
+    np.testing.assert_allclose(values, x.reshape(n, -1) @ y.reshape(n2, -1).T, rtol=1e-4, atol=1e-5)
 
 
 def test_only_tiles_on_and_above_the_diagonal_are_evaluated():
-    seen = []
+    calls = []
 
     def kernel(a, b):
-        seen.append(1)
+        calls.append(1)
         return kernels.linear()(a, b)
 
-    kernels.gram(
-        kernel, X, tile=6
-    )  # four rows of tiles: ten, and one below the diagonal to see that it is symmetric
-    assert len(seen) <= 12
+    kernels.gram(kernel, X, tile=6)
+    # Four rows of tiles have ten on or above the diagonal; one tile and its mirror image are
+    # evaluated to check the symmetry.
+    assert len(calls) <= 12
 
 
 class StopError(Exception):
@@ -71,7 +71,7 @@ def stopping(after):
 
 
 @pytest.mark.parametrize("after", [3, 5, 9])
-def test_what_was_stopped_goes_on_to_the_same_bits(after, x64, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_bits(after, x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
         kernels.gram(stopping(after), X, tile=5, path=path)
@@ -86,15 +86,15 @@ def test_what_was_stopped_goes_on_to_the_same_bits(after, x64, tmp_path):
 
     whole = kernels.gram(kernels.rbf(1.0), X, tile=5)
     np.testing.assert_array_equal(kernels.gram(counted, X, tile=5, path=path), whole)
-    assert (
-        count[0] <= 15 - done + 5
-    )  # the first, and the last done, to know the kernel; a pair to see its symmetry
-    again = kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)  # whole: opened
+    # The first and the last written tile are evaluated to recognise the kernel, a pair of tiles to
+    # check the symmetry.
+    assert count[0] <= 15 - done + 5
+    again = kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)  # opens the complete file
     np.testing.assert_array_equal(again, whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["K.npy", "K.npy.tiles"]
 
 
-def test_a_tile_that_was_damaged_is_evaluated_again(x64, tmp_path):
+def test_a_damaged_tile_is_evaluated_again(x64, tmp_path):
     path, part = tmp_path / "K.npy", tmp_path / "K.npy.part"
     with pytest.raises(StopError):
         kernels.gram(stopping(9), X, tile=5, path=path)
@@ -105,14 +105,14 @@ def test_a_tile_that_was_damaged_is_evaluated_again(x64, tmp_path):
     np.testing.assert_array_equal(kernels.gram(kernels.rbf(1.0), X, tile=5, path=path), whole)
 
 
-def test_a_whole_file_that_was_damaged_is_refused(x64, tmp_path):
+def test_a_complete_file_with_a_damaged_tile_is_refused(x64, tmp_path):
     path = tmp_path / "K.npy"
     kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     damaged = np.lib.format.open_memmap(path, mode="r+")
     damaged[12, 12] += 1e-9
     damaged.flush()
     message = (
-        r"received one with 1 of 15 tiles damaged or not in K\.npy\.tiles, the first at inputs "
+        r"received a file with 1 of 15 tiles damaged or not in K\.npy\.tiles, the first at inputs "
         r"10\.\.\. against 10"
     )
     with pytest.raises(ValueError, match=message):
@@ -120,7 +120,7 @@ def test_a_whole_file_that_was_damaged_is_refused(x64, tmp_path):
 
 
 @pytest.mark.parametrize("tile", [8, 6])
-def test_tiles_shared_out_over_eight_devices_hold_the_values_of_one(tile, tmp_path):
+def test_eight_devices_compute_the_values_of_one(tile, tmp_path):
     code = """
         import sys
         import jax, numpy as np
@@ -153,7 +153,7 @@ def test_tiles_shared_out_over_eight_devices_hold_the_values_of_one(tile, tmp_pa
     np.testing.assert_allclose(np.load(tmp_path / "K.npy"), K, rtol=1e-12)
 
 
-def test_half_a_line_in_the_journal_is_a_tile_that_is_not_done(x64, tmp_path):
+def test_an_incomplete_journal_line_counts_as_a_missing_tile(x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
@@ -163,7 +163,7 @@ def test_half_a_line_in_the_journal_is_a_tile_that_is_not_done(x64, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_gives_the_same_bits(tmp_path):
+def test_a_killed_and_restarted_run_gives_the_same_bits(tmp_path):
     code = textwrap.dedent(
         """
         import sys, time
@@ -200,26 +200,26 @@ def test_a_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
     path = tmp_path / "K.npy"
     kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     before = path.read_bytes()
-    for kernel, x, tile, found in (
+    for kernel, x, tile, contents in (
         (
             kernels.rbf(2.0),
             X,
             5,
-            r"another kernel's values: 0\.\d+.* where this one gives 0\.\d+.*, inputs \d+ and \d+",
+            r"another kernel's values: 0\.\d+.* where this kernel has 0\.\d+.*, inputs \d+ and \d+",
         ),
-        (kernels.rbf(1.0), X + 1e-9, 5, "one of other inputs"),
-        (kernels.rbf(1.0), X[:20], 5, r"one of shape \[23, 23\], other inputs"),
-        (kernels.rbf(1.0), X, 6, "one of tile 5"),
-        (lambda a, b: kernels.rbf(1.0)(a, b).astype("float32"), X, 5, "one of dtype <f8"),
+        (kernels.rbf(1.0), X + 1e-9, 5, "a matrix of other inputs"),
+        (kernels.rbf(1.0), X[:20], 5, r"a matrix of shape \[23, 23\], other inputs"),
+        (kernels.rbf(1.0), X, 6, "a matrix of tile 5"),
+        (lambda a, b: kernels.rbf(1.0)(a, b).astype("float32"), X, 5, "a matrix of dtype <f8"),
     ):
         with pytest.raises(
             ValueError,
-            match=rf"K\.npy: expected this kernel.s values .* received {found}; remove it",
+            match=rf"K\.npy: expected this kernel.s values .* received {contents}; remove it",
         ):
             kernels.gram(kernel, x, tile=tile, path=path)
     path.write_bytes(b"nothing")
     with pytest.raises(
-        ValueError, match=r"received no \.npy file \(.*\); remove it or name another"
+        ValueError, match=r"received a file that is not \.npy \(.*\); remove it or name another"
     ):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
     path.write_bytes(before)
@@ -230,7 +230,7 @@ def test_a_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
         kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
-def test_the_part_of_another_matrix_is_refused_and_kept(x64, tmp_path):
+def test_an_incomplete_file_of_another_matrix_is_refused_and_kept(x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
@@ -261,7 +261,7 @@ def test_the_part_of_another_matrix_is_refused_and_kept(x64, tmp_path):
         ),
     ],
 )
-def test_a_kernel_that_is_none_is_refused_with_its_tile(kernel, message, x64, tmp_path):
+def test_a_function_that_is_not_a_kernel_is_refused_with_its_tile(kernel, message, x64, tmp_path):
     for path in (None, tmp_path / "K.npy"):
         with pytest.raises(ValueError, match=message):
             kernels.gram(kernel, X, tile=5, path=path)
@@ -279,7 +279,7 @@ def test_inputs_that_do_not_fit_are_refused():
         kernels.gram(kernels.linear(), X, tile=0)
 
 
-def test_the_journal_says_what_the_matrix_is(x64, tmp_path):
+def test_the_journal_identifies_the_matrix(x64, tmp_path):
     kernels.gram(kernels.rbf(1.0), X, tile=12, path=tmp_path / "K.npy")
     header, *tiles = map(json.loads, (tmp_path / "K.npy.tiles").read_text().splitlines())
     assert header["shape"] == [23, 23] and header["tile"] == 12
@@ -293,16 +293,16 @@ def test_a_foreign_file_beside_an_interrupted_one_is_refused(x64, tmp_path):
     path = tmp_path / "K.npy"
     with pytest.raises(StopError):
         kernels.gram(stopping(8), X, tile=5, path=path)
-    for other, found in (
+    for other, contents in (
         (np.zeros((3, 3)), r"float64 \[3, 3\]"),
-        (K, "one with 15 of 15 tiles damaged or not in"),
+        (K, "a file with 15 of 15 tiles damaged or not in"),
     ):
         np.save(path, other)
-        with pytest.raises(ValueError, match=f"received {found}"):
+        with pytest.raises(ValueError, match=f"received {contents}"):
             kernels.gram(kernels.rbf(1.0), X, tile=5, path=path)
 
 
-def test_a_kernel_that_differs_only_beyond_the_first_tile_is_told_apart(x64, tmp_path):
+def test_a_kernel_that_differs_only_beyond_the_first_tile_is_recognised(x64, tmp_path):
     blank = np.concatenate([np.zeros((5, 4, 2)), X])
     kernels.gram(kernels.linear(), blank, tile=5, path=tmp_path / "K.npy")
     with pytest.raises(ValueError, match=r"another kernel's values: .* inputs 2[5-7] and 2[5-7];"):

@@ -1,4 +1,4 @@
-"""Laws that a user might write: the package knows nothing of them."""
+"""Laws that a user might write, none of which the package contains."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from stepwise.types import Numbers
 
 @dataclass(frozen=True)
 class Half(Law):
-    """Barlow Twins at half its rates, in as few words as the contract allows: L = ‖C − I‖²/2."""
+    """Barlow Twins at half its rates, L = ‖C − I‖²/2, with only the methods that a law needs."""
 
     gamma: Numbers
 
@@ -29,7 +29,7 @@ class Half(Law):
 
 @dataclass(frozen=True)
 class HalfKnown(Half):
-    """The same with all that makes it fast: curves, form of the flow, loss and limit."""
+    """The same law with closed forms: curves, form of the flow, loss and stability limit."""
 
     def eigenvalues(self, times, lam0):
         return BarlowTwins(self.gamma).eigenvalues(jnp.asarray(times) / 2, lam0)
@@ -46,7 +46,7 @@ class HalfKnown(Half):
 
 @dataclass(frozen=True)
 class Pencil(Law):
-    """L = −2 tr WAWᵀ + tr (WΣWᵀ)² with A = Σ − a(Σ − Γ): its order is that of A, not γ's."""
+    """L = −2 tr WAWᵀ + tr (WΣWᵀ)² with A = Σ − a(Σ − Γ). Modes grow in the order of A, not of γ."""
 
     gamma: Numbers
     sigma: Numbers

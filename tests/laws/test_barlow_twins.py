@@ -40,7 +40,7 @@ def test_the_law_is_the_formula_of_the_slides(x64):
     np.testing.assert_allclose(law.amplitude(t[:, 0], lam0) * s0, s, rtol=1e-12)
 
 
-def test_growth_where_nothing_grows_or_nothing_moves(x64):
+def test_amplitudes_of_modes_that_do_not_grow(x64):
     growth = BarlowTwins([1.0, 0.0, -1.0]).amplitude([0.0, 1.0, 1e6], [0.0, 0.0, -0.5])
     np.testing.assert_array_equal(growth[:, :2], 1)
     np.testing.assert_allclose(
@@ -125,7 +125,7 @@ def test_a_mode_that_never_crosses_one_half_has_no_step(gamma, lam0, dtype):
     )
 
 
-def test_the_loss_is_what_each_mode_lacks_of_one(x64):
+def test_the_loss_sums_the_squared_distance_of_each_mode_from_one(x64):
     law, times = BarlowTwins([1.0, 0.5, -0.1]), np.linspace(0, 4, 7)
     lam0 = np.array([1e-3, 1e-3, -1e-3])
     curves = np.asarray(law.eigenvalues(times, lam0))
@@ -148,7 +148,7 @@ def test_the_largest_stable_lr_counts_negative_modes(gamma, limit, dtype):
     assert float(BarlowTwins(np.array(gamma, dtype)).max_stable_lr()) == np.array(limit, dtype)
 
 
-def test_derivatives_in_modes_and_starts_equal_finite_differences(x64):
+def test_derivatives_in_gamma_and_lam0_equal_finite_differences(x64):
     times, gamma, lam0 = (
         np.array([0.1, 0.7, 2.0]),
         np.array([1.3, 0.4, -0.8, 0.0]),
@@ -171,7 +171,7 @@ def test_derivatives_in_modes_and_starts_equal_finite_differences(x64):
             np.testing.assert_allclose(slope[j], (ends[0] - ends[1]) / 2e-6, rtol=1e-7, atol=1e-8)
 
 
-def test_derivatives_at_the_resting_points_are_those_of_the_linear_phase(dtype):
+def test_derivatives_at_fixed_points_are_those_of_the_linearised_law(dtype):
     for lam0, sign in ((0.0, 1), (1.0, -1)):
         for gamma in (0.5, -0.5, 0.0):
             slope = jax.grad(
@@ -182,7 +182,7 @@ def test_derivatives_at_the_resting_points_are_those_of_the_linear_phase(dtype):
             )
 
 
-def test_derivatives_are_finite_at_every_sign_and_size_that_the_model_can_have(dtype):
+def test_derivatives_are_finite_for_every_possible_sign_and_size(dtype):
     gamma, lam0 = np.array(
         [(g, lam) for g in (1.0, 0.0) for lam in (0.0, 1.0, 1e-35, 0.5, 2.0)]
         + [(g, lam) for g in (-1.0, -1e-3) for lam in (0.0, -1e-35, -1.0, -100.0)],
@@ -227,13 +227,13 @@ def test_the_law_uses_as_many_modes_as_the_start_has(dtype):
         ([1j], "gamma: expected real numbers"),
     ],
 )
-def test_modes_that_are_no_vector_of_finite_numbers_are_refused(gamma, message):
+def test_modes_that_are_not_a_vector_of_finite_numbers_are_rejected(gamma, message):
     with pytest.raises(ValueError, match=message):
         BarlowTwins(gamma)
 
 
-def descended(gamma, s0, lr, level):
-    """By how much one mode's descent crosses the level later than the flow, from the map itself."""
+def measure_delay(gamma, s0, lr, level):
+    """Iterate descent on one mode; return the fraction by which it crosses the level late."""
     lam, k = gamma * s0**2, 0
     flow = (np.log(level / (1 - level)) - np.log(lam / (1 - lam))) / (8 * gamma)
     while True:
@@ -250,7 +250,7 @@ def test_descent_is_late_by_the_predicted_fraction_to_first_order(level, bend, x
     gamma, s0 = 0.7, 1e-4
     lam0 = gamma * s0**2
     for lr in (0.016, 0.008, 0.004):
-        measured = descended(gamma, s0, lr, level)
+        measured = measure_delay(gamma, s0, lr, level)
         predicted = float(BarlowTwins([gamma]).descent_delay(lr, [lam0], level)[0])
         assert abs(measured / predicted - 1) < bend * lr * gamma
 

@@ -1,6 +1,4 @@
-"""The contract of a law, asked of every law: what it says of growth, rest and steps is what its
-own flow does.
-"""
+"""Properties of every law: growth, rest and step times agree with the law's own flow."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +47,7 @@ def test_growth_is_the_rate_of_a_variance_near_the_small_start(law):
     assert (np.diff(law.growth()[law.order]) <= 0).all()
 
 
-def test_curves_rest_where_the_law_says(any_law):
+def test_curves_end_at_the_rest_of_the_law(any_law):
     ends = any_law.eigenvalues([60.0], LAM0)[0]
     np.testing.assert_allclose(ends, any_law.rest()[any_law.order[:2]], rtol=1e-6)
 
@@ -80,7 +78,7 @@ def test_the_loss_is_the_objective_along_the_curves(any_law):
     np.testing.assert_allclose(any_law.rhs(A), 0, atol=1e-10)
 
 
-def test_laws_are_trees_that_compile_map_and_differentiate(law):
+def test_laws_are_pytrees_that_compile_map_and_differentiate(law):
     jitted = jax.jit(lambda law: law.eigenvalues(jnp.array([0.3]), jnp.asarray(LAM0)))(law)
     np.testing.assert_allclose(jitted, law.eigenvalues([0.3], LAM0), rtol=1e-6)
     pair = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * 2), law)
@@ -97,7 +95,7 @@ def test_laws_are_trees_that_compile_map_and_differentiate(law):
     np.testing.assert_allclose(slope, difference, rtol=1e-3)
 
 
-def test_steps_that_never_come_are_infinite(law):
+def test_step_times_of_modes_that_never_cross_are_infinite(law):
     at_rest = law.rest()[law.order[0]]
     for start in ([0.0], [0.9 * float(at_rest)]):
         assert law.step_times(start)[0] == np.inf
@@ -118,7 +116,7 @@ def test_a_mode_of_larger_rest_takes_over_and_the_rest_deflates(x64):
 
 
 def two_moments():
-    """A problem whose Γ and Σ share a basis, and the pencil's law of it, in another order."""
+    """Return a problem whose Γ and Σ share a basis, and a law of it with another order."""
     p = problems.modes(GAMMA)
     scale = np.sqrt(SIGMA / np.diagonal(p.sigma))
     p = jax.tree.map(lambda leaf: leaf, p)
@@ -126,7 +124,7 @@ def two_moments():
     return p, lambda p, d: Pencil(p.gamma, jnp.diagonal(p.sigma), 0.5)
 
 
-def test_a_law_in_its_own_order_gets_every_solver(x64):
+def test_every_solver_accepts_a_law_with_another_order(x64):
     p, law = two_moments()
     A0 = problems.gaussian((2, 4), 1e-5)
     times = np.linspace(0, 4, 60)
@@ -155,32 +153,40 @@ def test_a_law_in_its_own_order_gets_every_solver(x64):
     np.testing.assert_allclose(np.diagonal(z.T @ z) / len(z), theory.rest, rtol=1e-6)
 
 
-def test_cutting_a_problem_is_refused_where_the_order_is_not_that_of_gamma(x64):
+def test_truncating_a_problem_is_rejected_if_the_order_is_not_that_of_gamma(x64):
     p, law = two_moments()
-    message = "expected one whose modes grow in the order of γ"
+    message = "expected a law whose modes grow in the order of γ"
     with pytest.raises(ValueError, match=f"law: {message}"):
         p.truncate(2, law=law)
     assert p.truncate(2).gamma.size == 2
-    with pytest.raises(ValueError, match="problem: expected all of its modes, since Pencil"):
+    with pytest.raises(
+        ValueError, match="problem: expected a problem with all of its modes, because Pencil"
+    ):
         closed_form(p.truncate(2), np.ones((1, 2)), [1.0], law=law)
 
 
 @pytest.mark.parametrize(
     ("law", "message"),
     [
-        (lambda p, d: 3, r"law: expected a function \(problem, d\) -> Law, received a int"),
-        (5, r"law: expected a function \(problem, d\) -> Law, received a int"),
+        (
+            lambda p, d: 3,
+            r"law: expected a function \(problem, d\) -> Law, received a value of type int",
+        ),
+        (5, r"law: expected a function \(problem, d\) -> Law, received a value of type int"),
         (Pencil, r"law: expected a function of \(problem, d\), such as .* received the class"),
-        (dict, "law: expected the class of a Law, received dict"),
-        (lambda p, d: BarlowTwins([1.0]), "law: expected one of 4 modes as the problem"),
+        (dict, "law: expected a subclass of Law, received dict"),
+        (
+            lambda p, d: BarlowTwins([1.0]),
+            "law: expected a law of 4 modes, as many as the problem has",
+        ),
     ],
 )
-def test_what_is_no_law_of_the_problem_is_refused(law, message, x64):
+def test_objects_that_are_not_a_law_of_the_problem_are_rejected(law, message, x64):
     with pytest.raises(ValueError, match=message):
         closed_form(problems.modes(GAMMA), np.ones((1, 4)), [1.0], law=law)
 
 
-def test_a_class_and_a_law_itself_are_taken_too(x64):
+def test_a_class_and_a_law_itself_are_accepted_too(x64):
     p, A0 = problems.modes(GAMMA), problems.gaussian((2, 4), 1e-3)
     times = np.linspace(0, 5, 9)
     plain = closed_form(p, A0, times).eigenvalues
@@ -188,7 +194,7 @@ def test_a_class_and_a_law_itself_are_taken_too(x64):
         np.testing.assert_array_equal(closed_form(p, A0, times, law=law).eigenvalues, plain)
 
 
-def test_what_nobody_knows_is_refused_by_name(x64):
+def test_properties_that_are_not_known_raise_by_name(x64):
     bare = Law()
     for name, call in {
         "growth": bare.growth,

@@ -1,6 +1,4 @@
-"""A law at exactly half the rates of Barlow Twins sees every time exactly double: no solver holds a
-constant of a loss.
-"""
+"""A law at half the rates of Barlow Twins doubles every time: no solver has constants of a loss."""
 
 import jax
 import numpy as np
@@ -82,7 +80,7 @@ def test_descent_at_twice_the_rate_takes_the_same_steps(law, x64):
     assert float(two.stats.get("lr_limit", 0.5)) == 2 * float(one.stats["lr_limit"])
 
 
-def test_what_is_left_out_until_twice_the_time_is_the_same(x64):
+def test_the_same_modes_are_left_out_until_twice_the_time(x64):
     A0 = problems.gaussian((3, 93), 1e-3)
     law = HalfKnown(MANY)
     one, two = (
@@ -112,7 +110,7 @@ def test_validity_expects_twice_the_times_and_the_same_errors(law, known_start, 
     np.testing.assert_allclose(two.step_times, 2 * one.step_times, rtol=1e-6)
     for name in ("gap", "spread", "expected_error"):
         np.testing.assert_allclose(getattr(two, name), getattr(one, name), rtol=1e-6)
-    # without a law of its own the delay is the plateau's alone, 2 lr γ of the default law's
+    # A law without its own `descent_delay` has the delay of the plateau, 2 lr γ of the default law.
     np.testing.assert_allclose(two.delay, 2 * 0.01 * GAMMA[:3], rtol=1e-12)
     assert two.small == one.small and two.n_positive == one.n_positive
     limits = (two.lr_limit, two.stable)
@@ -135,14 +133,14 @@ def test_compare_predict_and_optimum_follow_the_law(law, x64):
         assert float(p.max_stable_lr(law=law)) == 2 * float(p.max_stable_lr())
 
 
-def test_steps_of_the_law_itself_come_at_twice_the_time(x64):
+def test_step_times_of_the_law_itself_double(x64):
     lam0 = np.array([1e-6, 1e-5])
     one = laws.BarlowTwins(GAMMA).step_times(lam0)
     for law in (Half(GAMMA), HalfKnown(GAMMA)):
         np.testing.assert_allclose(law.step_times(lam0), 2 * one, rtol=1e-6)
 
 
-def test_a_law_of_ones_own_compiles_and_maps_in_both_precisions(dtype):
+def test_a_user_law_compiles_and_maps_in_both_precisions(dtype):
     p = problems.modes(GAMMA, dtype)
     starts = problems.gaussian((3, 2, 6), 1e-2).astype(dtype)
     times = TIMES.astype(dtype)

@@ -1,4 +1,4 @@
-"""What a start in general position is worth."""
+"""The effective aligned start of a generic start."""
 
 import jax
 import numpy as np
@@ -18,18 +18,18 @@ def test_an_aligned_start_is_its_own_effective_start(dtype):
 
 @given(seed=st.integers(0, 2**16), d=st.integers(2, 5), r=st.integers(5, 7))
 @settings(max_examples=15)
-def test_the_effective_start_does_not_turn_with_the_embedding(seed, d, r):
+def test_the_effective_start_is_invariant_under_rotations_of_the_embedding(seed, d, r):
     rng = np.random.default_rng(seed)
     A, U = rng.normal(size=(d, r)), ortho_group.rvs(d, random_state=rng)
     with jax.enable_x64(True):
         s = np.asarray(laws.effective_start(A))
         np.testing.assert_allclose(laws.effective_start(U @ A), s, rtol=1e-9)
-    # |R_jj| is what column j adds to the span of those before it
+    # |R_jj| is the length of column j orthogonal to the columns before it.
     np.testing.assert_allclose(np.cumprod(s**2)[-1], np.linalg.det(A[:, :d]) ** 2, rtol=1e-9)
     np.testing.assert_allclose(s[0], np.linalg.norm(A[:, 0]), rtol=1e-12)
 
 
-def test_gaussian_starts_spread_as_the_chi_squared_law_says(x64):
+def test_gaussian_starts_spread_as_a_chi_squared_distribution(x64):
     d, draws = 4, 20_000
     A = np.random.default_rng(0).normal(size=(draws, d, 6))
     logs = 2 * np.log(np.asarray(jax.vmap(laws.effective_start)(A)))
@@ -39,7 +39,7 @@ def test_gaussian_starts_spread_as_the_chi_squared_law_says(x64):
     np.testing.assert_allclose(np.exp(logs).mean(0), [4, 3, 2, 1], rtol=0.05)
 
 
-def test_an_effective_start_with_too_few_modes_is_refused():
+def test_an_effective_start_with_too_few_modes_is_rejected():
     with pytest.raises(
         ValueError, match=r"A: expected at least as many columns.*received float.*\[3, 2\]"
     ):

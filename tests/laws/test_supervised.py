@@ -23,7 +23,7 @@ def test_the_supervised_law_relaxes_exponentially_to_its_one_fixed_point(t):
     )
 
 
-def test_the_supervised_law_refuses_a_target_of_another_size():
+def test_a_target_of_another_size_is_rejected():
     with pytest.raises(
         ValueError, match=r"target: expected shape \[2\] as gamma, received float32 \[3\]"
     ):
@@ -33,9 +33,9 @@ def test_the_supervised_law_refuses_a_target_of_another_size():
 @pytest.mark.parametrize("sign", [1, -1])
 def test_self_supervised_modes_break_a_symmetry_and_supervised_ones_do_not(sign, x64):
     gamma, s0 = np.array([1.0]), np.array([sign * 1e-3])
-    told = Supervised(gamma, np.ones(1)).singular_values([50.0], s0)[0, 0]
-    found = s0 * BarlowTwins(gamma).amplitude([50.0], gamma * s0**2)[0]
-    np.testing.assert_allclose([told, found[0]], [1, sign], rtol=1e-12)
+    supervised = Supervised(gamma, np.ones(1)).singular_values([50.0], s0)[0, 0]
+    self_supervised = s0 * BarlowTwins(gamma).amplitude([50.0], gamma * s0**2)[0]
+    np.testing.assert_allclose([supervised, self_supervised[0]], [1, sign], rtol=1e-12)
 
 
 GAMMA, TARGET = np.array([0.5, 2.0, 1.0]), np.array([1.0, 2.0, 3.0])
@@ -61,7 +61,7 @@ def test_its_flow_and_its_descent_follow_its_curves(x64):
     assert descent(p, A0, 0.1, 100, law=supervised).result.name == "converged"
 
 
-def test_steps_are_crossings_and_unreachable_ones_infinite(x64):
+def test_step_times_are_crossings_and_infinite_if_out_of_reach(x64):
     law = Supervised(GAMMA, TARGET * [1, -1, 1])
     np.testing.assert_array_equal(law.order, [1, 2, 0])
     tau = law.step_times([0.01, 0.01, 0.01])
@@ -80,15 +80,19 @@ def test_steps_are_crossings_and_unreachable_ones_infinite(x64):
         ("descent_delay", (0.1, [0.1])),
     ],
 )
-def test_what_does_not_exist_is_refused_with_the_reason(name, arguments):
+def test_properties_that_do_not_exist_raise_with_the_reason(name, arguments):
     law = Supervised(GAMMA, TARGET)
     with pytest.raises(laws.NotKnownError, match=f"{name}: .* with a plateau, received Supervised"):
         getattr(law, name)(*arguments)
 
 
-def test_what_rests_on_a_plateau_is_refused(x64):
+def test_functions_that_need_a_plateau_reject_the_law(x64):
     p = problems.modes(np.sort(GAMMA)[::-1])
-    with pytest.raises(ValueError, match="law: expected a loss that is blind to rotations"):
+    with pytest.raises(
+        ValueError, match="law: expected a law whose loss is invariant under rotations"
+    ):
         closed_form(p, np.ones((2, 3)), [1.0], law=supervised)
-    with pytest.raises(ValueError, match="law: expected a loss that is blind to rotations"):
+    with pytest.raises(
+        ValueError, match="law: expected a law whose loss is invariant under rotations"
+    ):
         validity.report(p, 2, start_scale=1e-3, law=supervised)

@@ -1,6 +1,4 @@
-"""Kernel problems: the same modes and embeddings as explicit features give; with products alone as
-by decomposition.
-"""
+"""Kernel problems have the modes of explicit features, by decomposition or by products alone."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +18,7 @@ FREQUENCIES, PHASES = RNG.normal(size=(M, 9)), RNG.uniform(0, 6, size=9)
 
 
 def quadratic(x):
-    """Features of (x·y + 1)²."""
+    """Return the features of the kernel (x·y + 1)²."""
     x = np.asarray(x)
     products = np.stack(
         [x[:, i] * x[:, j] * (1 if i == j else 2**0.5) for i in range(M) for j in range(i, M)], 1
@@ -62,7 +60,7 @@ def test_predictions_equal_those_of_explicit_features(name, center, modes, x64):
 
 
 @pytest.mark.parametrize("center", ["none", "pooled", "per_view"])
-def test_products_alone_find_what_a_decomposition_finds(center, x64, tmp_path):
+def test_products_alone_give_the_modes_of_a_decomposition(center, x64, tmp_path):
     kernel = kernels.rbf(2.0)
     whole = from_kernel(kernel, X, X2, center=center)
     few = from_kernel(kernel, X, X2, center=center, modes=4, path=tmp_path / "K.npy")
@@ -79,8 +77,8 @@ def test_products_alone_find_what_a_decomposition_finds(center, x64, tmp_path):
 def test_a_positive_definite_kernel_has_as_many_negative_modes_as_positive(x64):
     p = from_kernel(kernels.rbf(0.7), X, X2)
     assert p.gamma.size == 2 * N and p.n_positive == N and np.sum(np.asarray(p.gamma) < 0) == N
-    # centred, one direction of K is null; by Cauchy's interlacing one positive mode less, or one
-    # negative
+    # Centring makes one direction of K null. By Cauchy's interlacing theorem, this removes one
+    # positive or one negative mode.
     centred = from_kernel(kernels.rbf(0.7), X, X2, center="pooled")
     assert centred.gamma.size == 2 * N - 1 and centred.n_positive in (N - 1, N)
 
@@ -90,7 +88,7 @@ def test_rank_deficient_kernels_keep_their_rank(x64):
     assert from_kernel(kernels.linear(), X, X2, center="pooled").gamma.size == M
 
 
-def test_the_kernel_model_meets_the_same_laws_and_solvers(x64):
+def test_the_kernel_model_follows_the_same_laws_and_solvers(x64):
     p = from_kernel(kernels.rbf(3.0), X, X2, center="pooled")
     A0 = 1e-6 * np.asarray(RNG.normal(size=(3, p.gamma.size)))
     run = descent(p, A0, 0.02 * p.max_stable_lr(), 60_000, record_every=100)
@@ -103,7 +101,7 @@ def test_the_kernel_model_meets_the_same_laws_and_solvers(x64):
     assert np.sqrt(np.mean((run.eigenvalues - theory.eigenvalues) ** 2)) < 0.05
 
 
-def test_many_inputs_and_views_meet_the_kernel_in_parts(x64):
+def test_the_kernel_of_many_inputs_is_evaluated_in_parts(x64):
     rbf, most = kernels.rbf(3.0), []
 
     def watched(a, b):
@@ -119,7 +117,7 @@ def test_many_inputs_and_views_meet_the_kernel_in_parts(x64):
 
 
 @pytest.mark.parametrize("center", ["none", "pooled"])
-def test_embeddings_have_their_coordinates(center, x64):
+def test_coordinates_are_recovered_from_embeddings(center, x64):
     both = np.concatenate([X, X2])
     for p in (
         from_kernel(kernels.rbf(3.0), X, X2, center=center),
@@ -127,11 +125,11 @@ def test_embeddings_have_their_coordinates(center, x64):
     ):
         A = p.start(jax.random.key(0), 3, 1.0)
         np.testing.assert_allclose(p.coordinates_of(p.embed(A, both)), A, rtol=1e-6, atol=1e-8)
-    with pytest.raises(ValueError, match="embeddings: expected 120 rows, one a view"):
+    with pytest.raises(ValueError, match="embeddings: expected 120 rows, one for each view"):
         p.coordinates_of(np.ones((5, 2)))
 
 
-def test_float32_kernels_find_the_float64_modes(tmp_path):
+def test_float32_kernels_give_the_float64_modes(tmp_path):
     x, x2 = X.astype("float32"), X2.astype("float32")
     few = from_kernel(kernels.rbf(2.0), x, x2, modes=4)
     assert few.gamma.dtype == "float32"
@@ -139,23 +137,23 @@ def test_float32_kernels_find_the_float64_modes(tmp_path):
     np.testing.assert_allclose(few.gamma, from_gram(K).gamma[:4], rtol=1e-5)
 
 
-def test_a_kernel_that_is_not_positive_is_refused_in_either_way(x64):
+def test_a_kernel_that_is_not_positive_is_rejected_either_way(x64):
     with pytest.raises(ValueError, match="positive semi-definite"):
         from_kernel(lambda a, b: -kernels.linear()(a, b), X, X2)
     with pytest.raises(ValueError, match="positive semi-definite"):
         from_kernel(lambda a, b: -kernels.linear()(a, b), X, X2, modes=2)
 
 
-def test_more_dimensions_than_positive_modes_are_refused(x64):
+def test_more_dimensions_than_positive_modes_are_rejected(x64):
     p = from_kernel(kernels.linear(), X, X2)
     with pytest.raises(
-        ValueError, match=r"d: expected a whole number in 1 \.\.\. 5, the modes of the problem"
+        ValueError, match=r"d: expected a whole number in 1 \.\.\. 5, the number of modes that grow"
     ):
         p.predict(6)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_products_alone_bear_kernels_that_decay_fast(seed, x64):
+def test_products_alone_are_accurate_for_fast_decaying_kernels(seed, x64):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(100, 2))
     x, x2 = x + 0.1 * rng.normal(size=x.shape), x + 0.1 * rng.normal(size=x.shape)
@@ -167,7 +165,7 @@ def test_products_alone_bear_kernels_that_decay_fast(seed, x64):
             )
 
 
-def test_a_kernel_s_mean_does_not_make_it_indefinite(x64):
+def test_a_large_mean_does_not_make_a_kernel_indefinite(x64):
     V = np.random.default_rng(0).normal(size=(400, 3))
     far = from_gram(V @ V.T + 1e4, center="pooled")
     np.testing.assert_allclose(far.gamma, from_gram(V @ V.T, center="pooled").gamma, rtol=1e-6)
@@ -187,18 +185,17 @@ def test_a_kernel_rounded_to_float32_keeps_its_modes():
     )
 
 
-def test_a_kernel_of_zeros_is_refused_in_either_way(x64):
+def test_a_kernel_of_zeros_is_rejected_either_way(x64):
     for modes in (None, 1):
         with pytest.raises(ValueError, match="that differ from one another"):
             from_gram(np.zeros((100, 100)), modes=modes)
 
 
-def test_the_cutoff_holds_for_products_alone_too(x64, monkeypatch):
+def test_the_cutoff_also_applies_to_products_alone(x64, monkeypatch):
     spread = np.r_[1, 0.5, 1e-4 * 0.8 ** np.arange(N - 2)]
     half = np.linalg.qr(RNG.normal(size=(N, N)))[0] / 2**0.5
-    views = np.concatenate(
-        [half, half]
-    )  # a view is its pair: K_Γ is K/2n, and K's eigenvectors are its modes
+    # Both views of a pair are equal, so K_Γ is K/2n and its modes are the eigenvectors of K.
+    views = np.concatenate([half, half])
     K = views * spread @ views.T
     np.testing.assert_allclose(from_gram(K, modes=3).gamma, spread[:3] / (2 * N), rtol=1e-8)
     assert (
@@ -212,14 +209,14 @@ def test_the_cutoff_holds_for_products_alone_too(x64, monkeypatch):
     monkeypatch.setattr(gram, "DENSE", N)
     with pytest.raises(
         ValueError,
-        match=r"modes that stand above the cutoff \(1.0e-03 .* received mode 3, on 1.0e-04",
+        match=r"modes above the cutoff \(1.0e-03 .* received mode 3, along which K is 1.0e-04",
     ):
         from_gram(K, modes=3, cutoff=1e-3)
 
 
 @pytest.mark.parametrize("center", ["none", "pooled"])
 @pytest.mark.parametrize("length", [300.0, 500.0, 1000.0])
-def test_rounding_of_a_nearly_constant_kernel_makes_no_mode(length, center):
+def test_rounding_of_a_nearly_constant_kernel_adds_no_mode(length, center):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(150, 20))
     views = np.concatenate([x, x + 0.1 * rng.normal(size=x.shape)])
@@ -227,19 +224,19 @@ def test_rounding_of_a_nearly_constant_kernel_makes_no_mode(length, center):
     truth = from_gram(exact, center=center, cutoff=1e-10).gamma[:5]
     for modes in (1, 2, 3, 5):
         try:
-            found = from_gram(exact.astype("float32"), center=center, modes=modes).gamma
+            gamma = from_gram(exact.astype("float32"), center=center, modes=modes).gamma
         except ValueError as error:
-            assert "the rank of the data" in str(error) or "views that differ" in str(error)
+            assert "the rank of the data" in str(error) or "differ from one another" in str(error)
             continue
-        np.testing.assert_allclose(found, truth[:modes], rtol=0.05)
+        np.testing.assert_allclose(gamma, truth[:modes], rtol=0.05)
 
 
-def test_a_kernel_widened_from_float32_is_taken_in_tiles_once_its_rounding_is_stated(x64):
+def test_a_kernel_widened_from_float32_is_accepted_in_tiles_with_a_cutoff(x64):
     rng = np.random.default_rng(3)
     inputs = rng.normal(size=(2, 60, 12))
 
     def widened(a, b):
-        # float32 products in an order that differs from one triangle to the other
+        # The two triangles of K round differently.
         a32, b32 = np.asarray(a, np.float32), np.asarray(b, np.float32)
         return np.asarray(
             np.exp(-0.1 * ((a32[:, None] - b32[None]) ** 2).sum(-1) * (1 + 1e-7 * a32[:, :1])),

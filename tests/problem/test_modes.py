@@ -1,6 +1,4 @@
-"""Which modes views or a kernel have: spectra, vectors, features, each against its formula or
-another route.
-"""
+"""Modes of views and kernels: spectra, vectors and features against independent computations."""
 
 import tracemalloc
 
@@ -17,9 +15,8 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 7)) + 2
 X2 = X + 0.8 * RNG.normal(size=X.shape)
 NEW = RNG.normal(size=(5, 7)) + 2
-WIDE = np.concatenate([X, np.zeros((12, 40))], 1) @ problems.rotation(
-    47
-)  # the same pairs, in a larger space
+# The same pairs in a larger space.
+WIDE = np.concatenate([X, np.zeros((12, 40))], 1) @ problems.rotation(47)
 WIDE2 = np.concatenate([X2, np.zeros((12, 40))], 1) @ problems.rotation(47)
 
 
@@ -32,7 +29,7 @@ def quadratic(a, b):
 
 
 def expanded(a):
-    """Features of the quadratic kernel."""
+    """Return the features of the quadratic kernel."""
     a = np.concatenate([np.ones((len(a), 1)), a], 1)
     return np.einsum("ni,nj->nij", a, a).reshape(len(a), -1)
 
@@ -42,7 +39,7 @@ def laplace(a, b):
 
 
 def embedding_gram(p, A, inputs):
-    """What does not depend on the signs and rotations of the modes."""
+    """Return the Gram matrix of embeddings, which signs and rotations of modes leave unchanged."""
     z = np.asarray(p.embed(A, inputs))
     return z @ z.T
 
@@ -53,14 +50,14 @@ def test_the_spectrum_and_its_vectors_are_those_of_the_formula(pair, center, x64
     gamma_matrix = problems.cross_moment(*pair, center)
     p = from_views(*pair, center=center)
     values = np.linalg.eigvalsh(gamma_matrix)[::-1]
-    kept = np.sort(values[np.argsort(-np.abs(values))[: p.gamma.size]])[::-1]
-    np.testing.assert_allclose(p.gamma, kept, atol=1e-13)
-    assert np.abs(values).sum() == pytest.approx(np.abs(kept).sum(), abs=1e-11)
+    largest = np.sort(values[np.argsort(-np.abs(values))[: p.gamma.size]])[::-1]
+    np.testing.assert_allclose(p.gamma, largest, atol=1e-13)
+    assert np.abs(values).sum() == pytest.approx(np.abs(largest).sum(), abs=1e-11)
     V = np.asarray(p.basis)
     np.testing.assert_allclose(V.T @ V, np.eye(p.gamma.size), atol=1e-12)
     np.testing.assert_allclose(V * p.gamma @ V.T, gamma_matrix, atol=1e-12)
     assert float(p.lowest) == float(p.gamma[-1])
-    assert (p.n_pairs, p.n_positive) == (12, int((kept > 0).sum()))
+    assert (p.n_pairs, p.n_positive) == (12, int((largest > 0).sum()))
 
 
 @pytest.mark.parametrize("center", CENTERS)
@@ -77,7 +74,9 @@ def test_features_are_the_mode_coordinates_of_the_centred_views(center, x64):
     a, b = (np.asarray(p.features)[part] for part in (slice(0, 12), slice(12, 24)))
     np.testing.assert_allclose((a.T @ b + b.T @ a) / 24, np.diag(p.gamma), atol=1e-12)
     embedded = p.embed(np.eye(p.gamma.size), np.concatenate([X, X2]))
-    if center == "per_view":  # new inputs do not say which view they are: they meet the pooled mean
+    if (
+        center == "per_view"
+    ):  # new inputs belong to neither view, so they are centred at the pooled mean
         np.testing.assert_allclose((embedded[:12] + embedded[12:]) / 2, (a + b) / 2, atol=1e-12)
     else:
         np.testing.assert_allclose(embedded, p.features, atol=1e-12)
@@ -142,7 +141,8 @@ def test_predicted_embeddings_have_the_identity_for_cross_moment(make, x64):
         z = p.predict(d)
         np.testing.assert_allclose(spectra.eigenvalues(z[:12], z[12:]), 1, atol=1e-9)
     with pytest.raises(
-        ValueError, match=rf"d: expected a whole number in 1 ... {p.n_positive}, the modes"
+        ValueError,
+        match=rf"d: expected a whole number in 1 ... {p.n_positive}, the number of modes",
     ):
         p.predict(p.n_positive + 1)
     with pytest.raises(ValueError, match=r"d: expected a whole number in 1 .* received 0"):
@@ -166,7 +166,7 @@ def test_repeated_pairs_change_nothing(x64):
     assert doubled.gamma.size == 7
 
 
-def test_a_prescribed_spectrum_comes_back_degenerate_modes_and_all(x64):
+def test_a_prescribed_spectrum_is_recovered_with_its_degenerate_modes(x64):
     gamma = np.array([3, 3, 1, 0.5, 0.5, -0.2, -2])
     x, x2, V = problems.views(gamma, 9, mean=5.0)
     p = from_views(x, x2)
@@ -187,7 +187,7 @@ def test_one_pair_has_one_positive_and_one_negative_mode_or_one_of_them(x64):
         from_views(np.ones((3, 2)), np.ones((3, 2)))
 
 
-def test_a_kernel_computed_in_float32_and_widened_wants_a_cutoff(x64):
+def test_a_kernel_computed_in_float32_and_widened_needs_a_cutoff(x64):
     features = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     K = (features @ features.T).astype(np.float64)
     with pytest.raises(ValueError, match="K: expected a positive semi-definite kernel"):
@@ -210,20 +210,20 @@ def big_views(n, m, dtype, noise=0.5, rank=20):
 )
 def test_the_first_modes_alone_are_the_first_of_all(shape, center, dtype):
     x, x2 = big_views(*shape, dtype)
-    whole, some = from_views(x, x2, center=center), from_views(x, x2, center=center, modes=4)
+    whole, few = from_views(x, x2, center=center), from_views(x, x2, center=center, modes=4)
     tolerance = 1e-5 if dtype == "float32" else 1e-8
-    assert some.gamma.shape == (4,)
-    assert some.features.shape == (2 * shape[0], 4)
-    assert some.gamma.dtype == dtype
-    np.testing.assert_allclose(some.gamma, whole.gamma[:4], rtol=tolerance)
+    assert few.gamma.shape == (4,)
+    assert few.features.shape == (2 * shape[0], 4)
+    assert few.gamma.dtype == dtype
+    np.testing.assert_allclose(few.gamma, whole.gamma[:4], rtol=tolerance)
     for name in ("features", "basis", "offset"):
         scale = float(np.abs(getattr(whole, name)[..., :4]).max())
         difference = np.abs(
-            np.abs(getattr(some, name)) - np.abs(getattr(whole, name)[..., :4])
+            np.abs(getattr(few, name)) - np.abs(getattr(whole, name)[..., :4])
         ).max()
         assert difference <= 300 * tolerance * scale + tolerance
-    assert float(whole.lowest) <= float(some.lowest) + 1e-6 * float(whole.gamma[0])
-    z = np.asarray(some.predict(4), float)
+    assert float(whole.lowest) <= float(few.lowest) + 1e-6 * float(whole.gamma[0])
+    z = np.asarray(few.predict(4), float)
     np.testing.assert_allclose(spectra.eigenvalues(z[: shape[0]], z[shape[0] :]), 1, atol=1e-4)
 
 
@@ -245,16 +245,16 @@ def test_modes_beyond_the_positive_ones_come_from_the_whole_spectrum(x64):
         from_views(x, x2, modes=201)
 
 
-def test_a_flat_spectrum_is_found_on_the_whole_matrix_instead():
+def test_a_flat_spectrum_is_computed_from_the_whole_matrix_instead():
     x, x2 = (RNG.normal(size=(150, 160)).astype(np.float32) for _ in range(2))
     with np.errstate(all="raise"):
-        some = from_views(x, x2, modes=6)
-    np.testing.assert_allclose(some.gamma, from_views(x, x2).gamma[:6], rtol=1e-5)
+        few = from_views(x, x2, modes=6)
+    np.testing.assert_allclose(few.gamma, from_views(x, x2).gamma[:6], rtol=1e-5)
     nothing = from_views(x, 0 * x2, center="none", modes=2)
     np.testing.assert_allclose(nothing.gamma, 0, atol=1e-6)
 
 
-def test_nothing_of_input_by_input_size_is_ever_made():
+def test_no_matrix_of_input_by_input_size_is_formed():
     x, x2 = (RNG.normal(size=(5, 200_000)).astype(np.float32) for _ in range(2))
     tracemalloc.start()
     p = from_views(x, x2, modes=3)

@@ -1,6 +1,4 @@
-"""What a problem does: coordinates, precisions, embeddings of new inputs, refusals, saving and
-loading.
-"""
+"""The methods of a problem: coordinates, precisions, embeddings of new inputs, errors, saving."""
 
 import pickle
 
@@ -36,16 +34,17 @@ def test_weights_and_coordinates_are_inverse_on_the_span(x64):
         (NEW @ np.eye(7, 47) - (WIDE + WIDE2).mean(0) / 2) @ p.weights(A).T,
     )
     with pytest.raises(
-        ValueError, match="coordinates: expected a linear problem, made by from_views"
+        ValueError, match="coordinates: expected a linear problem, built by from_views"
     ):
         from_kernel(linear, X, X2).coordinates(W)
     with pytest.raises(
-        ValueError, match=r"W: expected 47 columns as the inputs, received float64 \[3, 7\]"
+        ValueError,
+        match=r"W: expected 47 columns, one for each entry of an input, received float64",
     ):
         p.coordinates(W[:, :7])
 
 
-def test_a_start_has_the_scale_asked_for(dtype):
+def test_a_start_has_the_given_scale(dtype):
     A = problems.modes(np.ones(50), dtype).start(jax.random.key(0), 40, 1e-3)
     assert A.dtype == dtype
     assert np.std(A) == pytest.approx(1e-3, rel=0.05)
@@ -89,7 +88,7 @@ def test_images_are_flattened(x64):
     np.testing.assert_allclose(p.embed(p.optimum(2), image[0]), p.predict(2)[:12], atol=1e-11)
 
 
-def test_lists_meet_a_kernel_too(x64):
+def test_a_kernel_accepts_lists_too(x64):
     p = from_kernel(linear, X.tolist(), X2.tolist())
     np.testing.assert_allclose(p.embed(p.optimum(2), X.tolist()), p.predict(2)[:12], atol=1e-9)
 
@@ -158,16 +157,19 @@ def test_truncation_keeps_the_first_modes_and_the_lowest(x64):
         (lambda: from_kernel(linear, X[:0], X2[:0]), "x: expected at least one"),
         (
             lambda: from_views(X, X2).embed(np.ones((2, 7)), np.ones((1, 3))),
-            "inputs: expected 7 numbers an input",
+            "inputs: expected 7 numbers per input",
         ),
         (
             lambda: from_gram(np.eye(4)).embed(np.ones((2, 4)), np.ones((1, 3))),
-            "inputs: expected 4 kernel values",
+            "inputs: expected 4 kernel values, one for each view, per input",
         ),
-        (lambda: from_views(X, X2).embed(np.ones((2, 3)), X), "A: expected 7 columns, one a mode"),
+        (
+            lambda: from_views(X, X2).embed(np.ones((2, 3)), X),
+            "A: expected 7 columns, one for each mode",
+        ),
     ],
 )
-def test_bad_arguments_are_refused_by_name(call, message, x64):
+def test_bad_arguments_are_rejected_by_name(call, message, x64):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -175,7 +177,7 @@ def test_bad_arguments_are_refused_by_name(call, message, x64):
 @pytest.mark.parametrize(
     "make", [lambda: from_views(X, X2), lambda: from_gram(quadratic(WIDE, WIDE))]
 )
-def test_a_saved_problem_comes_back_bit_for_bit(make, dtype, tmp_path):
+def test_a_saved_problem_loads_to_the_same_bits(make, dtype, tmp_path):
     p = make()
     p.save(tmp_path / "p")
     q = Problem.load(tmp_path / "p")
@@ -187,7 +189,7 @@ def test_a_saved_problem_comes_back_bit_for_bit(make, dtype, tmp_path):
     assert (q.center, q.linear, q.n_pairs) == (p.center, p.linear, p.n_pairs)
 
 
-def test_a_saved_kernel_problem_takes_its_kernel_again_or_embeds_rows(x64, tmp_path):
+def test_a_saved_kernel_problem_accepts_its_kernel_again_or_embeds_rows(x64, tmp_path):
     p = from_kernel(quadratic, X, X2, center="pooled")
     p.save(tmp_path / "p.npz")
     A, expected = p.optimum(2), p.embed(p.optimum(2), NEW)
@@ -201,7 +203,7 @@ def test_a_saved_kernel_problem_takes_its_kernel_again_or_embeds_rows(x64, tmp_p
     )
 
 
-def test_a_problem_saved_without_views_takes_no_kernel(x64, tmp_path):
+def test_a_problem_saved_without_views_rejects_a_kernel(x64, tmp_path):
     from_gram(np.eye(4)).save(tmp_path / "p.npz")
     with pytest.raises(ValueError, match="kernel: expected None"):
         Problem.load(tmp_path / "p.npz", kernel=linear)
@@ -209,7 +211,7 @@ def test_a_problem_saved_without_views_takes_no_kernel(x64, tmp_path):
 
 @pytest.mark.parametrize("modes", [None, 2])
 @pytest.mark.parametrize("center", CENTERS)
-def test_a_saved_problem_knows_its_kernel(center, modes, dtype, tmp_path):
+def test_a_saved_problem_accepts_only_its_own_kernel(center, modes, dtype, tmp_path):
     most = []
 
     def watched(a, b):
@@ -230,7 +232,7 @@ def test_a_saved_problem_knows_its_kernel(center, modes, dtype, tmp_path):
     ):
         with pytest.raises(
             ValueError,
-            match="kernel: expected the one that the problem was made with, received one",
+            match="kernel: expected the kernel that the problem was built with, received one",
         ):
             Problem.load(tmp_path / "p", kernel=other)
     with pytest.raises(ValueError, match=r"kernel: expected values \[8, 8\], received"):
@@ -238,12 +240,12 @@ def test_a_saved_problem_knows_its_kernel(center, modes, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("center", CENTERS)
-def test_a_constant_makes_another_kernel_unless_the_problem_is_centred(center, x64, tmp_path):
+def test_a_constant_changes_the_kernel_unless_the_problem_is_centred(center, x64, tmp_path):
     from_kernel(linear, X, X2, center=center).save(tmp_path / "p")
     shifted = kernels.polynomial(1, offset=3.0)
     if center == "none":
         with pytest.raises(
-            ValueError, match="kernel: expected the one that the problem was made with"
+            ValueError, match="kernel: expected the kernel that the problem was built with"
         ):
             Problem.load(tmp_path / "p", kernel=shifted)
     else:
@@ -253,7 +255,7 @@ def test_a_constant_makes_another_kernel_unless_the_problem_is_centred(center, x
         )
 
 
-def test_foreign_and_damaged_files_are_refused_by_name(tmp_path):
+def test_foreign_and_damaged_files_are_rejected_by_name(tmp_path):
     path = tmp_path / "p.npz"
     from_gram(np.eye(4, dtype=np.float32)).save(path)
     good = path.read_bytes()

@@ -1,5 +1,7 @@
 """Any optax transformation trains a network, and resumes to the same bits."""
 
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -94,3 +96,18 @@ def test_a_random_key_is_stored_as_numbers():
 def test_what_is_no_optimiser_is_refused(wrong, tmp_path):
     with pytest.raises(ValueError, match=r"Plan\.optimiser: expected an optax transformation"):
         train(wrong, tmp_path)
+
+
+def test_the_fingerprint_of_an_optimiser_is_the_same_in_every_process():
+    """adamw's mask is a function, whose text would hold an address in memory."""
+    code = (
+        "from stepwise.training import ownership, runs\n"
+        "for name in ('sgd', 'lars', 'adam', 'adamw'):\n"
+        "    plan = runs.plan(runs.Config(optimiser=name))\n"
+        "    print(ownership._describe_function(plan.optimiser))"
+    )
+    command = [sys.executable, "-c", code]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert first == second and "adamw" in first and "0x" not in first

@@ -40,7 +40,7 @@ def plan(steps=12, batch_size=8, lr=0.02, optimiser=MOMENTUM, recipe=CROPS, **op
 
 def train(module, objective=TWINS, pixels=PIXELS, **options):
     arguments = {
-        name: options.pop(name) for name in ("folder", "predictor", "about") if name in options
+        name: options.pop(name) for name in ("folder", "predictor", "metadata") if name in options
     }
     return training.train(module, pixels, objective, plan(**options), **arguments)
 
@@ -212,7 +212,7 @@ def test_a_finished_run_is_loaded_and_not_trained_again(tmp_path, monkeypatch):
         ),
         ({"optimiser": partial(optax.sgd, momentum=0.8)}, r"it differs in \['optimiser'\]"),
         ({"probe": 8}, r"it differs in \['probe'\]"),
-        ({"about": {"what": "else"}}, r"it differs in \['about'\]"),
+        ({"metadata": {"what": "else"}}, r"it differs in \['about'\]"),
         ({"module": encoder(seed=5)}, r"expected a run that begins with .*, received one with"),
     ],
 )

@@ -1,7 +1,7 @@
-"""The wheel in an environment of its own: what it installs, what runs, what a missing extra says.
+"""The wheel in its own environment: what it installs, what runs, and messages on missing extras.
 
 `make test-wheel` builds the wheel, installs it with pip, and runs this file with this project's own
-pytest; STEPWISE_WHEEL_PYTHON names the interpreter of the environment that has the wheel.
+pytest. STEPWISE_WHEEL_PYTHON names the interpreter of the environment that has the wheel.
 """
 
 import json
@@ -19,7 +19,7 @@ INSTALL = (ROOT / "docs" / "install.md").read_text()
 
 
 def run(*command, cwd):
-    """Run a program of the wheel's environment; nothing of the clone is on its path."""
+    """Run a program of the wheel's environment, without the clone on its path."""
     hidden = ("PYTHONPATH", "STEPWISE_WHEEL_PYTHON")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     return subprocess.run(
@@ -35,7 +35,7 @@ def python(code, cwd):
 
 @pytest.fixture(scope="module")
 def stepwise():
-    assert PYTHON, "run this by `make test-wheel`"
+    assert PYTHON, "run this test with `make test-wheel`"
     return Path(PYTHON).with_name("stepwise")
 
 
@@ -46,14 +46,14 @@ def names(cwd):
     return set(python(code, cwd).split())
 
 
-def test_it_installs_no_tensorflow_and_nothing_that_only_a_clone_needs(stepwise, tmp_path):
+def test_the_wheel_installs_no_tensorflow_and_nothing_that_only_a_clone_needs(stepwise, tmp_path):
     installed = names(tmp_path)
     assert {"stepwise", "jax", "flax", "optax", "diffrax", "matplotlib"} <= installed
     foreign = {"tensorflow", "tf2jax", "neural-tangents", "pytest", "sphinx", "playwright"}
     assert not foreign & installed
 
 
-def test_the_package_is_the_wheels_and_has_its_types_and_one_version(stepwise, tmp_path):
+def test_the_installed_package_has_types_and_the_version_of_the_project(stepwise, tmp_path):
     code = (
         "import stepwise, importlib.metadata as m, pathlib, json;"
         "print(json.dumps([stepwise.__file__, stepwise.__version__, m.version('stepwise'),"
@@ -95,19 +95,19 @@ def test_a_small_network_trains_and_its_kernel_is_scored(stepwise, tmp_path):
     assert "its eNTK" in done.stdout
 
 
-def test_a_figure_says_that_it_needs_a_clone(stepwise, tmp_path):
+def test_the_message_of_figure_says_that_it_needs_a_clone(stepwise, tmp_path):
     for flags in ([], ["--preset", "smoke"]):
         done = run(stepwise, "figure", "fig1", *flags, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert "a clone of the repository" in done.stderr
 
 
-def test_infinite_width_says_what_to_install_and_runs_once_that_is_done(stepwise, tmp_path):
+def test_infinite_width_names_the_command_that_installs_it_and_runs_afterwards(stepwise, tmp_path):
     wide = ["predict", "--model", "infinite_width", "--n-pairs", "20", "--side", "24", "--d", "2"]
     done = run(stepwise, *wide, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     (command,) = re.findall(r"^pip (install --no-deps .*)$", INSTALL, flags=re.M)
-    assert f"pip {command}" in done.stderr  # the message and the page give the same command
+    assert f"pip {command}" in done.stderr  # message and page have the same command
     arguments = [part.strip('"') for part in command.split()]
     done = run(PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,221 @@
+"""Cases reported for other kernel libraries: selective derivative rules, unusual parameters."""
+
+import subprocess
+import sys
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from jax.flatten_util import ravel_pytree
+
+from stepwise import entk
+from stepwise.entk.graph import Graph
+
+X = np.random.default_rng(0).normal(size=(5, 4))
+A = 0.4 * np.random.default_rng(1).normal(size=(4, 4))
+
+
+def traced(apply, params, x):
+    """Return the kernel averaged over outputs, by one plain Jacobian of all parameters."""
+    flat, unravel = ravel_pytree(params)
+    J = jax.jacrev(lambda flat: apply(unravel(flat), x))(flat)
+    return np.einsum("iop,jop->ij", J, J) / J.shape[1]
+
+
+def ode(params, x):
+    def solve(y):
+        term = diffrax.ODETerm(lambda t, y, A: jnp.tanh(A @ y))
+        out = diffrax.diffeqsolve(term, diffrax.Tsit5(), 0.0, 1.0, 0.1, y, args=params["A"])
+        return out.ys[-1]
+
+    return jax.vmap(solve)(x)
+
+
+def loop(params, x):
+    def solve(y):
+        step = lambda c: (jnp.tanh(params["A"] @ c[0]), c[1] + 1)  # noqa: E731
+        return eqxi.while_loop(lambda c: c[1] < 3, step, (y, 0), max_steps=8, kind="checkpointed")
+
+    return jax.vmap(solve)(x)[0]
+
+
+CHOOSING = {
+    "neural ODE": ode,
+    "neural ODE, linear head": lambda p, x: ode(p, x) @ p["head"],
+    "checkpointed loop": loop,
+    "layer before the loop": lambda p, x: loop(p, jnp.tanh(x @ p["head"] @ p["head"].T)),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_rule_that_depends_on_perturbed_inputs_gives_the_plain_kernel(name, x64):
+    apply, params = CHOOSING[name], {"A": A, "head": A[:, :2]}
+    expected = traced(apply, params, X)
+    assert np.trace(expected) > 1e-3
+    np.testing.assert_allclose(entk.gram(apply, params, X), expected, atol=1e-9)
+    full = np.einsum("iaja->ij", entk.full_kernel(apply, params, X))
+    np.testing.assert_allclose(full / apply(params, X).shape[1], expected, atol=1e-9)
+    np.testing.assert_allclose(entk.products(apply, params, X)(np.eye(5)), expected, atol=1e-9)
+
+
+def test_a_kernel_that_disagrees_with_plain_backward_passes_is_refused(x64, monkeypatch):
+    """If the rule is not given the perturbed inputs, the kernel of the loop is zero."""
+    monkeypatch.setattr(Graph, "selective", False)
+    own = lambda p, x: loop(p, x)  # noqa: E731  a function that is compiled here
+    message = r"apply: expected a function whose kernel agrees with plain backward passes"
+    for call in (
+        lambda: entk.gram(own, {"A": A}, X),
+        lambda: entk.products(own, {"A": A}, X),
+        lambda: entk.estimate(own, {"A": A}, X, probes=4),
+        lambda: entk.estimate(own, {"A": A}, X, sketch=4),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_both_parts_of_a_complex_parameter_are_counted(x64):
+    """The kernel of a layer of Fourier coefficients is that of two real arrays."""
+    w = np.random.default_rng(2).normal(size=(2, 4, 4))
+
+    def apply(params, x):
+        return jnp.fft.ifft(jnp.fft.fft(x @ params["V"]) @ params["w"]).real
+
+    def parts(params, x):
+        return apply({"w": params["re"] + 1j * params["im"], "V": params["V"]}, x)
+
+    one = {"w": jnp.asarray(w[0] + 1j * w[1]), "V": A}
+    two = {"re": jnp.asarray(w[0]), "im": jnp.asarray(w[1]), "V": A}
+    expected = traced(parts, two, X)
+    np.testing.assert_allclose(entk.gram(apply, one, X), expected, rtol=1e-9)
+    part = entk.gram(apply, one, X, only="w")
+    rest = entk.gram(apply, one, X, only="V")
+    np.testing.assert_allclose(part + rest, expected, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"only: .*'w.real', 'w.imag'"):
+        entk.gram(apply, one, X, only="z")
+
+
+def test_parameters_that_do_not_reach_the_output_are_refused():
+    """The function uses weights from its closure by mistake."""
+    inner = {"A": A}
+    for call in (entk.gram, entk.estimate, entk.products):
+        with pytest.raises(ValueError, match="apply: expected outputs that depend on these"):
+            call(lambda p, x: x @ inner["A"], inner, X)
+    with pytest.raises(ValueError, match="only: expected outputs that depend on these"):
+        entk.gram(lambda p, x: x @ p["A"], {"A": A, "B": A}, X, only="B")
+
+
+def test_an_equinox_model_is_a_tree_of_parameters_as_it_is():
+    model = eqx.nn.MLP(4, 3, 8, 1, activation=jnp.sin, key=jax.random.key(0))
+    weights, static = eqx.partition(model, eqx.is_inexact_array)
+    K = entk.gram(lambda m, x: jax.vmap(m)(x), model, X.astype(np.float32))
+    expected = entk.gram(
+        lambda p, x: jax.vmap(eqx.combine(p, static))(x), weights, X.astype(np.float32)
+    )
+    np.testing.assert_allclose(K, expected, rtol=1e-5)
+
+
+def test_leaves_that_are_no_parameters_are_constants(x64):
+    """The tree has a random key, whole numbers, a function and a name beside the weights."""
+    beside = {"key": jax.random.key(3), "n": jnp.arange(3), "act": jnp.tanh, "name": "net"}
+
+    def apply(params, x):
+        noise = jax.random.normal(params["key"], (4,), x.dtype)
+        return params["act"]((x + noise) @ params["A"]) * params["n"][2]
+
+    expected = traced(lambda p, x: apply(beside | p, x), {"A": A}, X)
+    np.testing.assert_allclose(entk.gram(apply, beside | {"A": A}, X), expected, rtol=1e-9)
+    full = np.einsum("iaja->ij", entk.full_kernel(apply, beside | {"A": A}, X)) / 4
+    np.testing.assert_allclose(full, expected, rtol=1e-9)
+
+
+def test_batch_statistics_beside_the_weights_are_named():
+    """Flax Linen stores both in one tree, and the statistics would count as parameters."""
+    network = linen.Sequential([linen.Dense(3), linen.BatchNorm(use_running_average=True)])
+    x = X.astype(np.float32)
+    variables = network.init(jax.random.key(0), x)
+    apply = lambda p, x: network.apply(p, x)  # noqa: E731
+    with pytest.raises(ValueError, match=r'params: expected parameters alone, or only="params"'):
+        entk.gram(apply, variables, x)
+    K = entk.gram(apply, variables, x, only="params")
+    fixed = lambda p, x: network.apply({**variables, "params": p}, x)  # noqa: E731
+    np.testing.assert_allclose(K, entk.gram(fixed, variables["params"], x), rtol=1e-5)
+
+
+def test_the_state_of_an_nnx_module_is_a_tree_of_parameters():
+    module = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(module)
+    x = X.astype(np.float32)
+    K = entk.gram(lambda p, x: nnx.merge(graph, p)(x), params, x)
+    np.testing.assert_allclose(K, x @ x.T + 1, rtol=1e-5)
+
+
+WRONG = {
+    "a tuple of outputs": (
+        lambda f, p, x: (lambda p, x: (f(p, x), x), p, x),
+        "apply: expected .*outputs .* received tuple",
+    ),
+    "a dict of outputs": (
+        lambda f, p, x: (lambda p, x: {"z": f(p, x)}, p, x),
+        "apply: expected .*outputs .* received dict",
+    ),
+    "a dict of inputs": (
+        lambda f, p, x: (f, p, {"image": x}),
+        "x: expected an array of inputs as the third argument, received dict",
+    ),
+    "inputs and parameters swapped": (
+        lambda f, p, x: (f, x, p),
+        "x: expected an array of inputs as the third argument, received dict",
+    ),
+    "a tuple of inputs": (lambda f, p, x: (f, p, (x, x)), "x: expected an array .* received tuple"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("call", [entk.gram, entk.estimate, entk.products, entk.full_kernel])
+def test_wrong_arguments_are_refused_in_one_short_line(call, name):
+    arrange, message = WRONG[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        call(*arrange(lambda p, x: x @ p["A"], {"A": A}, X))
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_swapped_arguments_are_refused_in_one_short_line():
+    """A separate process is used, because the test session checks argument types first."""
+    code = """
+import numpy as np
+from stepwise import entk
+for call in (entk.gram, entk.estimate, entk.products, entk.full_kernel):
+    try:
+        call({"A": np.eye(4)}, lambda p, x: x @ p["A"], np.ones((5, 4)))
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    line = (
+        "apply: expected a function (params, inputs) -> outputs as the first argument, "
+        "received dict\n"
+    )
+    assert done.stdout == 4 * line
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda K, z: entk.score(z, K), "K: expected"),
+        (lambda K, z: entk.score({"K": K}, z), "K: expected"),
+        (lambda K, z: entk.score(K, (z, z, "z")), "z: expected"),
+        (lambda K, z: entk.predict(z, 2), "K: expected"),
+        (lambda K, z: entk.drift(K, {"K": K}), "after: expected"),
+        (lambda K, z: entk.drift(K, z), "after: expected"),
+    ],
+)
+def test_wrong_kernels_are_refused_in_one_short_line(call, message):
+    K, z = np.diag([4.0, 3, 2, 4, 3, 2]), np.random.default_rng(0).normal(size=(6, 2))
+    with pytest.raises(ValueError, match=message) as caught:
+        call(K, z)
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
