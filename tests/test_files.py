@@ -217,8 +217,13 @@ def test_a_stored_problem_must_be_finite(tmp_path, name, value):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("problem", "features"), ("problem", "offset"), ("problem", "lowest")]
-    + [("trajectory", "eigenvalues"), ("trajectory", "loss")],
+    [
+        ("problem", "features"),
+        ("problem", "offset"),
+        ("problem", "lowest"),
+        ("trajectory", "eigenvalues"),
+        ("trajectory", "loss"),
+    ],
 )
 def test_stored_arrays_must_fit_each_other(tmp_path, kind, name):
     path = tmp_path / "a.npz"

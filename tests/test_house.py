@@ -234,3 +234,44 @@ def words(path):
             yield node.attr
         elif isinstance(node, ast.Name):
             yield node.id
+
+
+VAGUE = {"of", "found", "some", "made"}
+"""Words that name neither a thing nor an action."""
+
+
+def test_names_are_nouns_or_verbs():
+    for path in [*PACKAGE, *(ROOT / "experiments").rglob("*.py")]:
+        vague = sorted({name for name in names(path) if name.strip("_") in VAGUE})
+        assert not vague, f"{module(path)}: name {vague} after the thing or the action"
+
+
+def names(path):
+    """Names that a file defines: variables, arguments, functions, classes, fields."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+PHRASES = re.compile(
+    r"\b(?:go|goes|gone|going) on (?:where|with|from|there|again|after)|\bto be had\b|"
+    r"\bwhere it is there\b|\bmend(?:s|ed|ing)?\b|\bworked out\b|\blooked at\b|"
+    r"\bgoes on on\b|\(source, (?:eq|fig|Prop|Table)|\bthe source's\b",
+    flags=re.IGNORECASE,
+)
+"""Phrases that a native reader stumbles over (docs/design.md, CONTRIBUTING.md)."""
+
+
+def test_prose_has_no_phrase_of_the_former_dialect():
+    files = [*PACKAGE, *(ROOT / "experiments").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    files += [ROOT / "Makefile", *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    files += [*(ROOT / "docs").rglob("*.py"), *(ROOT / "experiments").rglob("*.html")]
+    for path in files:
+        match = PHRASES.search(" ".join(path.read_text().split()))
+        assert match is None, f"{path.relative_to(ROOT)}: {match.group()}"

@@ -11,6 +11,7 @@ from typing import Any
 from stepwise import data
 from stepwise.cli.commands import Fetch, ImageOptions, Show
 from stepwise.data import Images
+from stepwise.data.images import LOG
 
 
 def run(options: Show | Fetch) -> int:
@@ -93,11 +94,11 @@ class _Printer(logging.Handler):
 @contextmanager
 def print_notes() -> Iterator[None]:
     """Print what `data.load` logs, instead of logging it: each note once for a command."""
-    handler, before = _Printer(), data.LOG.propagate
-    data.LOG.addHandler(handler)
-    data.LOG.propagate = False
+    handler, before = _Printer(), LOG.propagate
+    LOG.addHandler(handler)
+    LOG.propagate = False
     try:
         yield
     finally:
-        data.LOG.removeHandler(handler)
-        data.LOG.propagate = before
+        LOG.removeHandler(handler)
+        LOG.propagate = before

@@ -7,7 +7,6 @@ each; `images` defines the `Images` that they return. `folder` is assembled from
 file is unpickled, and JAX is not needed.
 """
 
-import logging
 import os
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from stepwise.data import binary, folder, npz, photos, picture
 from stepwise.data.describe import Description, describe_folder, describe_images
 from stepwise.data.images import (
+    LOG,
     DataError,
     Images,
     MissingDataError,
@@ -37,7 +37,6 @@ __all__ = [
     "load",
 ]
 
-LOG = logging.getLogger(__name__)
 OPTIONS = ("frames", "background", "depth", "skip_damaged")
 """Arguments of `load` that say how a folder's files are read."""
 

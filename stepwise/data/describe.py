@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwise.data.folder import read_headers
-from stepwise.data.images import Images
+from stepwise.data.images import Images, plural
 from stepwise.data.listing import count_reasons, list_images
 from stepwise.data.picture import Reading
 
@@ -45,12 +45,12 @@ class Description:
                 f"{len(self.sizes)} sizes from {low[0]} x {low[1]} to {high[0]} x {high[1]} px "
                 "(height x width)"
             )
-        lines.append(f"{self.count} images of {size}, {self.channels} channels")
+        lines.append(f"{plural(self.count, 'image')} of {size}, {self.channels} channels")
         if self.classes is not None:
             counts = Counter(self.classes).most_common()
             largest = ", ".join(f"{name} {count}" for name, count in counts[:5])
-            title = "class" if len(counts) == 1 else "classes"
-            lines.append(f"{len(counts)} {title}: {largest}{', ...' if len(counts) > 5 else ''}")
+            title = plural(len(counts), "class", "classes")
+            lines.append(f"{title}: {largest}{', ...' if len(counts) > 5 else ''}")
         lines += self.notes
         reasons = f": {self.reasons}" if self.skipped else ""
         return "\n".join([*lines, f"{self.count} read, {self.skipped} skipped{reasons}"])
@@ -77,6 +77,7 @@ def describe_folder(path: Path, split: str, size: int | None, reading: Reading) 
     sizes: Counter[tuple[int, int]] = Counter()
     classes: Counter[str] = Counter()
     notes: Counter[str] = Counter()
+    more = 0
     for index, header in headers.items():
         pages = len(header.frames)
         count = pages if reading.frames == "all" else 1
@@ -84,11 +85,15 @@ def describe_folder(path: Path, split: str, size: int | None, reading: Reading) 
         if listing.labels is not None:
             classes[listing.class_names[listing.labels[index]]] += count
         if header.transparent:
-            notes["images may be transparent and are put on a background (--background)"] += count
+            notes["with transparency, which is put on a background (--background)"] += count
         if header.deep and reading.depth is None:
-            notes[f"images need --depth: {header.deep}"] += count
+            notes[f"with more than 8 bits per channel, which needs --depth: {header.deep}"] += count
         if pages > count:
-            notes["more pages or frames are not read; --frames all reads them"] += pages - 1
+            more += pages - 1
+    lines = [f"{plural(count, 'image')} {text}" for text, count in notes.items()]
+    if more:
+        pages_or_frames = plural(more, "further page or frame", "further pages or frames")
+        lines.append(f"{pages_or_frames} not read; --frames all reads them")
     skipped = listing.skipped.copy()
     if damaged:
         skipped["damaged"] = len(damaged)
@@ -98,7 +103,7 @@ def describe_folder(path: Path, split: str, size: int | None, reading: Reading) 
         sizes,
         3,
         None if listing.labels is None else classes,
-        tuple(f"{count} {text}" for text, count in notes.items()),
+        tuple(lines),
         skipped.total(),
         count_reasons(skipped),
     )

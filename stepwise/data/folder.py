@@ -11,7 +11,16 @@ from tqdm import tqdm
 
 from stepwise.data import picture
 from stepwise.data.deep import DepthError
-from stepwise.data.images import DataError, Images, fit, printable, require, shuffled, subset
+from stepwise.data.images import (
+    DataError,
+    Images,
+    fit,
+    plural,
+    printable,
+    require,
+    shuffled,
+    subset,
+)
 from stepwise.data.listing import Listing, describe_skipped, list_images
 from stepwise.data.picture import Header, Reading
 
@@ -149,7 +158,7 @@ def _require_shape(file: Path, image: np.ndarray, first: Path, pixels: np.ndarra
 
 def _require_whole(listing: Listing, damaged: list[str]) -> None:
     """Raise DataError that names the damaged files."""
-    way_out = "go without damaged files by skip_damaged=True (--skip-damaged)"
+    way_out = "pass skip_damaged=True (--skip-damaged) to leave damaged files out"
     if len(damaged) == 1:
         raise DataError(f"{damaged[0]}; {way_out}")
     top, shared = f"{printable(listing.top)}/", " expected an image that Pillow can read, received"
@@ -170,18 +179,19 @@ def _more(count: int) -> str:
 def _describe_report(report: _Report, n: int, reading: Reading) -> Iterable[str]:
     """Yield what was changed or left out while files were read."""
     if report.damaged:
-        yield f"left out: {len(report.damaged)} damaged files"
+        yield f"left out: {plural(len(report.damaged), 'damaged file')}"
     if report.transparent:
         white = reading.background == (255, 255, 255)
         ground = "white" if white else "#{:02x}{:02x}{:02x}".format(*reading.background)
         yield (
-            f"{report.transparent} of {n} images are transparent and were put on {ground}; "
-            "background=COLOUR (--background) sets another"
+            f"{report.transparent} of {plural(n, 'image')} are transparent and were put on "
+            f"{ground}; background=COLOUR (--background) sets another"
         )
     if report.more_frames:
         yield (
-            f"{report.files_of_frames} files have {report.more_frames} more pages or frames, which "
-            'were not read; frames="all" (--frames all) reads them'
+            f"{plural(report.more_frames, 'page or frame', 'pages or frames')} beyond the first of "
+            f"{plural(report.files_of_frames, 'file')} were not read; "
+            'frames="all" (--frames all) reads them'
         )
 
 

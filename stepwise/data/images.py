@@ -1,5 +1,6 @@
 """The `Images` and errors of every reader, and the steps they share: subset, resize, labels."""
 
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 from tqdm import tqdm
+
+
+LOG = logging.getLogger("stepwise.data")
 
 
 class DataError(ValueError):
@@ -89,6 +93,11 @@ def printable(name: str | os.PathLike[str]) -> str:
     return "".join(char if char.isprintable() else _escape(char) for char in os.fspath(name))
 
 
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun, such as `1 file` or `2 files`."""
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
 def _escape(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte of a name that is not UTF-8
@@ -100,7 +109,8 @@ def align_labels(images: Images, reference: Images) -> Int[np.ndarray, " n"]:
     """Return the labels of `images` as indices into the class names of `reference`.
 
     Two splits number their classes separately: a split without the first class calls the second
-    one 0. Classes that `reference` lacks have indices from len(reference.class_names) on.
+    one 0. Classes that `reference` lacks have indices from len(reference.class_names) on, which a
+    logged warning says.
 
     Raises:
         DataError: if one of the sets has no labels, two classes of a set have the same name, or the
@@ -113,6 +123,9 @@ def align_labels(images: Images, reference: Images) -> Int[np.ndarray, " n"]:
         expected = "a different name for each class"
         require(not repeated, f"class names of {each.source}", expected, f"{repeated[:5]} repeated")
     missing = [name for name in images.class_names if name not in reference.class_names]
+    if missing:
+        names = ", ".join(missing[:5])
+        LOG.warning("%s: classes that %s lacks: %s", images.source, reference.source, names)
     index = {name: i for i, name in enumerate((*reference.class_names, *missing))}
     labels = np.array([index[name] for name in images.class_names], np.int32)[images.labels]
     require(

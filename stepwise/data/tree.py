@@ -115,12 +115,12 @@ def require_readable(tree: Tree) -> None:
         not tree.unreadable,
         printable(tree.top),
         "folders that can be read",
-        f"{len(tree.unreadable)} that cannot: {some_of(tree.unreadable)}; change their "
-        "permissions, or go without them by skip_damaged=True (--skip-damaged)",
+        f"{len(tree.unreadable)} that cannot: {join_names(tree.unreadable)}; change their "
+        "permissions, or pass skip_damaged=True (--skip-damaged) to leave them out",
     )
 
 
-def some_of(items: list[str], most: int = 10) -> str:
+def join_names(items: list[str], most: int = 10) -> str:
     """Join at most `most` items, and say how many more there are."""
     rest = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + rest

@@ -118,7 +118,7 @@ def test_predict_says_once_what_it_changed_and_takes_the_options_of_a_folder(tmp
     assert main(["predict", *flags, "--skip-damaged", "--background", "black"]) == 0
     text = capsys.readouterr().out
     assert text.count("1 of 25 images are transparent and were put on #000000") == 1
-    assert "left out: 1 damaged files" in text
+    assert "left out: 1 damaged file" in text
     assert "only 25 of the 26 requested images are available" in text
 
 

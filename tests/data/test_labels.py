@@ -51,11 +51,18 @@ def test_a_class_that_training_lacks_never_counts_as_right(tmp_path):
     assert accuracies["pixels"] == 0.5
 
 
-def test_labels_are_indices_into_the_names_of_the_reference():
+def test_labels_are_indices_into_the_names_of_the_reference(caplog):
     train, test = images(("a", "b", "c")), images(("b", "c"))
     assert data.align_labels(test, train).tolist() == [1, 2, 2]
+    assert not caplog.records
     assert data.align_labels(images(("c", "x")), train).tolist() == [2, 3, 3]
+    assert "here: classes that here lacks: x" in caplog.text
     assert data.align_labels(train, train).tolist() == [0, 1, 1]
+
+
+def test_as_many_classes_with_other_names_are_not_taken_for_each_other():
+    train, test = images(("a", "b", "c"), (0, 1, 2)), images(("b", "c", "d"), (0, 1, 2))
+    assert data.align_labels(test, train).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

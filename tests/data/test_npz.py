@@ -211,7 +211,7 @@ def test_labels_of_another_form_are_refused_with_the_line_that_converts(path, la
 def test_class_names_that_are_no_strings_are_refused(path):
     for names in (np.array([b"a", b"b", b"c"]), np.array([0.5, 1, 2])):
         np.savez(path, pixels=PIXELS, labels=LABELS, class_names=names)
-        with pytest.raises(data.DataError, match="class_names of npz:.* an array of strings"):
+        with pytest.raises(data.DataError, match=r"class_names of npz:.* an array of strings"):
             load(path)
 
 
