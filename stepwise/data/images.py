@@ -10,7 +10,6 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-
 LOG = logging.getLogger("stepwise.data")
 
 
@@ -124,8 +123,8 @@ def align_labels(images: Images, reference: Images) -> Int[np.ndarray, " n"]:
         require(not repeated, f"class names of {each.source}", expected, f"{repeated[:5]} repeated")
     missing = [name for name in images.class_names if name not in reference.class_names]
     if missing:
-        names = ", ".join(missing[:5])
-        LOG.warning("%s: classes that %s lacks: %s", images.source, reference.source, names)
+        lacking = ", ".join(missing[:5])
+        LOG.warning("%s: classes that %s lacks: %s", images.source, reference.source, lacking)
     index = {name: i for i, name in enumerate((*reference.class_names, *missing))}
     labels = np.array([index[name] for name in images.class_names], np.int32)[images.labels]
     require(
