@@ -364,7 +364,8 @@ def _plot_errors(ax: Any, result: Result) -> None:
 
 
 def _label(label: str, slope: dict[str, float]) -> str:
-    return f"{label}: {slope['mean']:.2f} ± {slope['half_width']:.2f}".replace("-", "−")
+    mean = f"{slope['mean']:.2f}".replace("-", "−")
+    return f"{label}: {mean} ± {slope['half_width']:.2f}"
 
 
 def _plot_drift(ax: Any, result: Result) -> None:
