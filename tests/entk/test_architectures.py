@@ -81,7 +81,9 @@ def network(layers):
             elif kind == "dense":
                 x = x @ READ[read](W)
             elif kind == "norm":
-                x = (x - x.mean((1, 2), keepdims=True)) / (1 + x.std((1, 2), keepdims=True)) * W
+                # the deviation of a single pixel has no derivative at 0
+                scale = jnp.sqrt(1 + x.var((1, 2), keepdims=True))
+                x = (x - x.mean((1, 2), keepdims=True)) / scale * W
             elif kind == "pool":
                 x = x.mean((1, 2))
             elif kind == "sequence":
