@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from stepwise import _moved, entk, models, subject, training
+from stepwise import _moved, entk, methods, models, subject, training
 from stepwise.compare import Comparison
 from stepwise.moments import Moments
 from stepwise.problem.problem import Problem
 from stepwise.trajectory import Trajectory
+from tests.training import small
 
 
 @pytest.mark.parametrize(("old", "new"), _moved.MOVED.items())
@@ -61,18 +62,18 @@ def test_former_attributes_of_a_score_and_an_estimate_have_the_present_values():
     score = entk.score(K, np.eye(6)[:, :2], resamples=0)
     with pytest.warns(DeprecationWarning, match="captured is now captured_share"):
         assert score.captured is score.captured_share
-    estimate = entk.estimate.Estimate(K, np.stack([K, K]), 0.25)
+    estimate = entk.Estimate(K, np.stack([K, K]), 0.25)
     with pytest.warns(DeprecationWarning, match="left is now unsampled_share"):
         assert estimate.left == 0.25
 
 
 def test_a_former_argument_is_taken_with_a_warning():
-    pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    objective = methods.METHODS[methods.DEFAULT].objective
     with (
         pytest.warns(DeprecationWarning, match=r"train\(about=\) is now train\(metadata=\)"),
         pytest.raises(ValueError, match="pixels"),
     ):
-        training.train(None, pixels[0], None, None, about={})
+        training.train(small.encoder(), small.PIXELS[0], objective, small.plan(), about={})
 
 
 def test_an_unknown_name_is_still_unknown():
