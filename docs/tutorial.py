@@ -52,9 +52,9 @@ print(images.source, images.pixels.shape)
 # Two random crops of each image form a positive pair. The training of a linear model depends only
 # on the spectrum γ of their cross-view moment. The report has one line for each mode: when it will
 # be learned (`step time`, in units of learning rate times steps), how much that varies with the
-# random start (`spread`), how well the mode is separated from the next (`gap`; much more than 1 is
-# good), the typical error of the closed form (`error`), and how late gradient descent will come
-# (`delay`).
+# random start (`spread over starts`), how well the mode is separated from the next (`gap to next`;
+# much more than 1 is good), the `typical error` of the closed form, and by which fraction gradient
+# descent is later than gradient flow, its limit for small learning rates (`descent delay`).
 
 # %%
 x, x2 = views.positive_pairs(images.pixels, jax.random.key(0), "crop20")
@@ -130,7 +130,9 @@ with plotting.style():
 #
 # The empirical NTK of the trained network, on fresh views of its images, predicts the subspace that
 # the embedding spans. The alignment is 1 for the same subspace and d/2n for random ones. Two other
-# kernels show what training added: the network's kernel before training, and the pixel kernel.
+# kernels show what training added: the network's kernel before training, and the pixel kernel. The
+# last line is the angle between the network's kernels before and after training, as matrices: 0
+# degrees if they are proportional, 90 if they are orthogonal.
 
 # %%
 network = subject.from_run(config, trained, n_pairs=16 if SMOKE else 96)
@@ -144,10 +146,8 @@ for name, K in {
         f"{name:<20} {score.alignment:.2f}  {np.round(score.interval, 2)}  chance "
         f"{score.random:.3f}"
     )
-print(
-    "the kernel turned by",
-    round(entk.drift(network.kernel(0), network.kernel(config.steps), scaled=True), 2),
-)
+sine = entk.drift(network.kernel(0), network.kernel(config.steps), scaled=True)
+print(f"the kernel turned by {np.degrees(np.arcsin(min(1.0, sine))):.0f} degrees during training")
 
 # %% [markdown]
 # ## The embedding opens up

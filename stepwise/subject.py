@@ -131,7 +131,9 @@ class Subject:
         """
         forward = models.stateful(self.run.encoder)[0]
         halves = self.x.reshape(2, -1, *self.x.shape[1:])
-        embed = jax.jit(lambda tree, x: forward(tree["params"], tree["stats"], x, True)[0])
+        embed = jax.jit(
+            lambda tree, x: forward(tree["params"], tree["stats"], x, True, dropout=False)[0]
+        )
         trees = [leaves(self.network(step, settled=False)) for step in self.steps]
         return np.stack(
             [np.concatenate([embed(tree, jnp.asarray(half)) for half in halves]) for tree in trees]

@@ -103,8 +103,13 @@ class Trajectory:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return one line with the source, the number of samples and modes, and the result."""
-        end = "traced" if _check.is_traced(self) else self.result
+        """Return one line with the source, the number of samples and modes, and the result.
+
+        A run without a law, such as the training of a network, can only finish or diverge.
+        """
+        end = "traced" if _check.is_traced(self) else str(self.result)
+        if self.rest is None and end == NAMES[STOPPED]:
+            end = "finished"
         return f"Trajectory({self.source}: eigenvalues {list(np.shape(self.eigenvalues))}, {end})"
 
     unbatched = Renamed("unbatch")

@@ -141,8 +141,8 @@ def test_no_file_names_a_place_of_one_machine():
         *(ROOT / "experiments").rglob("*.py"),
         *(ROOT / "benchmarks").rglob("*.py"),
     ]:
-        found = places.search(path.read_text())
-        assert not found, f"{path}: {found and found.group()}"
+        match = places.search(path.read_text())
+        assert match is None, f"{path}: {match and match.group()}"
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
@@ -221,8 +221,8 @@ def test_a_methods_name_stands_in_its_row_its_loss_and_its_law_alone():
     files = [*PACKAGE, *(ROOT / "experiments").rglob("*.py")]
     for path in files:
         if not module(path).startswith(NAMED):
-            found = {name for name in words(path) if name in METHODS}
-            assert not found, f"{module(path)} names {sorted(found)}: read stepwise.methods"
+            named = {name for name in words(path) if name in METHODS}
+            assert not named, f"{module(path)} names {sorted(named)}: read stepwise.methods"
 
 
 def words(path):

@@ -65,6 +65,16 @@ def test_a_result_reads_as_a_sentence():
     assert str(Result(2, 7, "too fast")) == "diverged by step 7: too fast"
 
 
+def test_a_run_without_a_law_finishes_and_one_with_a_law_stops_before_it_converges(x64):
+    p = problems.modes(GAMMA)
+    early = closed_form(p, problems.gaussian((2, 3), 1e-3), [0.0, 0.1])
+    assert repr(early) == "Trajectory(closed form: eigenvalues [2, 2], stopped)"
+    training = replace(early, rest=None, source="training")
+    assert repr(training) == "Trajectory(training: eigenvalues [2, 2], finished)"
+    diverged = replace(training, result=Result(2, 7, "too fast"))
+    assert "diverged by step 7: too fast" in repr(diverged)
+
+
 def test_matrices_that_are_not_finite_have_no_eigenvalues(x64):
     C = np.stack([np.diag([1.0, 3.0]), np.array([[np.inf, 0], [0, 1]]), np.full((2, 2), np.nan)])
     np.testing.assert_array_equal(

@@ -55,7 +55,7 @@ class Quartic(laws.Law):
 
     def eigenvalues(self, times, lam0):
         """Return (1 + (1/λ_j(0)³ − 1) e^{−12 γ_j t})^{−1/3}, whose cube is a logistic curve."""
-        times, lam0, modes = self._arguments(times, lam0)
+        times, lam0, modes = self.check_arguments(times, lam0)
         odds = jnp.log(lam0**3) - jnp.log1p(-(lam0**3)) + 12 * times[:, None] * self.gamma[modes]
         return jnp.exp(-jnp.logaddexp(0.0, -odds) / 3)
 

@@ -4,6 +4,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from stepwise import _check, entk, plotting, record
 from stepwise.cli.commands import Align
 from stepwise.cli.network import open_network
@@ -25,8 +27,9 @@ def run(options: Align) -> int:
     for name, kernel in {"its eNTK": network.kernel, **network.nulls}.items():
         score = scores[name] = entk.score(kernel(), network.z, resamples=options.resamples)
         low, high = score.interval
+        interval = f"[{low:.3f}, {high:.3f}]  " if options.resamples else ""
         print(
-            f"{name:<20} {score.alignment:.3f}  [{low:.3f}, {high:.3f}]  p = {score.p_value:.3g}",
+            f"{name:<20} {score.alignment:.3f}  {interval}p = {score.p_value:.3g}",
             flush=True,
         )
     print(
@@ -60,9 +63,10 @@ def _bars(scores: dict[str, entk.Score], title: str) -> plotting.Figure:
         zip(scores.values(), (plotting.BLUE, plotting.ORANGE, plotting.GREEN), strict=False)
     ):
         low, high = score.interval
-        extent = [[score.alignment - low], [high - score.alignment]]
         ax.bar(i, score.alignment, 0.6, color=colour)
-        ax.errorbar(i, score.alignment, extent, color=plotting.INK, capsize=4)
+        if np.isfinite(low):  # NaN without resamples
+            extent = [[score.alignment - low], [high - score.alignment]]
+            ax.errorbar(i, score.alignment, extent, color=plotting.INK, capsize=4)
     ax.axhline(score.random, color=plotting.INK, ls=":", label="random subspaces")
     ax.set_xticks(range(len(scores)), list(scores))
     ax.set(

@@ -39,9 +39,9 @@ class ImageOptions:
     background: str = "white"
     """Colour on which transparent images of a folder are put: a name, or a code such as #808080."""
     depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
-    """Bits that the values of images of 16 bits per channel use, 9 to 16, for a folder."""
+    """Bits that a folder's images of 16 bits per channel use, 9 to 16: 2^depth - 1 is white."""
     skip_damaged: bool = False
-    """Go without the damaged files and unreadable folders of a folder, and say how many."""
+    """Leave out a folder's damaged files and unreadable sub-folders, and print how many."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,15 @@ class Predict(ImageOptions):
     expected error of the closed form.
     """
 
-    method: Annotated[str, _flag("STR", "Barlow Twins in the form that the theory solves")] = ""
-    """Method to predict: a name in `methods.METHODS` that has a law, or FILE.py:NAME."""
+    method: Annotated[
+        str,
+        _flag(
+            "STR",
+            "Barlow Twins in the form that the theory solves",
+            "Method to predict, which must have a law: of the built-in methods, today only the "
+            "default has one; FILE.py:NAME names one of your own.",
+        ),
+    ] = ""
     n_pairs: int = 500
     """Number of images; two views are made of each."""
     recipe: str = "crop20"
@@ -94,7 +101,7 @@ class _Settings(Config):
     lr: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
     """Learning rate, after any warm-up and before any cosine decay."""
     depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
-    """Bits that the values of images of 16 bits per channel use, 9 to 16, for a folder."""
+    """Bits that a folder's images of 16 bits per channel use, 9 to 16: 2^depth - 1 is white."""
     steps: Annotated[int | None, _flag("INT", "the method's")] = None  # type: ignore[assignment]
     """Number of training steps."""
     warmup: Annotated[int | None, _flag("INT", "the method's")] = None  # type: ignore[assignment]
@@ -186,10 +193,11 @@ class Entk(NetworkOptions):
 
 @dataclass(frozen=True)
 class Align(NetworkOptions):
-    """Score how well a network's embedding matches what its own kernel predicts.
+    """Score how well a network's empirical NTK predicts the subspace that its embedding spans.
 
-    The score is the overlap of two subspaces, 1 if they are equal. For comparison, the same score
-    is computed for the kernel before training (of a run), the pixel kernel and random subspaces.
+    The score is the alignment of the predicted and the real subspace, 1 if they are equal. For
+    comparison, random subspaces and the pixel kernel are scored too, and for a training run also
+    the kernel before training.
     """
 
     resamples: int = 200
@@ -229,9 +237,9 @@ class Show:
     frames: Literal["first", "all"] = "first"
     """Pages or frames to read of each file of a folder: the first, or all as separate images."""
     depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
-    """Bits that the values of images of 16 bits per channel use, 9 to 16, for a folder."""
+    """Bits that a folder's images of 16 bits per channel use, 9 to 16: 2^depth - 1 is white."""
     skip_damaged: bool = False
-    """Go without the damaged files and unreadable folders of a folder, and say how many."""
+    """Leave out a folder's damaged files and unreadable sub-folders, and print how many."""
 
     def run(self) -> int:
         """Print the description; of a folder, without decoding its images."""

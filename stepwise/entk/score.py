@@ -1,4 +1,4 @@
-"""Agreement of the embeddings that a kernel predicts with those of a trained network.
+"""Alignment of the embeddings that a kernel predicts with those of a trained network.
 
 `predict` returns the predicted embeddings; `score` compares their subspace with that of real
 embeddings, with a null hypothesis and an interval; `drift` compares two kernels.
@@ -24,7 +24,7 @@ The entries of an eNTK are sums in the network's float32: smaller eigenvalues ar
 
 @dataclass(frozen=True)
 class Score:
-    """Agreement of a predicted and a real embedding of the same 2n views.
+    """Alignment of a predicted and a real embedding of the same 2n views.
 
     Attributes:
         alignment: ‖Q_predᵀ Q_real‖_F²/d of the two d-dimensional subspaces (Simon et al. (2023),

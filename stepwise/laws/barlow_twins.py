@@ -201,7 +201,7 @@ class BarlowTwins(Law):
 
     def _leading_modes(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
         """Return times, λ(0) and the leading γ, one for each entry of λ(0)."""
-        times, lam0, _ = self._arguments(times, lam0)
+        times, lam0, _ = self.check_arguments(times, lam0)
         return times, lam0, self.gamma[: lam0.shape[0]]
 
 

@@ -178,12 +178,12 @@ class Law:
         Raises:
             ValueError: if lam0 is not a vector of at most r finite numbers.
         """
-        times, lam0, _ = self._arguments(times, lam0)
+        times, lam0, _ = self.check_arguments(times, lam0)
         return numeric.integrate(self, times, lam0)
 
     def amplitude(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return s_j(t)/s_j(0) [T, d], and 1 where λ_j(0) = 0."""
-        times, lam0, _ = self._arguments(times, lam0)
+        times, lam0, _ = self.check_arguments(times, lam0)
         ratio = self.eigenvalues(times, lam0) / jnp.where(lam0 == 0, 1, lam0)
         return jnp.sqrt(jnp.where(lam0 == 0, 1, jnp.maximum(ratio, 0)))
 
@@ -193,7 +193,7 @@ class Law:
         The default refines a grid of times until rounding limits it, and then takes one step of
         Newton's method, through which the result can be differentiated.
         """
-        _, lam0, modes = self._arguments(jnp.zeros(1), lam0)
+        _, lam0, modes = self.check_arguments(jnp.zeros(1), lam0)
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
         goal = level * jnp.asarray(self.rest())[modes]
         crosses = self.grows()[modes] & (lam0 > 0) & (lam0 <= goal)
@@ -284,12 +284,29 @@ class Law:
         and the flow by e^{lr g/2}. It is 0 for a mode that never crosses.
         """
         lr = jnp.asarray(_check.real_array("lr", lr, ndim=0))
-        _, lam0, modes = self._arguments(jnp.zeros(1), lam0)
+        _, lam0, modes = self.check_arguments(jnp.zeros(1), lam0)
         crosses = self.grows()[modes] & (lam0 > 0) & (lam0 < level * self.rest()[modes])
         return jnp.where(crosses, lr * self.growth()[modes] / 4, 0)
 
-    def _arguments(self, times: Numbers, lam0: Numbers) -> tuple[Array, Array, Array]:
-        """Return times, λ(0) and the modes that its entries belong to."""
+    def check_arguments(
+        self, times: Numbers, lam0: Numbers
+    ) -> tuple[Float[Array, " T"], Float[Array, " d"], Int[Array, " d"]]:
+        """Check the arguments of `eigenvalues`; return them with the modes that lam0 belongs to.
+
+        A subclass that overrides `eigenvalues` or `step_times` calls this first.
+
+        Args:
+            times: t [T], learning rate × step.
+            lam0: λ(0) [d], d ≤ r.
+
+        Returns:
+            times and lam0 as arrays, and the modes [d] that the entries of lam0 belong to, the
+            first d of `order`.
+
+        Raises:
+            ValueError: if times or lam0 is not a vector of finite numbers, or lam0 has more than r
+                entries.
+        """
         times = jnp.asarray(_check.real_array("times", times, ndim=1))
         lam0 = jnp.asarray(_check.real_array("lam0", lam0, ndim=1))
         order = self.order

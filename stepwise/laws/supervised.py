@@ -84,7 +84,7 @@ class Supervised(Law):
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return λ_j(t) = s_j(t)², from s_j(0) = +sqrt(λ_j(0))."""
-        times, lam0, modes = self._arguments(times, lam0)
+        times, lam0, modes = self.check_arguments(times, lam0)
         goal, start = self.target[modes], jnp.sqrt(jnp.maximum(lam0, 0))
         return (goal + (start - goal) * jnp.exp(-self.gamma[modes] * times[:, None])) ** 2
 
@@ -93,7 +93,7 @@ class Supervised(Law):
 
         τ_j = ln[(s*_j − s_j(0))/(s*_j − sqrt(level) s*_j)]/γ_j.
         """
-        _, lam0, modes = self._arguments(jnp.zeros(1), lam0)
+        _, lam0, modes = self.check_arguments(jnp.zeros(1), lam0)
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
         rate, goal = self.gamma[modes], self.target[modes]
         start = jnp.sqrt(jnp.maximum(lam0, 0))

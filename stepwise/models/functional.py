@@ -14,8 +14,10 @@ from stepwise.types import Real
 Apply = Callable[[Any, Any], Any]
 """A pure function (params, inputs [k, ...]) -> outputs [k, d]."""
 
-Forward = Callable[[Any, Any, Any, bool], tuple[Any, dict[str, Any], Any]]
-"""(params, stats, inputs, train) -> (outputs, representations by name, stats)."""
+Forward = Callable[..., tuple[Any, dict[str, Any], Any]]
+"""(params, stats, inputs, train, dropout=True) -> (outputs, representations by name, stats)."""
+
+_STATISTICS = nnx.Any(nnx.BatchStat, nnx.RngState)
 
 
 def functional(model: nnx.Module) -> tuple[Apply, Any]:
@@ -25,18 +27,22 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
         (apply, params), where apply(params, x) is the output of the module at x.
 
     Raises:
-        ValueError: if the module has state other than parameters (batch statistics, random keys),
-            which a pure function would drop.
+        ValueError: if the module has state other than parameters (batch statistics), which a pure
+            function would drop, or has layers such as dropout that are not in evaluation mode.
     """
-    graph, params, *rest = nnx.split(model, nnx.Param, ...)
-    variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    names = sorted({type(leaf).__name__ for leaf in variables})
+    graph, params, random, *rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    _require_no_state(rest, "a module whose state is parameters only")
+    layers = [layer for _, layer in nnx.iter_modules(model)] if jax.tree.leaves(random) else []
+    active = [layer for layer in layers if getattr(layer, "deterministic", True) is False]
     _check.require(
-        not names, "model", "a module whose state is parameters only", f"also {', '.join(names)}"
+        not active,
+        "model",
+        "random layers in evaluation mode (call model.eval())",
+        f"{', '.join(sorted({type(layer).__name__ for layer in active}))} in training mode",
     )
 
     def apply(params: Any, x: Any) -> Any:
-        module: Any = nnx.merge(graph, params)
+        module: Any = nnx.merge(graph, params, random)
         return module(x)
 
     return apply, params
@@ -45,38 +51,35 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
 def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
     """Split a module with batch statistics into a pure function, its parameters and its statistics.
 
+    The statistics include the keys and counters of random layers such as dropout, as numbers.
+
     Returns:
         (forward, params, stats), where params and stats are plain trees of arrays, and
-        forward(params, stats, x, train) -> (outputs, representations, stats). If `train` is true,
-        normalisations use the statistics of the batch, and the running ones are returned updated;
-        otherwise they use the running ones. The representations are a dict of arrays for a module
-        that has them (`Encoder`), and empty otherwise.
+        forward(params, stats, x, train, dropout=True) -> (outputs, representations, stats). If
+        `train` is true, normalisations use the statistics of the batch, and the running ones are
+        returned updated; otherwise they use the running ones. Random layers are active if both
+        `train` and `dropout` are true, and each call then draws new numbers. The representations
+        are a dict of arrays for a module that has them (`Encoder`), and empty otherwise.
 
     Raises:
-        ValueError: if the module has state that is neither parameters nor batch statistics (random
-            keys).
+        ValueError: if the module has state that is neither parameters, nor batch statistics, nor
+            random keys.
     """
-    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-    params, stats, *rest = states
-    variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    names = sorted({type(leaf).__name__ for leaf in variables})
-    _check.require(
-        not names,
-        "model",
-        "a module of parameters and batch statistics only",
-        f"also {', '.join(names)}",
-    )
+    graph, params, stats, *rest = nnx.split(model, nnx.Param, _STATISTICS, ...)
+    _require_no_state(rest, "a module of parameters, batch statistics and random keys only")
 
     def forward(
-        new_params: Any, new_stats: Any, x: Any, train: bool
+        new_params: Any, new_stats: Any, x: Any, train: bool, dropout: bool = True
     ) -> tuple[Any, dict[str, Any], Any]:
         module: Any = nnx.merge(graph, _replace(params, new_params), _replace(stats, new_stats))
         module.train() if train else module.eval()
+        if not dropout:
+            module.set_attributes(deterministic=True, raise_if_not_found=False)
         everything = getattr(module, "everything", None)
         outputs, hidden = (module(x), {}) if everything is None else everything(x)
-        return outputs, hidden, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        return outputs, hidden, _plain(nnx.state(module, _STATISTICS))
 
-    return forward, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+    return forward, _plain(params), _plain(stats)
 
 
 def evaluation(model: nnx.Module) -> tuple[Apply, Any]:
@@ -87,7 +90,8 @@ def evaluation(model: nnx.Module) -> tuple[Apply, Any]:
         `entk.gram` takes this pair.
 
     Raises:
-        ValueError: if the module has state that is neither parameters nor batch statistics.
+        ValueError: if the module has state that is neither parameters, nor batch statistics, nor
+            random keys.
     """
     forward, params, stats = stateful(model)
     return lambda params, x: forward(params, stats, x, False)[0], params
@@ -103,16 +107,40 @@ def restore(model: nnx.Module, params: Any, stats: Any) -> nnx.Module:
     Returns:
         The same module.
     """
-    for kind, values in ((nnx.Param, params), (nnx.BatchStat, stats)):
+    for kind, values in ((nnx.Param, params), (_STATISTICS, stats)):
         nnx.update(model, _replace(nnx.state(model, kind), values))
     model.eval()
     return model
 
 
+def _require_no_state(state: Any, expected: str) -> None:
+    """Reject the state that remains after a split, by the names of its types."""
+    variables = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    names = sorted({type(leaf).__name__ for leaf in variables})
+    _check.require(not names, "model", expected, f"also {', '.join(names)}")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(state: Any) -> Any:
+    """Return the module's state as a plain tree, with the numbers of its random keys."""
+    return jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, nnx.to_pure_dict(state)
+    )
+
+
 def _replace(state: Any, values: Any) -> Any:
     """Return a copy of the module's state with the values of a plain tree."""
-    leaves = jax.tree.leaves(values)
-    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+    leaves, tree = jax.tree.flatten(state)
+    return jax.tree.unflatten(tree, map(_like, leaves, jax.tree.leaves(values)))
+
+
+def _like(old: Any, value: Any) -> Any:
+    """Return the value, as a random key if the old one is a key."""
+    impl = str(jax.random.key_impl(old)) if _is_key(old) else None
+    return value if impl is None else jax.random.wrap_key_data(value, impl=impl)
 
 
 def antisymmetric(apply: Apply) -> Apply:

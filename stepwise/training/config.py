@@ -81,9 +81,9 @@ class Config:
     background: str = "white"
     """Colour on which transparent images of a folder are put: a name, or a code such as #808080."""
     depth: int | None = None
-    """Bits that the values of images of 16 bits per channel use; by default these are rejected."""
+    """Bits that a folder's images of 16 bits per channel use; by default these are rejected."""
     skip_damaged: bool = False
-    """Go without the damaged files and unreadable folders of a folder, and say how many."""
+    """Leave out a folder's damaged files and unreadable sub-folders, and print how many."""
     half: bool = False
     """Compute in bfloat16; parameters stay in float32."""
     seed: int = 0

@@ -65,7 +65,8 @@ def train(
 ) -> Trained:
     """Train an encoder by stochastic gradient descent on random views of every image.
 
-    Views are made on the device inside the compiled step. With a mesh, the batch is sharded over
+    The run computes in the precision of the parameters, whatever `jax_enable_x64` is. Views are
+    made on the device inside the compiled step. With a mesh, the batch is sharded over
     the mesh's first axis; batch statistics, loss and gradient are those of the whole batch.
 
     Args:
@@ -98,11 +99,12 @@ def train(
         OSError: if a checkpoint could not be written; earlier checkpoints remain.
     """
     plan.require()
-    step = Step(encoder, pixels, objective, plan, predictor, mesh)
-    state, samples = step.start(), plan.samples()
-    first = _measure(step, state, plan)
-    log = RunLog(samples, plan.times()[samples], first, folder)
     with contextlib.ExitStack() as resources:
+        resources.enter_context(jax.enable_x64(_in_float64(encoder, predictor)))
+        step = Step(encoder, pixels, objective, plan, predictor, mesh)
+        state, samples = step.start(), plan.samples()
+        first = _measure(step, state, plan)
+        log = RunLog(samples, plan.times()[samples], first, folder)
         store = None
         if folder is not None:
             resources.enter_context(ownership.alone(Path(folder)))
@@ -119,8 +121,8 @@ def train(
             log.open()
             resources.callback(log.close)
         state, finished = _run(step, state, plan, log, store, progress, folder)
-    last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
-    models.restore(encoder, *jax.tree.map(jnp.asarray, last))
+        last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
+        models.restore(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
     cause = (
         ""
@@ -129,6 +131,15 @@ def train(
     )
     result = Result(STOPPED if good else DIVERGED, -1 if good else int(state["step"]), cause)
     return Trained(log.trajectory(result, "training of a network"), encoder, finished)
+
+
+def _in_float64(*modules: nnx.Module | None) -> bool:
+    """Return whether a parameter is in float64, without which a run needs no `jax_enable_x64`.
+
+    With the setting of the process, the same run would round its schedules in another way.
+    """
+    states = [nnx.state(module, nnx.Param) for module in modules if module is not None]
+    return any(leaf.dtype in (jnp.float64, jnp.complex128) for leaf in jax.tree.leaves(states))
 
 
 def _run(

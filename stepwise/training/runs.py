@@ -126,7 +126,9 @@ def settle_statistics(encoder: models.Encoder, pixels: np.ndarray) -> models.Enc
     """
     forward, params, stats = models.stateful(encoder)
     settle = jax.jit(
-        lambda stats, batch: forward(params, stats, batch.astype(jnp.float32) / 255, True)[2]
+        lambda stats, batch: forward(
+            params, stats, batch.astype(jnp.float32) / 255, True, dropout=False
+        )[2]
     )
     size = min(256, len(pixels))
     starts = range(0, len(pixels) - size + 1, size)

@@ -179,7 +179,7 @@ class Step:
 
         Batch normalisation uses the probe's own statistics, as training uses those of its batch.
         The running statistics lag behind, and would make eigenvalues several times too large at
-        each step of the staircase.
+        each step of the staircase. Dropout is off.
 
         Returns:
             Embeddings of the first view [k, d], embeddings of the second view [k, d], the loss, and
@@ -280,7 +280,7 @@ class Step:
         return jax.lax.with_sharding_constraint(pixels[rows], self.shared)
 
     def _loss(
-        self, params: Any, state: Any, batch_views: tuple[Array, ...]
+        self, params: Any, state: Any, batch_views: tuple[Array, ...], dropout: bool = True
     ) -> tuple[Array, Array, dict[str, Array], Any, Any]:
         """Return the loss, the embeddings [views · n, d] with all views of an image in adjacent
         rows, the hidden representations, the new batch statistics, and the loss's next state.
@@ -292,16 +292,18 @@ class Step:
             stacked = jax.lax.with_sharding_constraint(stacked, self.shared)
         images = stacked.reshape(-1, *stacked.shape[2:])
         new = dict(stats)
-        z, hidden, new["encoder"] = self.forward(params["encoder"], stats["encoder"], images, True)
+        z, hidden, new["encoder"] = self.forward(
+            params["encoder"], stats["encoder"], images, True, dropout
+        )
         online = z
         if self.predict is not None:
             online, _, new["predictor"] = self.predict(
-                params["predictor"], stats["predictor"], z, True
+                params["predictor"], stats["predictor"], z, True, dropout
             )
         arguments = [online[i::count] for i in range(count)]
         if self.objective.decay is not None:
             target = jax.lax.stop_gradient(state["target"])
-            fixed = self.forward(target, stats["encoder"], images, True)[0]
+            fixed = self.forward(target, stats["encoder"], images, True, dropout)[0]
             arguments += [fixed[i::count] for i in range(count)]
         elif self.predict is not None:
             arguments += [z[i::count] for i in range(count)]
@@ -319,7 +321,7 @@ class Step:
         return optax.incremental_update(params["encoder"], state["target"], 1 - decay)
 
     def _measure(self, state: Any, *probe: Array) -> tuple[Array, Array, dict[str, Array]]:
-        loss, z, hidden, _, _ = self._loss(state["params"], state, probe)
+        loss, z, hidden, _, _ = self._loss(state["params"], state, probe, dropout=False)
         return z, loss, hidden
 
 

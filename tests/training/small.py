@@ -60,7 +60,8 @@ def numbers(trained):
         name: np.asarray(getattr(trajectory, name)) for name in ("times", "eigenvalues", "loss")
     }
     arrays |= {name: np.asarray(value) for name, value in trajectory.stats.items()}
-    leaves = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(trained.encoder)))
+    _, *state = models.stateful(trained.encoder)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     return arrays | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
