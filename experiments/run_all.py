@@ -17,6 +17,7 @@ import tyro
 
 from experiments import run_one
 from experiments.arguments import FIGURES
+from stepwise import _terminal
 
 
 @dataclass(frozen=True)
@@ -112,4 +113,5 @@ def _lines(args: Arguments, codes: dict[str, int], seconds: dict[str, float]) ->
 
 
 if __name__ == "__main__":
+    _terminal.escape_output()
     sys.exit(main(sys.argv[1:]))

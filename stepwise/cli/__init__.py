@@ -15,6 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 import stepwise
+from stepwise import _terminal
 
 ABOUT = "Predict what self-supervised learning will learn from your images, and test it."
 FLAGS = {"size": ("side",), "limit": ("n_pairs", "n_images"), "name": ("data",)}
@@ -23,6 +24,7 @@ FLAGS = {"size": ("side",), "limit": ("n_pairs", "n_images"), "name": ("data",)}
 
 def script() -> None:
     """Run the command of the command line, and exit with its code."""
+    _terminal.escape_output()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from stepwise import _bars, _check, spectra
+from stepwise import _check, _terminal, spectra
 from stepwise._moved import Renamed
 from stepwise.entk.gram import directions
 from stepwise.entk.kernel import Kernel, Only
@@ -125,7 +125,7 @@ def estimate(
             for k, v in enumerate(shares)
         ]
     kernels: list[np.ndarray] = []
-    with _bars.bar(
+    with _terminal.bar(
         total=sum(len(work.plan.units) for work in works),
         desc="eNTK",
         unit="unit",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepwise import _bars, _check, _npz
+from stepwise import _check, _npz, _terminal
 from stepwise.entk import reference
 from stepwise.entk.kernel import Kernel, Only, Work
 from stepwise.entk.parameters import Apply
@@ -134,7 +134,7 @@ def gram(
         except ValueError:
             if not anew:
                 raise
-    with _bars.bar(
+    with _terminal.bar(
         total=len(work.plan.units),
         initial=done,
         desc="eNTK",

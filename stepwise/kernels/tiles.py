@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.lib.format import open_memmap
 
-from stepwise import _bars, _check
+from stepwise import _check, _terminal
 from stepwise.kernels.functions import Kernel
 from stepwise.types import Numbers, Real, Whole
 
@@ -78,7 +78,7 @@ def gram(
     evaluation = _Evaluation(kernel, x, x2, tile, same, float(rounding or 0))
     if path is None:
         K = np.empty((len(x), len(x2)), evaluation.dtype)
-        for i, j in _bars.bar(
+        for i, j in _terminal.bar(
             list(evaluation.tiles()),
             "kernel",
             unit="tile",
@@ -242,7 +242,7 @@ def _evaluate_in_file(evaluation: _Evaluation, path: Path, progress: bool | None
     K = open_memmap(part, mode="r+")
     with journal.open("a") as log:
         left = [corner for corner in tiles if corner not in done]
-        for i, j in _bars.bar(
+        for i, j in _terminal.bar(
             left,
             "kernel",
             unit="tile",
@@ -268,7 +268,7 @@ def _read_journal(path: Path) -> tuple[dict[str, Any] | None, dict[tuple[int, in
     """
     header, done = None, {}
     try:
-        first, *lines = path.read_text().splitlines()
+        first, *lines = path.read_text(encoding="utf-8").splitlines()
         header = json.loads(first)
         for line in lines:
             i, j, checksum = json.loads(line)

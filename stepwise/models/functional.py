@@ -30,7 +30,8 @@ def functional(model: nnx.Module) -> tuple[Apply, Any]:
         ValueError: if the module has state other than parameters (batch statistics), which a pure
             function would drop, or has layers such as dropout that are not in evaluation mode.
     """
-    graph, params, random, *rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    graph, *states = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    params, random, *rest = states
     _require_no_state(rest, "a module whose state is parameters only")
     layers = [layer for _, layer in nnx.iter_modules(model)] if jax.tree.leaves(random) else []
     active = [layer for layer in layers if getattr(layer, "deterministic", True) is False]
@@ -65,7 +66,8 @@ def stateful(model: nnx.Module) -> tuple[Forward, Any, Any]:
         ValueError: if the module has state that is neither parameters, nor batch statistics, nor
             random keys.
     """
-    graph, params, stats, *rest = nnx.split(model, nnx.Param, _STATISTICS, ...)
+    graph, *states = nnx.split(model, nnx.Param, _STATISTICS, ...)
+    params, stats, *rest = states
     _require_no_state(rest, "a module of parameters, batch statistics and random keys only")
 
     def forward(
@@ -134,7 +136,8 @@ def _plain(state: Any) -> Any:
 def _replace(state: Any, values: Any) -> Any:
     """Return a copy of the module's state with the values of a plain tree."""
     leaves, tree = jax.tree.flatten(state)
-    return jax.tree.unflatten(tree, map(_like, leaves, jax.tree.leaves(values)))
+    pairs = zip(leaves, jax.tree.leaves(values), strict=True)
+    return jax.tree.unflatten(tree, [_like(old, value) for old, value in pairs])
 
 
 def _like(old: Any, value: Any) -> Any:

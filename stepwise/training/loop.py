@@ -19,7 +19,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from stepwise import _bars, models, spectra
+from stepwise import _terminal, models, spectra
 from stepwise._moved import former_arguments
 from stepwise.methods import Objective
 from stepwise.training import ownership, snapshots
@@ -171,7 +171,7 @@ def _run(
 
     with (
         _watch_signals() as interrupted,
-        _bars.bar(
+        _terminal.bar(
             total=plan.steps,
             initial=position,
             unit="step",
