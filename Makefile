@@ -1,6 +1,6 @@
 # `make` alone prints this help. Every target installs what it needs; only Python >= 3.11 must be present.
 .DEFAULT_GOAL := help
-.PHONY: help install measured test test-latest test-browser lint types format figures report tutorial docs \
+.PHONY: help install measured test test-long test-latest test-browser lint types format figures report tutorial docs \
 	bench bench-entk constraints clean
 
 PRESET   ?= laptop
@@ -49,8 +49,13 @@ $(READY): pyproject.toml constraints.txt
 	$(call INSTALL,$(KERNELS))
 	@touch $(READY)
 
-test: $(READY)  ## run the whole test suite
+# The suite's time is that of compiling. The flag halves it, and is known to the pinned version of JAX.
+test: export XLA_FLAGS := --xla_cpu_use_fusion_emitters=false
+test: $(READY)  ## run the test suite, without the tests of test-long
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+
+test-long: $(READY)  ## run the tests that are too long for the suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20 -m long
 
 # The newest interpreter on the PATH or of pyenv, with the newest JAX that the version ranges allow.
 LATEST ?= $(shell for p in python3.16 python3.15 python3.14 python3.13 python3.12 $(PYTHON) \

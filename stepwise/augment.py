@@ -118,10 +118,9 @@ def _resize_weights(
     step = length.astype(jnp.float32) / size
     pixel = jnp.arange(side, dtype=jnp.int32)
     centre = start + (jnp.arange(size, dtype=jnp.float32) + 0.5) * step
-    distance = jnp.abs(pixel + jnp.float32(0.5) - centre[:, None]) / jnp.maximum(step, 1)
-    weights = jnp.where(
-        (pixel >= start) & (pixel < start + length), _KERNELS[interpolation](distance), 0
-    )
+    distance = jnp.abs(pixel[None] + jnp.float32(0.5) - centre[:, None]) / jnp.maximum(step, 1)
+    inside = (pixel >= start) & (pixel < start + length)
+    weights = jnp.where(inside[None], _KERNELS[interpolation](distance), 0)
     return weights / weights.sum(axis=1, keepdims=True)
 
 

@@ -293,7 +293,7 @@ def _rayleigh_ritz(
     lowest, values, rotation = values[0], values[::-1][:width], rotation[:, ::-1][:, :width]
     vectors = jnp.linalg.qr(basis @ rotation)[0]
     products = operator(operands, vectors)
-    residuals = jnp.linalg.norm(products - vectors * values, axis=0)
+    residuals = jnp.linalg.norm(products - vectors * values[None], axis=0)
     zeros = jnp.zeros((basis.shape[0], basis.shape[1] - width), basis.dtype)
     return jnp.hstack([vectors, zeros]), jnp.hstack([products, zeros]), values, residuals, lowest
 

@@ -131,7 +131,7 @@ def of_pairs(x: Numbers, x2: Numbers) -> Moments:
         place = NamedSharding(Mesh(np.array(devices), ("pairs",)), PartitionSpec("pairs"))
         offset = jnp.asarray(shift, x.dtype)
         shift = np.asarray(offset, np.float64)
-        views = (jnp.asarray(x) - offset, jnp.asarray(x2) - offset)
+        views = (jnp.asarray(x) - offset[None], jnp.asarray(x2) - offset[None])
         if len(devices) > 1 and n % len(devices) == 0:
             views = (jax.device_put(views[0], place), jax.device_put(views[1], place))
         parts = _device_products(*views)
@@ -187,7 +187,7 @@ def centre(z: Any, how: Center) -> Any:
     """
     _check.require(how in CENTERS, "center", f"one of {CENTERS}", repr(how))
     if how == "pooled":
-        return z - z.mean(axis=0)
+        return z - z.mean(axis=0, keepdims=True)
     if how == "per_view":
         n = len(z) // 2
         views = z.reshape(2, n, *z.shape[1:])

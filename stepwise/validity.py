@@ -191,6 +191,7 @@ def report(
         A0 = np.asarray(_check.real_array("A0", A0, ndim=2), np.float64)
         _check.require(A0.shape == (d, modes), "A0", f"shape [{d}, {modes}]", A0)
         scale = float(np.sqrt(np.mean(A0**2)))
+        A0 = np.asarray(resolved.to_modes(A0), np.float64)
         q, _ = np.linalg.qr(A0[:, columns])
         upper = np.abs(q.T @ A0)[:, order]
         lam0 = unit[:k] * np.diagonal(upper) ** 2

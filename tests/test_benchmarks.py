@@ -46,7 +46,7 @@ def test_each_pair_prints_its_rows_and_writes_them(tmp_path):
         assert row["ours_s"] > 0 and row["peer_s"] > 0 and row["ratio"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
     output = tmp_path / "bench.json"
     done = _run("training", "--quick", "--output", str(output))
@@ -67,7 +67,7 @@ def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_empirical_ntk_has_rows_of_peers_growth_and_estimates(tmp_path):
     output = tmp_path / "entk.json"
     done = _run("entk", "--quick", "--output", str(output), cwd=tmp_path)

@@ -34,7 +34,7 @@ def test_the_top_pairs_match_a_full_decomposition(name, dtype):
         pairs.vectors.T @ pairs.vectors, np.eye(5), atol=10 * np.finfo(dtype).eps * 10
     )
     exact = np.asarray(matrix, float) @ np.asarray(pairs.vectors, float) - np.asarray(
-        pairs.vectors * pairs.values, float
+        pairs.vectors * pairs.values[None], float
     )
     assert (
         np.linalg.norm(exact, axis=0) <= pairs.residuals + 20 * np.finfo(dtype).eps * size

@@ -28,7 +28,11 @@ problem.spectrum
 problem.gram
 problem.linear
 problem
-spectra losses
+_linearisation _transformations
+growth updates
+spectra losses._pairs
+losses.correlation losses.contrastive losses.distillation losses.isotropy losses.words
+losses
 models.normalisation
 models.functional models.ntk models.resnet models.heads
 models

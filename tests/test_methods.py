@@ -1,5 +1,6 @@
 """The table of methods: its rows agree with their losses and laws, and files can define rows."""
 
+import runpy
 from dataclasses import replace
 from functools import partial
 
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from stepwise import dynamics, laws, losses, methods, training, views
+from stepwise import dynamics, laws, losses, methods, models, training, views
 from stepwise.methods import METHODS, Method, Objective
 from stepwise.training import Plan, ownership, runs
 from stepwise.training.step import Step
@@ -30,11 +32,40 @@ def test_names_are_keys_and_titles_are_all_different():
     assert len({(row.colour, row.marker, *row.schedules) for row in ROWS}) == len(METHODS)
 
 
+def value(objective, z):
+    """Return an objective's first loss of views that all have the embeddings z."""
+    arguments = {
+        name: function(z.shape[1])
+        for name in ("state", "parameters")
+        if (function := getattr(objective, name)) is not None
+    }
+    networks = 1 if objective.decay is None else 2
+    loss = objective.loss(*[z] * (networks * objective.views), **arguments)
+    return loss if objective.state is None else loss[0]
+
+
 def test_the_value_at_full_collapse_is_that_of_the_loss(row, x64):
     n, d = 7, 5
     z = np.tile(np.random.default_rng(0).normal(size=d), (n, 1))
-    z /= np.linalg.norm(z[0])
-    np.testing.assert_allclose(row.objective.loss(z, z), row.collapse(n, d), rtol=1e-5, atol=1e-9)
+    z *= row.collapse_norm / np.linalg.norm(z[0])
+    expected = row.collapse(n, d)
+    np.testing.assert_allclose(value(row.objective, z), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_row_trains(row):
+    """Every objective decreases, with its predictor, target network, state and parameters."""
+    objective = row.objective
+    predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1)) if objective.predictor else None
+    program = Step(small.encoder(), small.PIXELS, objective, plan(), predictor, None)
+    state = program.start()
+    before = state["loss"], state["params"].get("loss", {})
+    first = float(program.evaluate_probe(state)[2])
+    state = program.advance(jax.tree.map(jnp.copy, state), 12)
+    after = state["loss"], state["params"].get("loss", {})
+    assert bool(state["ok"]) and int(state["step"]) == 12
+    assert float(program.evaluate_probe(state)[2]) < first
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.any(np.asarray(old) != np.asarray(new))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.law], ids=lambda row: row.name)
@@ -270,7 +301,7 @@ def test_an_error_in_a_users_loss_is_one_line_with_the_line_number(tmp_path):
     file.write_text("def loss(z1, z2):\n    return nothing\n")
     name = f"{file}:row"
     with pytest.raises(ValueError, match=r"received NameError: .*nothing.* \(line 2\)") as error:
-        methods.run_with(name, lambda: methods.runpy.run_path(str(file))["loss"](0, 0))
+        methods.run_with(name, lambda: runpy.run_path(str(file))["loss"](0, 0))
     assert "\n" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ from stepwise.methods import Method, Objective, Schedule, Start
 
 def quartic(z1, z2):
     """Return −tr C + ¼ tr C⁴, C = (z1ᵀ z2 + z2ᵀ z1)/2n, after centring at the common mean."""
-    mean = (z1.mean(0) + z2.mean(0)) / 2
+    mean = (z1.mean(0, keepdims=True) + z2.mean(0, keepdims=True)) / 2
     C = (z1 - mean).T @ (z2 - mean) / len(z1)
     return _loss_of_moment((C + C.T) / 2)
 
@@ -51,12 +51,13 @@ class Quartic(laws.Law):
 
     def objective(self, A):
         """Return the loss of mode coordinates A [d, r]."""
-        return _loss_of_moment((A * self.gamma) @ A.T)
+        return _loss_of_moment((A * self.gamma[None]) @ A.T)
 
     def eigenvalues(self, times, lam0):
         """Return (1 + (1/λ_j(0)³ − 1) e^{−12 γ_j t})^{−1/3}, whose cube is a logistic curve."""
         times, lam0, modes = self.check_arguments(times, lam0)
-        odds = jnp.log(lam0**3) - jnp.log1p(-(lam0**3)) + 12 * times[:, None] * self.gamma[modes]
+        start = jnp.log(lam0**3) - jnp.log1p(-(lam0**3))
+        odds = start[None] + 12 * times[:, None] * self.gamma[modes][None]
         return jnp.exp(-jnp.logaddexp(0.0, -odds) / 3)
 
     def max_stable_lr(self):

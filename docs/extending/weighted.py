@@ -32,7 +32,7 @@ class Weighted(laws.Law):
 
     def objective(self, A):
         """Return the loss of mode coordinates A [d, r]. Its gradient gives the flow."""
-        C = (A * self.gamma) @ A.T
+        C = (A * self.gamma[None]) @ A.T
         return self.weight * jnp.sum((C - jnp.eye(len(C), dtype=C.dtype)) ** 2)
 
 

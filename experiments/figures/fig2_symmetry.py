@@ -113,7 +113,7 @@ def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict
     """
     gamma = model.gamma[:2]
     unit = gamma**-0.5
-    A0 = _noisy(starts * unit, config.noise * float(unit[0]), model.gamma.size, config)
+    A0 = _noisy(starts * unit[None], config.noise * float(unit[0]), model.gamma.size, config)
     lr = config.lr_gamma / float(gamma[0])
     law = laws.law_of(None, laws.Modes(gamma), 2)
     last = float(jnp.max(law.step_times(jnp.min(jnp.abs(jnp.asarray(starts)), axis=0) ** 2)))
@@ -126,7 +126,7 @@ def _self_supervised(model: Problem, starts: np.ndarray, config: Config) -> dict
     curves = [start * np.asarray(law.amplitude(times, start**2)) for start in starts]
     return {
         "self_times": times,
-        "self_path": _diagonal(states) / unit,
+        "self_path": _diagonal(states) / unit[None, None],
         "self_law": curves,
         "self_starts": starts,
     }
@@ -148,7 +148,7 @@ def _supervised(model: Problem, starts: np.ndarray, config: Config) -> dict[str,
     solution = jnp.eye(2, sigma.size)
 
     def segment(W: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-        W = jax.lax.fori_loop(0, length, lambda _, W: W - lr * (W - solution) * sigma, W)
+        W = jax.lax.fori_loop(0, length, lambda _, W: W - lr * (W - solution) * sigma[None], W)
         return W, W
 
     lengths = jnp.diff(jnp.asarray(steps), prepend=0)

@@ -44,12 +44,14 @@ def _closed_form(law: Law, A0: jax.Array, times: jax.Array) -> Trajectory:
     law, (d, r) = laws.cast(law, A0.dtype), A0.shape
     k = min(d, r)
     modes = leading_modes(law, k)
-    q, upper = jnp.linalg.qr(A0[:, modes])
-    s0 = laws.effective_start(A0[:, modes]) if d <= r else jnp.abs(jnp.diagonal(upper))
+    leading = law.to_modes(A0)[:, modes]
+    q, upper = jnp.linalg.qr(leading)
+    s0 = laws.effective_start(leading) if d <= r else jnp.abs(jnp.diagonal(upper))
     lam0 = law.unit()[modes] * s0**2
     curves = law.eigenvalues(times, lam0)
     size = law.amplitude(times[-1:], lam0)[0] * jnp.diagonal(upper)
-    final = jnp.zeros((d, r), A0.dtype).at[:, modes].set((q * size).astype(A0.dtype))
+    final = jnp.zeros((d, r), A0.dtype).at[:, modes].set((q * size[None]).astype(A0.dtype))
+    final = law.from_modes(final)
     eigenvalues = jnp.sort(jnp.pad(curves, ((0, 0), (0, d - k))), axis=1)[:, ::-1]
     return trajectory.assemble(
         times,

@@ -178,5 +178,5 @@ def view_moments(z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array]:
     The covariance is taken about the mean of all embeddings.
     """
     z = jnp.concatenate([z1, z2])
-    centred = z - z.mean(axis=0)
+    centred = z - z.mean(axis=0, keepdims=True)
     return cross_moment(z1, z2), centred.T @ centred / len(z)

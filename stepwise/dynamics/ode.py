@@ -162,17 +162,17 @@ def _integrate(
     """
 
     def cross(t: Any, A: jax.Array, args: Any) -> jax.Array:
-        return (A * gamma) @ A.T
+        return (A * gamma[None]) @ A.T
 
     def field(t: Any, A: jax.Array, args: Any) -> jax.Array:
-        AD = A * gamma
+        AD = A * gamma[None]
         return pull * (AD - (AD @ A.T) @ AD)
 
     def radius(t: Any, A: jax.Array, args: Any) -> jax.Array:
         # A bound on the decay rates, the negative part of the Jacobian's spectrum: at most
         # 2κ max|γ| ‖A|D|Aᵀ‖ from δC, and κ γ (λ − 1) from (1 − C) δA D where that is positive.
         size = jnp.abs(gamma)
-        square = jnp.linalg.matrix_power((A * size) @ A.T, 4)
+        square = jnp.linalg.matrix_power((A * size[None]) @ A.T, 4)
         norm = jnp.maximum(1, jnp.max(jnp.sum(jnp.abs(square), axis=1)) ** 0.25)
         return (
             2 * pull * norm * size.max()
@@ -182,11 +182,11 @@ def _integrate(
 
     atol, tiny = _absolute(A0, rtol, atol), jnp.finfo(A0.dtype).tiny
     early = times <= begin
-    A = A0 * jnp.exp(pull * gamma * begin)
+    A = A0 * jnp.exp(pull * gamma * begin)[None]
     # A first step over the whole time can overflow, and the controller would never recover from an
     # error of inf/inf.
     size = jnp.max(jnp.abs(gamma), initial=0)
-    rate = 2 * pull * size * jnp.maximum(1, jnp.sum(jnp.abs(gamma) * A**2))
+    rate = 2 * pull * size * jnp.maximum(1, jnp.sum(jnp.abs(gamma)[None] * A**2))
     first = jax.lax.stop_gradient(
         jnp.minimum(1 / jnp.maximum(rate, tiny), jnp.maximum(times[-1] - begin, tiny))
     )
@@ -195,8 +195,9 @@ def _integrate(
     C, last, stats = _solve(
         field, cross, solver, span, first, A, jnp.maximum(times, begin), rtol, atol, max_steps
     )
-    linear = A0[None] * jnp.exp(pull * gamma * jnp.minimum(times, begin)[:, None, None])
-    C = jnp.where(early[:, None, None], (linear * gamma) @ jnp.swapaxes(linear, 1, 2), C)
+    rows = gamma[None, None]  # [1, 1, r], beside states [T, d, r]
+    linear = A0[None] * jnp.exp(pull * rows * jnp.minimum(times, begin)[:, None, None])
+    C = jnp.where(early[:, None, None], (linear * rows) @ jnp.swapaxes(linear, 1, 2), C)
     return (trajectory.eigvalsh_descending(C), None), last, stats
 
 

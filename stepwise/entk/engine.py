@@ -307,7 +307,8 @@ def _multiply_blocks(
         a, b = take(A, i), take(A, j)
         t = A.shape[1]
         if A.ndim == 2:  # one-hot A, stored as tokens: A_i A_jᵀ is whether two tokens are equal
-            activation_products = (a.reshape(-1)[:, None] == b.reshape(-1)) & (b.reshape(-1) >= 0)
+            rows, columns = a.reshape(-1)[:, None], b.reshape(-1)[None]
+            activation_products = (rows == columns) & (columns >= 0)
         else:
             activation_products = jnp.matmul(
                 a.reshape(side * t, -1), b.reshape(side * t, -1).T, precision=HIGHEST

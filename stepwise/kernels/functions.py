@@ -39,9 +39,9 @@ class RBF:
         """Return the kernel values [p, q] of inputs a [p, ...] and b [q, ...]."""
         a, b = _flat(a, b)
         # ‖a‖² + ‖b‖² − 2 a·b loses digits if the inputs share a large mean.
-        shift = jnp.mean(b, axis=0)
+        shift = jnp.mean(b, axis=0, keepdims=True)
         a, b = a - shift, b - shift
-        squares = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)
+        squares = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None]
         return jnp.exp(-jnp.maximum(squares - 2 * _products(a, b), 0) / (2 * self.length**2))
 
 

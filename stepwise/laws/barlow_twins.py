@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from stepwise import _check
+from stepwise.laws import numeric
 from stepwise.laws.base import Law
 from stepwise.types import Numbers, Real, Whole
 
@@ -78,7 +78,7 @@ class BarlowTwins(Law):
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
         """Return the flow dA/dt = 4 (I − C) A diag(γ), with C = A diag(γ) Aᵀ."""
-        AD = A * self.gamma
+        AD = A * self.gamma[None]
         return self.PULL * (AD - (AD @ jnp.asarray(A).T) @ AD)
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
@@ -136,7 +136,7 @@ class BarlowTwins(Law):
             lam0: λ(0) [d], d ≤ r.
         """
         times, lam0, gamma = self._leading_modes(times, lam0)
-        return _logistic(times[:, None] * gamma, self.RATE, lam0)
+        return numeric.logistic(times[:, None] * gamma[None], self.RATE, lam0)
 
     def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
         """Return when each λ_j crosses `level`, or infinity if it never does.
@@ -203,34 +203,3 @@ class BarlowTwins(Law):
         """Return times, λ(0) and the leading γ, one for each entry of λ(0)."""
         times, lam0, _ = self.check_arguments(times, lam0)
         return times, lam0, self.gamma[: lam0.shape[0]]
-
-
-def _logistic(x: Float[Array, "T d"], rate: float, lam0: Float[Array, " d"]) -> Float[Array, "T d"]:
-    """Return 1 / (1 + (1/λ0 − 1) e^{−rate x}).
-
-    Three forms are combined so that neither the value nor a derivative overflows.
-    """
-    dtype = jnp.result_type(x, lam0)
-    x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
-    largest = jnp.finfo(dtype).max
-    x = rate * jnp.clip(x, -largest / (4 * rate), largest / (4 * rate))
-    inside, fixed, falls = (lam0 > 0) & (lam0 < 1), (lam0 == 0) | (lam0 == 1), x <= 0
-
-    below = jnp.where(inside, lam0, 0.5)
-    within = jax.nn.sigmoid(x - (jnp.log1p(-below) - jnp.log(below)))
-
-    # λ0 < 0 and λ0 > 1 have no logarithm of the odds, so this form uses e^{−|x|}. It has a pole
-    # where the denominator is 0.
-    beyond = jnp.where(inside | fixed, jnp.where(falls, -1, 2), lam0)
-    decay = jnp.where(falls, x, -x)
-    denominator = 1 + jnp.where(falls, beyond, 1 - beyond) * jnp.expm1(decay)
-    denominator = jnp.where(jnp.abs(denominator) < 1 / largest, 1 / largest, denominator)
-    outside = jnp.where(falls, beyond * jnp.exp(decay), beyond) / denominator
-
-    # At λ0 = 0 and 1 the value is λ0. Its derivative is e^x at 0 and e^{−x} at 1.
-    slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), 0.99 * jnp.log(largest)))
-    here = jax.lax.stop_gradient(lam0)
-    resting = here + jax.lax.stop_gradient(jnp.where(fixed, slope, 0)) * (lam0 - here)
-    return jnp.where(
-        inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest))
-    )

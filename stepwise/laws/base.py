@@ -113,6 +113,23 @@ class Law:
     # These follow from the ones above. A subclass may override them by faster or exact versions.
 
     @property
+    def basis(self) -> Float[Array, "r r"] | None:
+        """The modes of this law as orthonormal rows, in the mode coordinates of the problem [r, r].
+
+        None if they are the modes of the problem themselves, as they are if Σ and Γ have a common
+        eigenbasis.
+        """
+        return None
+
+    def to_modes(self, A: Numbers) -> Float[Array, "d r"]:
+        """Return mode coordinates A [d, r] of the problem in the modes of this law."""
+        return jnp.asarray(A) if self.basis is None else jnp.asarray(A) @ self.basis.T
+
+    def from_modes(self, rows: Numbers) -> Float[Array, "d r"]:
+        """Return rows [d, r] in the modes of this law in the mode coordinates of the problem."""
+        return jnp.asarray(rows) if self.basis is None else jnp.asarray(rows) @ self.basis
+
+    @property
     def order(self) -> Int[Array, " r"]:
         """The modes [r] in the order in which they grow, fastest first."""
         return jnp.argsort(-jnp.asarray(self.growth()))
@@ -136,7 +153,9 @@ class Law:
 
     def measure(self, A: Numbers) -> Float[Array, "d d"]:
         """Return the observable [d, d] of mode coordinates A [d, r]."""
-        return (A * self.unit()) @ jnp.swapaxes(jnp.asarray(A), -1, -2)
+        A = jnp.asarray(A)
+        unit = jnp.expand_dims(jnp.asarray(self.unit()), tuple(range(A.ndim - 1)))
+        return (A * unit) @ jnp.swapaxes(A, -1, -2)
 
     def contraction(self) -> float | None:
         """Return κ if the flow is κ (1 − C) A diag(γ) with observable C = A diag(γ) Aᵀ, else None.
@@ -163,7 +182,9 @@ class Law:
         square = jnp.where(lam == 0, 0, lam / jnp.where(unit[columns] == 0, 1, unit[columns]))
         size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
         rows = jnp.zeros((lam.shape[0], unit.shape[0]), jnp.result_type(lam, unit))
-        return rows.at[jnp.arange(lam.shape[0]), columns].set(size.astype(rows.dtype))
+        return self.from_modes(
+            rows.at[jnp.arange(lam.shape[0]), columns].set(size.astype(rows.dtype))
+        )
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return λ(t) from an aligned start, in the order of growth (not sorted by size).
@@ -184,8 +205,8 @@ class Law:
     def amplitude(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return s_j(t)/s_j(0) [T, d], and 1 where λ_j(0) = 0."""
         times, lam0, _ = self.check_arguments(times, lam0)
-        ratio = self.eigenvalues(times, lam0) / jnp.where(lam0 == 0, 1, lam0)
-        return jnp.sqrt(jnp.where(lam0 == 0, 1, jnp.maximum(ratio, 0)))
+        ratio = self.eigenvalues(times, lam0) / jnp.where(lam0 == 0, 1, lam0)[None]
+        return jnp.sqrt(jnp.where(lam0[None] == 0, 1, jnp.maximum(ratio, 0)))
 
     def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
         """Return when each λ rises through level · rest [d], or infinity if it never does.
@@ -243,8 +264,8 @@ class Law:
         """
         modes = np.array([j])
         A = self.aligned_start(self.rest()[modes], modes)
-        side = jnp.zeros_like(A).at[0, k].set(1)
-        return 2 * jax.jvp(self.rhs, (A,), (side,))[1][0, k]
+        side = self.from_modes(jnp.zeros_like(A).at[0, k].set(1))
+        return 2 * self.to_modes(jax.jvp(self.rhs, (A,), (side,))[1])[0, k]
 
     def next_growth(self, learned: Sequence[int] | Numbers) -> Float[Array, ""]:
         """Return the growth rate of the fastest direction that is not yet learned.

@@ -1,4 +1,4 @@
-"""Numerical curves and step times of a law that has no closed forms."""
+"""Curves and step times that several laws share: the logistic curve, and numerical ones."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def integrate(law: Any, times: Array, lam0: Array) -> Array:
     states = least * odeint(slope, inside, grid, law, least, rtol=rtol, atol=1e-3 * rtol)
     curves = jax.vmap(lambda A: jnp.diagonal(law.measure(A)))(states[1:])
     curves = jnp.zeros_like(curves).at[first].set(curves)
-    return jnp.where(times[:, None] <= 0, lam0.astype(dtype), curves)
+    return jnp.where(times[:, None] <= 0, lam0.astype(dtype)[None], curves)
 
 
 @jax.jit
@@ -45,11 +45,11 @@ def crossing(law: Any, lam0: Array, goal: Array, rate: Array, crosses: Array) ->
 
     def reaches_goal(grid: Array) -> Array:
         values = fixed_law.eigenvalues(grid.ravel(), lam0).reshape(points, d, d)
-        return jnp.diagonal(values, axis1=1, axis2=2) >= goal
+        return jnp.diagonal(values, axis1=1, axis2=2) >= goal[None]
 
     def stretch(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         grid, reached, tries = carry
-        grid = jnp.where(reached.any(axis=0), grid, grid * 8)
+        grid = jnp.where(reached.any(axis=0)[None], grid, grid * 8)
         return grid, reaches_goal(grid), tries + 1
 
     def lacks_crossing(carry: tuple[Array, Array, Array]) -> Array:
@@ -61,11 +61,13 @@ def crossing(law: Any, lam0: Array, goal: Array, rate: Array, crosses: Array) ->
         grid, reached, _ = carry
         row = jnp.maximum(jnp.argmax(reached, axis=0), 1)
         low, high = grid[row - 1, column], grid[row, column]
-        grid = low + (high - low) * jnp.linspace(0, 1, points, dtype=grid.dtype)[:, None]
+        grid = (
+            low[None] + (high - low)[None] * jnp.linspace(0, 1, points, dtype=grid.dtype)[:, None]
+        )
         return grid, reaches_goal(grid), high
 
     first = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1 / 16, 4, points - 1)])
-    grid = jax.lax.stop_gradient(plateau * first.astype(plateau.dtype)[:, None])
+    grid = jax.lax.stop_gradient(plateau[None] * first.astype(plateau.dtype)[:, None])
     begin = (grid, reaches_goal(grid), jnp.zeros((), int))
     grid, reached, _ = jax.lax.while_loop(lacks_crossing, stretch, begin)
     crosses = crosses & reached.any(axis=0)
@@ -82,3 +84,34 @@ def crossing(law: Any, lam0: Array, goal: Array, rate: Array, crosses: Array) ->
     slope = (evaluate(tau + step) - evaluate(tau - step)) / jnp.where(step > 0, 2 * step, 1)
     slope = jax.lax.stop_gradient(jnp.where(crosses & (slope > 0), slope, 1))
     return jnp.where(crosses, tau - (evaluate(tau) - goal) / slope, jnp.inf)
+
+
+def logistic(x: Array, rate: Any, lam0: Array) -> Array:
+    """Return 1 / (1 + (1/λ0 − 1) e^{−rate x}).
+
+    Three forms are combined so that neither the value nor a derivative overflows.
+    """
+    dtype = jnp.result_type(x, lam0)
+    x, lam0 = x.astype(dtype), jnp.broadcast_to(lam0.astype(dtype), x.shape)
+    largest = jnp.finfo(dtype).max
+    x = rate * jnp.clip(x, -largest / (4 * rate), largest / (4 * rate))
+    inside, fixed, falls = (lam0 > 0) & (lam0 < 1), (lam0 == 0) | (lam0 == 1), x <= 0
+
+    below = jnp.where(inside, lam0, 0.5)
+    within = jax.nn.sigmoid(x - (jnp.log1p(-below) - jnp.log(below)))
+
+    # λ0 < 0 and λ0 > 1 have no logarithm of the odds, so this form uses e^{−|x|}. It has a pole
+    # where the denominator is 0.
+    beyond = jnp.where(inside | fixed, jnp.where(falls, -1, 2), lam0)
+    decay = jnp.where(falls, x, -x)
+    denominator = 1 + jnp.where(falls, beyond, 1 - beyond) * jnp.expm1(decay)
+    denominator = jnp.where(jnp.abs(denominator) < 1 / largest, 1 / largest, denominator)
+    outside = jnp.where(falls, beyond * jnp.exp(decay), beyond) / denominator
+
+    # At λ0 = 0 and 1 the value is λ0. Its derivative is e^x at 0 and e^{−x} at 1.
+    slope = jnp.exp(jnp.minimum(jnp.where(lam0 == 0, x, -x), 0.99 * jnp.log(largest)))
+    here = jax.lax.stop_gradient(lam0)
+    resting = here + jax.lax.stop_gradient(jnp.where(fixed, slope, 0)) * (lam0 - here)
+    return jnp.where(
+        inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest))
+    )

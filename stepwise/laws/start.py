@@ -34,7 +34,7 @@ def effective_start(A: Numbers, law: Law | None = None) -> Float[Array, " d"]:
     _check.require(
         A.shape[1] >= d, "A", "at least as many columns (modes) as rows (embedding dimensions)", A
     )
-    leading = A[:, :d] if law is None else A[:, leading_modes(law, d)]
+    leading = A[:, :d] if law is None else law.to_modes(A)[:, leading_modes(law, d)]
     return jnp.abs(jnp.diagonal(jnp.linalg.qr(leading, mode="r")))
 
 

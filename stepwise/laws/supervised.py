@@ -55,7 +55,8 @@ class Supervised(Law):
         _check.require(
             s0.shape == self.gamma.shape, "s0", f"shape {list(self.gamma.shape)} as gamma", s0
         )
-        return self.target + (s0 - self.target) * jnp.exp(-self.gamma * times[:, None])
+        decay = jnp.exp(-self.gamma[None] * times[:, None])
+        return self.target[None] + (s0 - self.target)[None] * decay
 
     @property
     def order(self) -> Int[Array, " r"]:
@@ -76,17 +77,18 @@ class Supervised(Law):
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
         """Return the flow dA/dt = (A* − A) diag(γ)."""
-        return (self._solution(len(A)) - A) * self.gamma
+        return (self._solution(len(A)) - A) * self.gamma[None]
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
         """Return the loss ½ tr (A − A*) diag(γ) (A − A*)ᵀ."""
-        return jnp.sum((A - self._solution(len(A))) ** 2 * self.gamma) / 2
+        return jnp.sum((A - self._solution(len(A))) ** 2 * self.gamma[None]) / 2
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return λ_j(t) = s_j(t)², from s_j(0) = +sqrt(λ_j(0))."""
         times, lam0, modes = self.check_arguments(times, lam0)
         goal, start = self.target[modes], jnp.sqrt(jnp.maximum(lam0, 0))
-        return (goal + (start - goal) * jnp.exp(-self.gamma[modes] * times[:, None])) ** 2
+        decay = jnp.exp(-self.gamma[modes][None] * times[:, None])
+        return (goal[None] + (start - goal)[None] * decay) ** 2
 
     def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
         """Return when s_j rises through sqrt(level) s*_j, or infinity if it never does.

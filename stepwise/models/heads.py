@@ -166,7 +166,12 @@ class Encoder(nnx.Module):
 
         The representations are a dict by name, in the order of computation.
         """
-        x = (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+        leading = range(x.ndim - 1)
+        mean, std = (
+            jnp.expand_dims(jnp.asarray(values, x.dtype), leading)
+            for values in (self.mean, self.std)
+        )
+        x = (x - mean) / std
         hidden: dict[str, Array] = self.backbone.representations(x)  # type: ignore[attr-defined]
         return self.head(list(hidden.values())[-1]), hidden
 

@@ -45,7 +45,7 @@ class Dense(nnx.Module):
     def __call__(self, x: Numbers) -> Float[Array, "k outputs"]:
         """Return the outputs of the layer [k, outputs]."""
         y = self.w_scale * (x @ self.kernel[...])
-        return y if self.bias is None else y + self.b_std * self.bias[...]
+        return y if self.bias is None else y + self.b_std * self.bias[None]
 
 
 class MLP(nnx.Module):

@@ -81,7 +81,7 @@ def _solve_matrix_free(
     """
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     views = [
-        jnp.asarray(view) - jnp.asarray(shift, dtype)
+        jnp.asarray(view) - jnp.asarray(shift, dtype)[None]
         for view, shift in zip((x, x2), shifts, strict=True)
     ]
     try:

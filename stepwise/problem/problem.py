@@ -175,7 +175,7 @@ class Problem:
             rows = rows.reshape(rows.shape[0], -1) if rows.ndim > 1 else rows[None]
             what = "numbers" if self.linear else "kernel values, one for each view,"
             _check.require(rows.shape[1] == size, "inputs", f"{size} {what} per input", rows)
-        return (jnp.asarray(rows) @ self.basis - self.offset) @ A.T
+        return (jnp.asarray(rows) @ self.basis - self.offset[None]) @ A.T
 
     def coordinates(self, W: Numbers) -> Float[Array, "d r"]:
         """Return the mode coordinates A = W V of a linear model's weights W [d, m].

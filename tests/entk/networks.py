@@ -145,7 +145,7 @@ def shared():
                 )
             )
         for _ in range(3):
-            x = jnp.tanh(x @ p["step"] + p["bias"])
+            x = jnp.tanh(x @ p["step"] + p["bias"][None, None])
         return x.mean(1)[:, p["which"]] @ p["table"].T
 
     return apply, jax.tree.map(jnp.asarray, params), RNG.integers(0, 5, (3, 6))
@@ -188,11 +188,12 @@ def looped():
 
     def apply(p, x):
         x = jax.lax.scan(lambda h, W: (jnp.tanh(h @ W), None), x, p["layers"])[0]
-        x = jnp.sin(x @ (p["direction"] / jnp.linalg.norm(p["direction"], axis=0) * p["length"]))
+        norms = jnp.linalg.norm(p["direction"], axis=0, keepdims=True)
+        x = jnp.sin(x @ (p["direction"] / norms * p["length"][None]))
         x = x @ jnp.tanh(p["squashed"])
         return (
             x @ (p["scaled"] * 0.5) / 3
-            + jnp.exp(p["constant"])
+            + jnp.exp(p["constant"])[None]
             + jnp.broadcast_to(p["free"], (len(x), 2))
         )
 

@@ -106,6 +106,11 @@ def _picky_jvp(primals, tangents):
 picky.defjvp(_picky_jvp, symbolic_zeros=True)
 
 
+def beside(w, h):
+    """Return an array [width] in a shape that broadcasts with h [..., width]."""
+    return jnp.expand_dims(w, range(h.ndim - 1))
+
+
 def draw(seed: int) -> Network:
     """Draw a network, its parameters and its inputs."""
     rng = np.random.default_rng(seed)
@@ -132,12 +137,12 @@ def draw(seed: int) -> Network:
     else:
         x = rng.normal(size=(N, 2) if kind == "vector" else (N, 3, 2))
         params.append({"w": normal(2, width), "b": normal(width)})
-        layers.append(lambda p, h: h @ p["w"] + p["b"])
+        layers.append(lambda p, h: h @ p["w"] + beside(p["b"], h))
     names.append(str(kind))
 
     def dense():
         params.append({"w": normal(width, width), "b": normal(width)})
-        return lambda p, h: jnp.tanh(h @ p["w"] + p["b"])
+        return lambda p, h: jnp.tanh(h @ p["w"] + beside(p["b"], h))
 
     def attention():
         params.append({name: normal(width, width) for name in "qkv"})
@@ -155,7 +160,7 @@ def draw(seed: int) -> Network:
 
         def layer(p, h):
             def cell(carry, _):
-                return jnp.tanh(carry @ p["w"] + h * p["u"]), None
+                return jnp.tanh(carry @ p["w"] + h * beside(p["u"], h)), None
 
             return jax.lax.scan(cell, h, None, length=3)[0]
 
@@ -163,7 +168,7 @@ def draw(seed: int) -> Network:
 
     def smooth_layer():
         params.append({"s": normal(width)})
-        return lambda p, h: smooth(h * p["s"])
+        return lambda p, h: smooth(h * beside(p["s"], h))
 
     def gate_layer():
         params.append({"w": normal(width)})
@@ -175,7 +180,7 @@ def draw(seed: int) -> Network:
 
     def picky_layer():
         params.append({"w": normal(width)})
-        return lambda p, h: picky(p["w"], h)
+        return lambda p, h: picky(beside(p["w"], h), h)
 
     def spectral():
         params.append({"w": normal(width, width) + 1j * normal(width, width)})
@@ -187,7 +192,7 @@ def draw(seed: int) -> Network:
 
     def normalise():
         params.append({"g": normal(width), "shift": jnp.arange(2)})  # whole numbers are constants
-        return lambda p, h: p["g"] * (h - h.mean(-1, keepdims=True)) + p["shift"][0]
+        return lambda p, h: beside(p["g"], h) * (h - h.mean(-1, keepdims=True)) + p["shift"][0]
 
     def checkpoint():
         params.append({"w": normal(width, width)})

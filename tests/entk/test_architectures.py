@@ -83,7 +83,7 @@ def network(layers):
             elif kind == "norm":
                 # the deviation of a single pixel has no derivative at 0
                 scale = jnp.sqrt(1 + x.var((1, 2), keepdims=True))
-                x = (x - x.mean((1, 2), keepdims=True)) / scale * W
+                x = (x - x.mean((1, 2), keepdims=True)) / scale * W[None, None, None]
             elif kind == "pool":
                 x = x.mean((1, 2))
             elif kind == "sequence":
@@ -91,7 +91,7 @@ def network(layers):
             elif kind == "mean" and x.ndim == 3:
                 x = x.mean(1)
             if bias:
-                x = x + bias[0]
+                x = x + jnp.expand_dims(bias[0], range(x.ndim - 1))
             if kind != "mean":
                 x = jnp.sin(x)
         return x

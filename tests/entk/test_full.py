@@ -11,7 +11,7 @@ X = np.random.default_rng(0).normal(size=(5, 6))
 
 def test_a_linear_model_has_the_linear_kernel(x64):
     def apply(params, x):
-        return x @ params["W"].T + params["b"]
+        return x @ params["W"].T + params["b"][None]
 
     theta = entk.full_kernel(apply, {"W": jnp.ones((3, 6)), "b": jnp.zeros(3)}, X)
     np.testing.assert_allclose(theta, np.einsum("ij,ab->iajb", X @ X.T + 1, np.eye(3)), rtol=1e-12)

@@ -91,7 +91,8 @@ def test_an_output_near_zero_is_not_mistaken_for_coupled_samples(scale):
 
 
 def normalised(params, x):
-    return (x - x.mean(0)) / (x.std(0) + 1e-3) @ params
+    mean, spread = x.mean(0, keepdims=True), x.std(0, keepdims=True)
+    return (x - mean) / (spread + 1e-3) @ params
 
 
 COUPLED = {
@@ -106,7 +107,11 @@ COUPLED = {
         V,
         X,
     ),
-    "from the third on": (lambda p, x: (x + (x[2:].mean(0) if len(x) > 2 else 0)) @ p, V, X),
+    "from the third on": (
+        lambda p, x: (x + (x[2:].mean(0, keepdims=True) if len(x) > 2 else 0)) @ p,
+        V,
+        X,
+    ),
     "a thousandth": (lambda p, x: (x + 5e-4 * jnp.roll(x, 1, 0)) @ p, V, X),
 }
 

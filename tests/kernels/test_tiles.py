@@ -254,7 +254,10 @@ def test_an_incomplete_file_of_another_matrix_is_refused_and_kept(x64, tmp_path)
             lambda a, b: kernels.linear()(a, b)[:, :1],
             r"kernel: expected values \[5, 5\], received float64 \[5, 1\]",
         ),
-        (lambda a, b: kernels.linear()(a, b) + jnp.arange(len(b)), "expected a symmetric kernel"),
+        (
+            lambda a, b: kernels.linear()(a, b) + jnp.arange(len(b))[None],
+            "expected a symmetric kernel",
+        ),
         (
             lambda a, b: a.reshape(len(a), -1).sum(1)[:, None] + 0 * kernels.linear()(a, b),
             "expected a symmetric kernel",

@@ -69,4 +69,4 @@ class Pencil(Law):
         return jnp.maximum(self.drive / self.sigma, 0)
 
     def objective(self, A):
-        return jnp.sum(self.measure(A) ** 2) - 2 * jnp.sum(A**2 * self.drive)
+        return jnp.sum(self.measure(A) ** 2) - 2 * jnp.sum(A**2 * self.drive[None])

@@ -120,7 +120,7 @@ def two_moments():
     p = problems.modes(GAMMA)
     scale = np.sqrt(SIGMA / np.diagonal(p.sigma))
     p = jax.tree.map(lambda leaf: leaf, p)
-    object.__setattr__(p, "features", p.features * scale)
+    object.__setattr__(p, "features", p.features * scale[None])
     return p, lambda p, d: Pencil(p.gamma, jnp.diagonal(p.sigma), 0.5)
 
 

@@ -76,7 +76,7 @@ def test_an_offset_start_puts_all_embeddings_near_one_vector():
     z, hidden = whole.everything(X)
     bias = np.asarray(whole.head.layers[-1].bias[...])
     np.testing.assert_allclose(np.linalg.norm(bias), 2, rtol=1e-6)
-    np.testing.assert_allclose(z - bias, models.scale_start(encoder(), 1e-3)(X), atol=1e-6)
+    np.testing.assert_allclose(z - bias[None], models.scale_start(encoder(), 1e-3)(X), atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, hidden, encoder().everything(X)[1])
     with pytest.raises(
         ValueError,

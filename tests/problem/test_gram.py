@@ -53,7 +53,7 @@ def test_predictions_equal_those_of_explicit_features(name, center, modes, x64):
         ),
     ):
         signs = np.sign(np.sum(np.asarray(one) * np.asarray(two), axis=0))
-        np.testing.assert_allclose(one * signs, two, atol=1e-9 * np.abs(two).max())
+        np.testing.assert_allclose(one * signs[None], two, atol=1e-9 * np.abs(two).max())
     np.testing.assert_allclose(
         spectra.eigenvalues(*np.split(np.asarray(implicit.predict(3)), 2)), 1, atol=0.2
     )
@@ -67,10 +67,10 @@ def test_products_alone_give_the_modes_of_a_decomposition(center, x64, tmp_path)
     np.testing.assert_allclose(few.gamma, whole.gamma[:4], rtol=1e-9)
     np.testing.assert_allclose(few.lowest, whole.lowest, rtol=1e-3)
     signs = np.sign(np.sum(np.asarray(few.features) * np.asarray(whole.features[:, :4]), axis=0))
-    np.testing.assert_allclose(few.features * signs, whole.features[:, :4], atol=1e-7)
+    np.testing.assert_allclose(few.features * signs[None], whole.features[:, :4], atol=1e-7)
     A = np.eye(4)
     np.testing.assert_allclose(
-        few.embed(A, NEW) * signs, whole.truncate(4).embed(A, NEW), atol=1e-6
+        few.embed(A, NEW) * signs[None], whole.truncate(4).embed(A, NEW), atol=1e-6
     )
 
 

@@ -35,7 +35,7 @@ def expanded(a):
 
 
 def laplace(a, b):
-    return jnp.exp(-jnp.sqrt(jnp.sum((a[:, None] - b) ** 2, -1) + 1e-12))
+    return jnp.exp(-jnp.sqrt(jnp.sum((a[:, None] - b[None]) ** 2, -1) + 1e-12))
 
 
 def embedding_gram(p, A, inputs):
@@ -55,7 +55,7 @@ def test_the_spectrum_and_its_vectors_are_those_of_the_formula(pair, center, x64
     assert np.abs(values).sum() == pytest.approx(np.abs(largest).sum(), abs=1e-11)
     V = np.asarray(p.basis)
     np.testing.assert_allclose(V.T @ V, np.eye(p.gamma.size), atol=1e-12)
-    np.testing.assert_allclose(V * p.gamma @ V.T, gamma_matrix, atol=1e-12)
+    np.testing.assert_allclose(V * p.gamma[None] @ V.T, gamma_matrix, atol=1e-12)
     assert float(p.lowest) == float(p.gamma[-1])
     assert (p.n_pairs, p.n_positive) == (12, int((largest > 0).sum()))
 

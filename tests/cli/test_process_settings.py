@@ -1,0 +1,25 @@
+"""The commands work in a process whose settings of JAX are strict."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+TRAIN = [
+    "--n-images", "32", "--side", "8", "--blocks", "1", "--width", "4", "--head", "2",
+    "--steps", "4", "--batch-size", "16", "--probe", "16", "--lr", "0.02", "--records", "3",
+    "--snapshots", "0",
+]  # fmt: skip
+COMMANDS = {
+    "predict": ["predict", "--data", "photos", "--n-pairs", "32"],
+    "train": ["train", "--data", "photos", *TRAIN],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_runs_where_implicit_broadcasting_is_an_error(name, tmp_path):
+    environment = os.environ | {"JAX_NUMPY_RANK_PROMOTION": "raise"}
+    command = [sys.executable, "-m", "stepwise.cli", *COMMANDS[name], "--out", str(tmp_path / name)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
