@@ -105,6 +105,7 @@ def _directions(slices: Numbers, key: Array | None, d: int) -> Array:
 def _distance_from_gaussian(z: Array, directions: Array) -> Scalar:
     """Return SIGReg of the views z [v, n, d], the mean over views and directions [k, d]."""
     t, phi, weights = (jnp.asarray(values, z.dtype) for values in (KNOTS, GAUSSIAN, WEIGHTS))
-    phases = (z @ directions.T)[..., None] * t
-    gaps = (jnp.mean(jnp.cos(phases), axis=1) - phi) ** 2 + jnp.mean(jnp.sin(phases), axis=1) ** 2
+    phases = (z @ directions.T)[..., None] * t[None, None, None]
+    cosine, sine = jnp.mean(jnp.cos(phases), axis=1), jnp.mean(jnp.sin(phases), axis=1)
+    gaps = (cosine - phi[None, None]) ** 2 + sine**2
     return z.shape[1] * jnp.mean(gaps @ weights)

@@ -82,12 +82,15 @@ def test_takeover_and_stability_are_those_of_the_matrix_flow(alpha, x64):
     np.testing.assert_allclose(law.takeover(0, 1), 2 * 0.6 * (rho[1] - rho[0]), rtol=1e-8)
     np.testing.assert_allclose(law.takeover(1, 0), 2 * 1.0 * (rho[0] - rho[1]), rtol=1e-8)
     np.testing.assert_allclose(law.next_growth([0]), 2 * gamma[1], rtol=1e-8)
-    for d in (2, 3):
-        law = IsoLoss(gamma, sigma, alpha, d=d)
+    # the largest rate is, in turn, that of a pair, of a mode aside, of a mode, and of a spare row
+    cases = [(2, gamma), (3, gamma), (1, [0.5, 0.45, 0.1]), (1, [-0.5, -0.2, -0.1])]
+    for d, moments in cases:
+        law = IsoLoss(moments, sigma, alpha, d=d)
+        modes = np.asarray(law.final_modes(d))
         A = np.zeros((d, 3))
-        A[[0, 1], [0, 1]] = np.sqrt(np.asarray(law.rest())[:2] / sigma[:2])
-        # a spare row is at 0, where Sᵅ has no derivative for alpha < 1
-        A[2:, 2] = 1e-9
+        A[np.arange(d), modes] = np.sqrt(np.asarray(law.rest())[modes] / sigma[modes])
+        # a row at 0 has no derivative of Sᵅ for alpha < 1
+        A[np.arange(d), modes] += np.where(A[np.arange(d), modes] == 0, 1e-9, 0)
         values = np.linalg.eigvals(distillation.jacobian(law.rhs, jnp.asarray(A))).real
         np.testing.assert_allclose(law.max_stable_lr(), -2 / values.min(), rtol=1e-6)
 
