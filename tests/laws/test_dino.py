@@ -163,16 +163,21 @@ def test_averages_of_the_softmax_are_exact(x64):
 def test_the_center_must_be_fast_enough(ema, x64):
     law = DINO([0.5], [1.0], 8, 0.1, 0.04, ema)
     A, B = 0.7 / (8 * 0.1**2), 0.7 / (8 * 0.1 * 0.04)
-    signs = []
-    for rate in (0.01, 0.3, 1.0, 3.0, 10.0, 14.0):
-        # w, teacher y and centre c along the mean; the teacher is the student without a lag
+
+    def decays(rate):
+        # student, teacher and centre along the mean; the teacher is the student without a lag
         matrix = [[-A, B, -B], [ema or 0, -(ema or 0), 0], [0, rate, -rate]]
         if ema is None:
             matrix = [[B - A, -B], [rate, -rate]]
-        stable = np.linalg.eigvals(matrix).real.max() < 0
-        assert bool(law.center_is_stable(0.7, rate)) == stable
-        signs.append(stable)
-    assert signs[-1] and not signs[0]
+        return np.linalg.eigvals(matrix).real.max() < 0
+
+    slow, fast = 1e-3, 1e3
+    assert decays(fast) and not decays(slow)
+    for _ in range(40):
+        middle = np.sqrt(slow * fast)
+        slow, fast = (slow, middle) if decays(middle) else (middle, fast)
+    assert bool(law.center_is_stable(0.7, 1.001 * fast))
+    assert not bool(law.center_is_stable(0.7, 0.999 * fast))
 
 
 def test_what_the_law_cannot_answer_is_refused():

@@ -83,8 +83,9 @@ def test_takeover_and_stability_are_those_of_the_matrix_flow(alpha, x64):
     np.testing.assert_allclose(law.takeover(1, 0), 2 * 1.0 * (rho[0] - rho[1]), rtol=1e-8)
     np.testing.assert_allclose(law.next_growth([0]), 2 * gamma[1], rtol=1e-8)
     # the largest rate is, in turn, that of a pair, of a mode aside, of a mode, and of a spare row
-    cases = [(2, gamma), (3, gamma), (1, [0.5, 0.45, 0.1]), (1, [-0.5, -0.2, -0.1])]
+    cases = [(3, gamma), (2, [0.5, 0.45, -0.3]), (1, [0.5, 0.45, 0.1]), (1, [-0.5, -0.2, -0.1])]
     for d, moments in cases:
+        sigma = np.array([1.0, 0.6, 3.0 if d == 2 else 0.3])
         law = IsoLoss(moments, sigma, alpha, d=d)
         modes = np.asarray(law.final_modes(d))
         A = np.zeros((d, 3))

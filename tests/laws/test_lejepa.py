@@ -76,8 +76,8 @@ def test_the_loss_near_zero_has_the_gradient_of_the_formula(x64):
         return losses.lejepa(x @ W.T, x2 @ W.T, weight=weight, slices=directions(2))
 
     measured = -jax.grad(loss)(jnp.asarray(W))
-    np.testing.assert_allclose(measured, W * law.growth() / 2, rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(law.rhs(W), W * law.growth() / 2, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(measured, W * law.growth()[None] / 2, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(law.rhs(W), W * law.growth()[None] / 2, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(law.objective(np.zeros((2, 3))), 0.4020 * weight * N, rtol=2e-4)
     np.testing.assert_allclose(law.objective(np.zeros((2, 3))), loss(np.zeros((2, 3))), rtol=1e-9)
     np.testing.assert_allclose(loss(1e5 * W), law.objective(1e5 * W), rtol=0.02)
