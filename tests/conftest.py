@@ -21,9 +21,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "standard")
-jax.config.update(
-    "jax_numpy_rank_promotion", os.environ.get("STEPWISE_TEST_RANK_PROMOTION", "allow")
-)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile(
     "suite", deadline=None, max_examples=20, derandomize=True, print_blob=True
 )
