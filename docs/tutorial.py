@@ -1,6 +1,6 @@
 # %% [hidden]
-"""The tutorial: `make tutorial` runs it in full (DATA=folder:PATH for your own images), the tests
-run it with `--smoke`.
+"""Tutorial, which `make tutorial` runs in full (DATA=folder:PATH for your own images) and the tests
+run with `--smoke`.
 """
 
 import sys
@@ -20,7 +20,7 @@ SOURCE = next((argument for argument in sys.argv[1:] if not argument.startswith(
 #
 # Images are chosen by name: `photos` (two photographs that come with scikit-learn, cut into
 # patches), `cifar10`, a folder (`folder:PATH`, with a sub-folder for each class, or flat), or an
-# archive of arrays (`npz:PATH`). They are resized to one size.
+# archive of arrays (`npz:PATH`). All images are resized to the same size.
 
 # %%
 from pathlib import Path
@@ -50,11 +50,13 @@ print(images.source, images.pixels.shape)
 # ## What will be learned, and when
 #
 # Two random crops of each image form a positive pair. The training of a linear model depends only
-# on the spectrum γ of their cross-view moment. The report has one line for each mode: when it will
-# be learned (`step time`, in units of learning rate times steps), how much that varies with the
-# random start (`spread over starts`), how well the mode is separated from the next (`gap to next`;
-# much more than 1 is good), the `typical error` of the closed form, and by which fraction gradient
-# descent is later than gradient flow, its limit for small learning rates (`descent delay`).
+# on the cross-view moment of these pairs. Its eigenvectors are the *modes*, the directions that can
+# be learned, and its eigenvalues are the spectrum γ. The report has one line for each mode: when it
+# will be learned (`step time`, in units of learning rate times steps), how much that varies with
+# the random start (`spread over starts`), how well the mode is separated from the next (`gap to
+# next`; much more than 1 is good), and the `typical error` of the closed form. The closed form
+# solves gradient flow, the limit of gradient descent for small learning rates. `descent delay` is
+# how much later gradient descent learns the mode, as a fraction of the step time.
 
 # %%
 x, x2 = views.positive_pairs(images.pixels, jax.random.key(0), "crop20")
@@ -71,8 +73,8 @@ print(report)
 #
 # Gradient descent is the experiment, and the closed form is the theory. Both return a
 # `Trajectory`, and `compare` prints the gap between them: the relative error of each step time, and
-# the root mean square error of the eigenvalues. The report above also says how many steps are
-# needed.
+# the root mean square error of the eigenvalues. The step times of the report above determine how
+# many steps to run.
 
 # %%
 last = max(time for time in report.step_times if np.isfinite(time))
@@ -93,9 +95,10 @@ with plotting.style():
 # %% [markdown]
 # ## A real network
 #
-# A small ResNet with the same loss, from a small start: the weights of its head are multiplied by
-# a thousandth. The run is stored under `runs/`. If it is interrupted, the same call resumes it; if
-# it is finished, the same call loads it. `snapshots` stores networks along the way.
+# Now train a small ResNet with the same loss from a small start: the weights of the head's last
+# layer are multiplied by 0.001. The run is stored under `runs/`. If it was interrupted, the same
+# call resumes it; if it has finished, the same call loads it. `snapshots=4` also saves the network
+# at four steps during training.
 
 # %%
 config = runs.Config(
@@ -128,11 +131,12 @@ with plotting.style():
 # %% [markdown]
 # ## Could its kernel have predicted it?
 #
-# The empirical NTK of the trained network, on fresh views of its images, predicts the subspace that
-# the embedding spans. The alignment is 1 for the same subspace and d/2n for random ones. Two other
-# kernels show what training added: the network's kernel before training, and the pixel kernel. The
-# last line is the angle between the network's kernels before and after training, as matrices: 0
-# degrees if they are proportional, 90 if they are orthogonal.
+# The empirical neural tangent kernel (eNTK) of the trained network, on fresh views of its images,
+# predicts the subspace that the embedding spans. The alignment of the predicted and the real
+# subspace is 1 if they are equal. For random subspaces it is d/2n on average, where 2n is the
+# number of views. Two other kernels show what training added: the network's kernel before training,
+# and the pixel kernel. The last line printed is the angle between the network's kernels before and
+# after training, as matrices: 0 degrees if they are proportional, 90 if they are orthogonal.
 
 # %%
 network = subject.from_run(config, trained, n_pairs=16 if SMOKE else 96)
@@ -152,14 +156,14 @@ print(f"the kernel turned by {np.degrees(np.arcsin(min(1.0, sine))):.0f} degrees
 # %% [markdown]
 # ## The embedding opens up
 #
-# RankMe is an effective number of dimensions. It grows from snapshot to snapshot.
+# RankMe is the effective number of dimensions of the embedding. It grows from snapshot to snapshot.
 
 # %%
 for step, z in zip(network.steps, network.embeddings_along, strict=True):
     print(f"step {step:>5}: RankMe {float(spectra.rankme(z - z.mean(axis=0))):.2f}")
 
 # %% [markdown]
-# The command line does the same: `stepwise predict --data folder:PATH`, `stepwise train --data
-# folder:PATH`, then `stepwise align --run-dir runs/HASH` with the folder that `train` prints. For a
-# network of your own, pass `stepwise align --network FILE.py:NAME`, where NAME is a function that
-# returns `(apply, params)`.
+# The command line does all of this: `stepwise predict --data folder:PATH`, `stepwise train --data
+# folder:PATH --n-images N`, then `stepwise align --run-dir runs/HASH` with the folder that `train`
+# prints. For a network of your own, use `stepwise align --network FILE.py:NAME`, where NAME is a
+# function that returns `(apply, params)`.

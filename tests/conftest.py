@@ -21,7 +21,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_dtype_promotion", "standard")
-jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_numpy_rank_promotion", os.environ.get("STEPWISE_TEST_RANK_PROMOTION", "allow")
+)
 settings.register_profile(
     "suite", deadline=None, max_examples=20, derandomize=True, print_blob=True
 )

@@ -33,7 +33,7 @@ class ImageOptions:
     split: str = "train"
     """Part of the data set: train, test, val (folders) or unlabeled (stl10)."""
     side: int = 32
-    """Side of the square images, in pixels, before views are made of them."""
+    """Side of the square images, in pixels, before views are made from them."""
     frames: Literal["first", "all"] = "first"
     """Pages or frames to read of each file of a folder: the first, or all as separate images."""
     background: str = "white"
@@ -75,11 +75,11 @@ class Predict(ImageOptions):
     start_scale: float = 1e-6
     """Standard deviation of the starting weights, in mode coordinates."""
     lr: Annotated[
-        float | None, _flag("FLOAT", "a hundredth of the largest stable rate, if that is known")
+        float | None, _flag("FLOAT", "a hundredth of the largest stable rate, if it is known")
     ] = None
     """Learning rate of gradient descent, which converts times to steps."""
     seed: int = 0
-    """Seed of the choice of images and of their views."""
+    """Seed for the choice of images and for their views."""
     out: Path = Path("results/predict")
     """Folder for summary.json, arrays.npz, config.json and the figure; later calls replace them."""
 
@@ -172,7 +172,7 @@ class NetworkOptions(ImageOptions):
     ] = None
     """Number of leading principal directions of the embedding to use."""
     seed: int = 0
-    """Seed of the choice of images and of their views, for your own network."""
+    """Seed for the choice of images and for their views, for your own network."""
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,7 @@ class _Powers(Pencil):
         self._deflate()
 
     def moments(self) -> Moments:
+        """Return the moments of the law of sᵅ."""
         matrix = jnp.ndim(self.sigma) == 2
         return Moments(jnp.diag(self.gamma) if matrix else self.gamma, self.sigma, self.factor)
 

@@ -7,7 +7,6 @@ v' = μ (w − v). Without a lag, v = w, and μ is None.
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -89,6 +88,8 @@ def solve(
     rtol = 1e-9 if dtype == jnp.float64 else 1e-5
     order = jnp.argsort(points)
     grid = jnp.maximum(points[order], 0).astype(dtype)
+    import diffrax  # here, because most laws do not need it and it is slow to import
+
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Tsit5(),

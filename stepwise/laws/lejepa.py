@@ -305,10 +305,10 @@ def _cross(law: LeJEPA, modes: Array, lam0: Array, goal: Array, crosses: Array) 
         reached = jnp.diagonal(values, axis1=1, axis2=2) >= goal[None]
         row = jnp.maximum(jnp.argmax(reached, axis=0), 1)
         low, high = grid[row - 1, column], grid[row, column]
-        found = reached.any(axis=0)
+        has_crossed = reached.any(axis=0)
         # Without a crossing the grid becomes four times as long.
-        low, high = jnp.where(found, low, 0), jnp.where(found, high, 4 * grid[-1])
-        return low[None] + (high - low)[None] * even, jnp.where(found, high, jnp.inf)
+        low, high = jnp.where(has_crossed, low, 0), jnp.where(has_crossed, high, 4 * grid[-1])
+        return low[None] + (high - low)[None] * even, jnp.where(has_crossed, high, jnp.inf)
 
     grid = jax.lax.stop_gradient(4 * plateau / jnp.where(rate > 0, rate, 1))[None] * even
     tau = jax.lax.fori_loop(0, 9, refine, (grid, grid[-1]))[1]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,6 +20,8 @@ def integrate(slope: Callable[[Array], Array], start: Array, times: Array) -> Fl
 
     def field(t: Any, x: Array, args: Any) -> Array:
         return slope(x)
+
+    import diffrax  # here, because most laws do not need it and it is slow to import
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),

@@ -25,7 +25,7 @@ class Config:
     n_images: int = 4096
     """Number of images to train on, a random subset of the split; fewer images are an error."""
     side: int = 32
-    """Side of the square images, in pixels, before views are made of them."""
+    """Side of the square images, in pixels, before views are made from them."""
     recipe: str = "small"
     """Augmentations that make the views, a name in `views.RECIPES`."""
     method: str = ""
@@ -47,9 +47,9 @@ class Config:
     predictor: tuple[int, ...] = (512,)
     """Widths of the predictor's hidden layers, for a method that has a predictor."""
     start_scale: float = 1e-3
-    """Factor on the starting weights; 1 is a standard start."""
+    """Factor by which the starting weights are multiplied; 1 keeps the standard start."""
     start_of: Literal["head", "all"] = "head"
-    """Weights that the start scale multiplies: those of the head's last layer, or all."""
+    """Weights to multiply by `start_scale`: those of the head's last layer (head), or all."""
     offset: float = 0.0
     """Norm of the head's bias at the start (`models.offset_start`); 0 means a head without bias."""
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
@@ -75,7 +75,7 @@ class Config:
     checkpoint_every: int = 200
     """Number of steps between two checkpoints."""
     snapshots: int = 0
-    """Number of networks to save, at geometrically spaced steps, besides step 0; 0 means none."""
+    """Networks to save in addition to step 0, at geometrically spaced steps; 0 means none."""
     frames: Literal["first", "all"] = "first"
     """Pages or frames to read of each file of a folder: the first, or all as separate images."""
     background: str = "white"

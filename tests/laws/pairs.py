@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import problems
 
@@ -66,3 +67,7 @@ def crossing(curve, level, lr):
     assert k > 0
     low, high = np.log(curve[k - 1 : k + 1])
     return lr * (k - 1 + (np.log(level) - low) / (high - low))
+
+
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+"""Seeds of random spectra; `make test` runs the first, and `make test-long` the others."""

@@ -25,7 +25,7 @@ def gaussian_loss(gamma, sigma, T):
     return loss
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", pairs.SEEDS)
 def test_descent_of_dot_products_follows_the_law(seed, x64):
     gamma, sigma = pairs.spectra(seed)
     T = [1.0, 0.5, 0.2][seed]
@@ -92,7 +92,7 @@ def test_growth_is_exact_at_any_number_of_pairs(n, x64):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", pairs.SEEDS)
 def test_descent_of_cosines_around_an_offset_follows_the_law(seed, x64):
     rng = np.random.default_rng(seed)
     sigma = np.array([1.0, 0.8]) * rng.uniform(0.9, 1.1, 2)
