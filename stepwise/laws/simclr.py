@@ -140,8 +140,8 @@ class CosineSimCLR(SimCLR):
     p* = 1/y* − 1: about ⅔ρ̃ for small ρ̃, and 1/(2(1 − ρ̃)) near 1. The curve is known as t(p):
 
         (4σ/(T β²)) t = H(p) − H(p(0)),
-        H = ln y/(y*(1 + y*)) + ln(1 − y)/((1 − y*)(2 + y*)) − ln(y − y*)/(y*(1 − y*)(1 + 2y*))
-            − ln(y + 1 + y*)/((1 + y*)(2 + y*)(1 + 2y*)).
+        H = ln y/(y*(1 + y*)) + ln(1 − y)/((1 − y*)(2 + y*))
+        − ln(y − y*)/(y*(1 − y*)(1 + 2y*)) − ln(y + 1 + y*)/((1 + y*)(2 + y*)(1 + 2y*)).
 
     λ is the variance of the *normalised* embeddings z/|z| divided by T, to first order p; W/β in
     place of them was 27% off at T = 0.1. The offset takes one dimension, so d dimensions hold d − 1
