@@ -13,6 +13,8 @@ The modules, in the order of the data flow:
   limit, and the effective size of a start.
 - `problem`: `Problem`, a spectrum γ with mode coordinates, from views, a kernel, a Gram matrix or
   its products.
+- `growth`: growth rates and directions of any loss, by linearising its gradient flow.
+- `updates`: update rules, each a law for every mode and an optax transformation.
 - `losses`, `models`: losses of real networks, and the networks as pure functions of their
   parameters.
 - `methods`: one row for each method, with its loss, law, views, small start and schedule.

@@ -137,7 +137,7 @@ def _curves(
     mean, _ = (np.asarray(part)[:k] for part in laws.expected_start(options.d))
     A0 = np.zeros((options.d, p.gamma.size))
     A0[np.arange(k), np.asarray(law.order)[:k]] = options.start_scale * np.exp(mean / 2)
-    curve = dynamics.closed_form(p, A0, times, law=law)
+    curve = dynamics.closed_form(p, law.from_modes(A0), times, law=law)
     arrays = {
         "gamma": np.asarray(p.gamma),
         "growth": np.asarray(law.growth()),

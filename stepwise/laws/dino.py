@@ -41,8 +41,8 @@ class DINO(Law):
     ρ h(√λ/τt)/τt = h(√λ/τs)/τs, finite for ρ < 1.
 
     Later modes do not follow curves of their own, because the softmax couples them. While mode j
-    rests, mode k grows only if ρ_k exceeds about 0.9 ρ_j (`next_growth`), so the first mode shuts
-    out most others. `eigenvalues` therefore has one mode, and refuses more.
+    rests, mode k grows only if ρ_k is close to ρ_j or above (`next_growth`), so the first mode
+    shuts out most others. `eigenvalues` therefore has one mode, and refuses more.
 
     It is the law of `losses.dino(s1, s2, t1, t2, jnp.zeros(K), student_temperature=student,
     teacher_temperature=teacher)`. Finite data with E[p(x) x′] ≠ 0 beyond Stein's lemma force modes
@@ -194,7 +194,7 @@ class DINO(Law):
         The other modes are linearised at the rest of one mode along two prototypes, where
         (r + J_sσ/τs²)(r + ema) = ema J_tγ/(τsτt) with eigenvalues J_s and J_t of both J̄. Mode k
         grows along an eigenvector if ρ_k > (τt/τs) J_s/J_t. This holds for Gaussian modes that are
-        independent; at 1,400 samples the sign is right, and the rate only to a factor of 2.
+        independent; a finite sample has other rates.
 
         Args:
             learned: the mode at rest [1], or none [0].

@@ -49,14 +49,14 @@ class VICReg(Law):
 
         J_k = (1/d) {diag[b θ_i σ_uk/std_i] − 4a (σ_k − γ_k) − 8c σ_uk (S − diag S)},
 
-    where a row at the kink slides on it with an average θ_i in [0, 1]. The rates agreed to 0.1% as
-    long as λ_2 was tiny, and the measured ones were 2–4% smaller at 3% of its end. The curves of
+    where a row at the kink slides on it with an average θ_i in [0, 1]. In tests the rates agreed to
+    0.2% while mode k was tiny. The curves of
     later modes depend on the whole start: integrate `rhs`. Once each deviation has reached 1, the
     rank can stay below d.
 
     It is the law of `losses.vicreg(z1, z2, invariance=a, variance=b, covariance=c, eps=eps)` of
-    symmetrised pairs, each in both orders. On 40 ordinary pairs, whose two views have different
-    moments, it was off by 0.4–14%.
+    symmetrised pairs, each in both orders. It is only close for ordinary pairs, whose two views
+    have different moments.
 
     t = learning rate × step. γ and σ are about the mean of all views.
 

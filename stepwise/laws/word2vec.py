@@ -33,8 +33,7 @@ class Word2Vec(Pencil):
     of W alone. `balance` finds the balanced start of two small generic embeddings, and `products`
     returns c(t) from rows that are not balanced.
 
-    A start is small if (1 − m_{j+1}/m_j) ½ ln(m_j/s_j(0)²) ≫ 1. The step times of a generic start
-    of scale .1, .01 and 1e-4 were off by 3–20%, .2–1% and .01%.
+    A start is small if (1 − m_{j+1}/m_j) ½ ln(m_j/s_j(0)²) ≫ 1.
 
     t = learning rate × step, and m has no units.
 

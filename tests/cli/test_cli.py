@@ -488,12 +488,3 @@ def test_a_killed_training_resumes_with_the_same_command(images, tmp_path):
     with np.load(out / "arrays.npz") as arrays:
         np.testing.assert_array_equal(arrays["eigenvalues"], whole.eigenvalues)
     assert run.name == out.name
-
-
-def test_characters_that_the_terminal_lacks_are_escaped(images, tmp_path):
-    command = [sys.executable, "-m", "stepwise.cli", "predict", "--data", images, "--n-pairs", "16"]
-    for encoding, escaped in (("ascii", b"\\u03b3 ="), ("utf-8", "γ =".encode())):
-        environment = os.environ | {"PYTHONIOENCODING": encoding}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
-        assert done.returncode == 0, done.stderr
-        assert escaped in done.stdout

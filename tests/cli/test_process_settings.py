@@ -1,4 +1,4 @@
-"""The commands work in a process whose settings of JAX are strict."""
+"""The commands work whatever the settings of the process: strict JAX, streams in ASCII."""
 
 import os
 import subprocess
@@ -23,3 +23,12 @@ def test_a_command_runs_where_implicit_broadcasting_is_an_error(name, tmp_path):
     command = [sys.executable, "-m", "stepwise.cli", *COMMANDS[name], "--out", str(tmp_path / name)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
+    command = [sys.executable, "-m", "stepwise.cli", *COMMANDS["predict"]]
+    for encoding, escaped in (("ascii", b"\\u03b3 ="), ("utf-8", "γ =".encode())):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert escaped in done.stdout
