@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	$(call INSTALL,$(KERNELS))
 	@touch $(READY)
 
-# The suite's time is that of compiling. The flag halves it, and is known to the pinned version of JAX.
+# The suite's time is that of compiling. The flag shortens it, and is known to the pinned version of JAX.
 test: export XLA_FLAGS := --xla_cpu_use_fusion_emitters=false
 test: $(READY)  ## run the test suite, without the tests of test-long
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20

@@ -147,8 +147,8 @@ class CosineSimCLR(SimCLR):
     W/β is not. The offset takes one dimension, so d dimensions hold d − 1 modes: mode coordinates
     A [d, r] are those of W⊥, all perpendicular to b. At T = 0.02 and n = 300, half times were
     within 4% and rests within 6% in tests. The law fails if T Σ p* of the learned modes is not
-    small. The covariance of z/|z| then has another eigenvalue of about T² Σ p*²/2 along b. β² + ‖W‖² is conserved, so β²
-    shrinks as W grows, which matters if Σ T p*/σ is not small.
+    small. The covariance of z/|z| then has another eigenvalue of about T² Σ p*²/2 along b.
+    β² + ‖W‖² is conserved, so β² shrinks as W grows, which matters if Σ T p*/σ is not small.
 
     It is the law of `losses.simclr(z1, z2, temperature=T)`. Source, arguments and errors:
     `SimCLR`.
