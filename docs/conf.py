@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -10,7 +11,11 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 import stepwise
-from stepwise.methods import METHODS
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import pages  # noqa: E402
 
 project = "stepwise"
 author = "The stepwise authors"
@@ -19,7 +24,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 html_theme = "furo"
 html_title = "stepwise"
 html_math_renderer = "mathml"
-exclude_patterns = ["build"]
+exclude_patterns = ["build", "laws_template.md"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]
@@ -28,8 +33,6 @@ autodoc_typehints = "none"  # signatures name shapes; shapes are in the text
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_rtype = False
-
-HERE = Path(__file__).parent
 
 
 def plain_marks(
@@ -66,7 +69,7 @@ def block(self: nodes.NodeVisitor, node: nodes.math_block) -> None:
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write the API's pages, the table of methods, and the tutorial from its script."""
+    """Write the API's pages, those of `pages`, and the tutorial from its script."""
     rooms = [
         info.name
         for info in pkgutil.iter_modules(stepwise.__path__)
@@ -89,52 +92,9 @@ def write_pages(app: Sphinx) -> None:
         ["```{toctree}", ":maxdepth: 1", "", *(f"api/{room}" for room in listed), "```"]
     )
     _write(HERE / "api.md", f"# API\n\n{intro}\n{tree}\n")
-    _write(HERE / "methods.md", methods_page())
+    _write(HERE / "methods.md", pages.methods_page())
+    _write(HERE / "laws.md", pages.laws_page())
     _write(HERE / "tutorial.md", tutorial((HERE / "tutorial.py").read_text(encoding="utf-8")))
-
-
-def methods_page() -> str:
-    """Return the tables of methods: what each one minimises, and how it is trained."""
-    rows, trained = [], []
-    for row in METHODS.values():
-        objective = row.objective
-        parts = [f"`losses.{objective.loss.__name__}`"]
-        parts += ["a predictor"] if objective.predictor else []
-        parts += [f"a target network ({objective.decay})"] if objective.decay is not None else []
-        law = "yes" if row.law is not None else "not yet"
-        rows.append(f"| {row.title} | `{row.name}` | {', '.join(parts)} | {law} | {row.paper} |")
-        for occasion, plan in row.schedules.items():
-            if "tiny" not in occasion:
-                start = f"scale {row.start.scale:g}, offset {row.start.offset:g}"
-                start = start if occasion == "small" else "as published"
-                cosine = "cosine" if plan.cosine else "constant"
-                trained.append(
-                    f"| {row.title} | {occasion} | {start} | {plan.lr:g} | {plan.steps:,} | "
-                    f"{plan.warmup:,} | {cosine} |"
-                )
-    return "\n".join(
-        [
-            "# Methods",
-            "",
-            "Every method is one row of `stepwise.methods.METHODS`, the source of this page. "
-            "[Extending](extending.md) shows how to add one.",
-            "",
-            "| method | name | loss | law | paper |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            "## How they are trained here",
-            "",
-            "SGD with momentum 0.9 on batches of 64 pairs; a ResNet with four blocks and width 16. "
-            "A small start multiplies the weights of the head's last layer by `scale`. `offset` is "
-            "the norm of its bias, for losses that do not depend on the size of the embedding.",
-            "",
-            "| method | start | scale and offset | rate | steps | warm-up | then |",
-            "|---|---|---|---:|---:|---:|---|",
-            *trained,
-            "",
-        ]
-    )
 
 
 def tutorial(script: str) -> str:

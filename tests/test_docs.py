@@ -19,7 +19,7 @@ import measured  # noqa: E402
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-GENERATED = {"methods.md", "tutorial.md", "api.md"}
+GENERATED = {"methods.md", "laws.md", "tutorial.md", "api.md"}
 PAGES = [page for page in PAGES if page.name not in GENERATED]
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?")
 

@@ -48,6 +48,18 @@ class BarlowTwins(Law):
     domain = "the theory's loss, any data, in modes of Γ; closed form from an aligned start"
     observable = "C"
     formula = "‖C − I‖²"
+    title = "Barlow Twins, the theory's form"
+    call = "losses.barlow_twins_unnormalised(z1, z2)"
+    mode = r"\lambda' = 8 \gamma \lambda (1 - \lambda)"
+    behaviour = (
+        "A plateau of about ln(1/λ(0))/(8γ), then a sigmoid of width 1/(8γ). Modes with the "
+        "largest γ come first."
+    )
+    prediction = (
+        "The variances σ play no role. Every learned mode ends at 1, so no later mode replaces it."
+    )
+    curves = "closed form"
+    second_moment = "does not enter the law"
     follows_gamma = True
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from stepwise import _check
 from stepwise.laws import numeric, tree
+from stepwise.laws.description import Description
 from stepwise.types import Numbers, Real, Whole
 
 FLOW = {"rhs", "objective", "unit", "measure"}
@@ -30,7 +31,7 @@ class NotKnownError(ValueError):
     """A property that a law does not have, or that is not known for its loss."""
 
 
-class Law:
+class Law(Description):
     """How modes grow under one loss: the interface between laws and solvers.
 
     λ_j is the eigenvalue of the observable along mode j, and t = learning rate × step. `growth`,
@@ -42,19 +43,13 @@ class Law:
     must be hashable.
 
     Attributes:
-        domain: the models and starts for which the law is exact, in words.
-        observable: the matrix whose eigenvalues the law describes: "C", "covariance",
-            "covariance / T", "whitened cross product" or "W Wᵀ".
-        formula: the loss, for axis labels.
         follows_gamma: whether modes always grow in the order of γ. If so, a problem may be
             truncated to its largest modes.
         rotates: whether the loss is invariant under rotations of the embedding. If so, a generic
             start acts as an aligned one (`effective_start`).
+        domain, observable, formula and others: descriptions in words (`Description`).
     """
 
-    domain: ClassVar[str] = "not said"
-    observable: ClassVar[str] = "C"
-    formula: ClassVar[str] = ""
     follows_gamma: ClassVar[bool] = False
     rotates: ClassVar[bool] = True
 

@@ -92,6 +92,25 @@ class BYOL(Law):
     )
     observable = "covariance"
     formula = "E‖P W x − W′x′‖²"
+    title = "BYOL and SimSiam, not normalised, with a linear predictor"
+    call = (
+        "losses.byol(p1, p2, z1, z2, normalise=False) with f = 4, or "
+        "losses.simsiam(p1, p2, z1, z2, normalise=False) with f = 1"
+    )
+    mode = (
+        r"w' = f p (\gamma v - \sigma p w), \quad p' = f \alpha w (\gamma v - \sigma p w), \quad "
+        r"v' = \mu (w - v)"
+    )
+    behaviour = (
+        "From a small encoder, a mode grows exponentially if the predictor p0 lies between 0 and "
+        "ρ, fastest at ρ/2 if there is no lag. Only if the predictor starts small too, the wait is "
+        "a power of the start: 1/(f γ p0) for αw² = p². A generic small start acts as an aligned "
+        "one if P starts as a multiple of the identity."
+    )
+    prediction = (
+        "The start of the predictor decides: a mode whose ρ is smaller than p0 collapses. "
+        "w² − p²/α is conserved for any target, however slow."
+    )
 
     def __post_init__(self) -> None:
         gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))

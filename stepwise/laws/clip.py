@@ -70,6 +70,24 @@ class CLIP(Law):
     )
     observable = "whitened cross product"
     formula = "−k tr(W1 G W2ᵀ) + (k²/2) tr(W1 Σ1 W1ᵀ W2 Σ2 W2ᵀ)"
+    title = "CLIP, not normalised, two towers"
+    call = "losses.clip(z1, z2, scale=k, normalise=False)"
+    mode = (
+        r"c' = 2 k \sqrt{\sigma_1 \sigma_2} \, (r - c) \sqrt{c^2 + h^2}, \quad "
+        r"r = \frac{g}{\sqrt{\sigma_1 \sigma_2}}, \quad h = 0 \text{ for balanced towers}"
+    )
+    behaviour = (
+        "In balanced towers a logistic curve that grows at the rate 2kg and rests at the canonical "
+        "correlation r. Modes with the largest singular value g of the cross moment come first, "
+        "and those with the largest r stay."
+    )
+    prediction = (
+        "The modes are those of the cross moment of two kinds of input, each tower with its own. "
+        "The difference of a mode's squared amplitudes in the two towers is conserved, and modes "
+        "of unbalanced towers start to grow linearly."
+    )
+    curves = "closed form"
+    second_moment = "must be diagonal in the modes"
 
     def __post_init__(self) -> None:
         g = jnp.asarray(_check.real_array("g", self.g, ndim=1))

@@ -60,6 +60,17 @@ class DeepLinear(Law):
     )
     observable = "C"
     formula = "‖C − I‖²"
+    title = "Barlow Twins, the theory's form, of a deep linear encoder"
+    call = "losses.barlow_twins_unnormalised(z1, z2) of an encoder of L linear layers"
+    mode = r"\lambda' = 8 L \gamma^{1/L} \lambda^{2 - 1/L} (1 - \lambda)"
+    behaviour = (
+        "For L ≥ 2 small modes do not grow exponentially: a mode waits about "
+        "1/(8 (L − 1) γ a(0)²ᴸ⁻²), where a(0) is its singular value in every layer."
+    )
+    prediction = "The length of the plateau is a power of the start, instead of its logarithm."
+    curves = "closed form of t(λ), inverted"
+    second_moment = "does not enter the law"
+    rotates = False  # but for one layer, as set below
     follows_gamma = True
 
     def __post_init__(self) -> None:

@@ -78,6 +78,17 @@ class DINO(Law):
     )
     observable = "covariance"
     formula = "H(softmax(V x′/τt), softmax(W x/τs))"
+    title = "DINO, without centre"
+    call = (
+        "losses.dino(s1, s2, t1, t2, jnp.zeros(K), student_temperature=τs, teacher_temperature=τt)"
+    )
+    mode = r"\left( r + \sigma/(K \tau_s^2) \right) (r + \mu) = \mu \gamma/(K \tau_s \tau_t)"
+    behaviour = "Growth at the rate 2r; the first mode saturates as the teacher's softmax does."
+    prediction = (
+        "A mode grows only if ρ > τt/τs. While the first mode rests, another grows only if its ρ "
+        "is close to that of the first or larger, so the first mode shuts out most others."
+    )
+    curves = "integrated, for the first mode"
     rotates = False
 
     def __post_init__(self) -> None:

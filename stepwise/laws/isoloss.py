@@ -58,6 +58,17 @@ class IsoLoss(Pencil):
 
     domain = "linear models, Euclidean loss, predictor of the batch's own moment, a small start"
     formula = "½ E‖z − sg(z′ + z − Sᵅ z)‖²"
+    title = "IsoLoss"
+    call = "losses.isoloss(z1, z2, alpha=alpha)"
+    mode = r"s' = 2 s (\gamma - \sigma s^{\alpha})"
+    behaviour = (
+        "sᵅ is a logistic curve. s grows at the rate 2γ and rests at ρ to the power 1/α. Modes "
+        "with the largest γ come first."
+    )
+    prediction = (
+        "The growth rate depends neither on the start of a predictor, as BYOL's does, nor on the "
+        "power α, which sets the final value."
+    )
 
     def __post_init__(self) -> None:
         gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))

@@ -78,6 +78,24 @@ class LeJEPA(Law):
     )
     observable = "covariance"
     formula = "weight E T(aᵀSa) + (1 − weight)/(2d) tr W(Σ − Γ)Wᵀ"
+    title = "LeJEPA"
+    call = (
+        "losses.lejepa(z1, z2, weight=weight, slices=slices, key=key) with n pairs and enough "
+        "slices"
+    )
+    mode = (
+        r"q_j' = -4 \sigma_j q_j \left[ \lambda E_a T' \left( \sum_k a_k^2 q_k \right) a_j^2 + "
+        r"\frac{(1 - \lambda)(1 - \rho_j)}{2d} \right]"
+    )
+    behaviour = (
+        "Growth at the rate (4/d) [λ n κ0 σ − (1 − λ)(σ − γ)/2], with the weight λ and κ0 = 1.546. "
+        "With the default weight and n, every mode grows, in the order of σ. Those with the "
+        "largest ρ stay."
+    )
+    prediction = (
+        "Learned modes slow down the others, so late steps come later than their plateaus alone "
+        "would say."
+    )
 
     def __post_init__(self) -> None:
         gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))

@@ -63,6 +63,8 @@ class Pencil(Law):
     """
 
     observable = "covariance"
+    curves = "closed form"
+    second_moment = "any; modes one after another (deflation) if it is not diagonal"
 
     def moments(self) -> Moments:
         """Return A, B and κ."""

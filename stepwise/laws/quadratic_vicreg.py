@@ -48,6 +48,17 @@ class QuadraticVICReg(Pencil):
 
     domain = "linear models, variance ‖S − I‖² + invariance E‖z − z'‖², a small start"
     formula = "b‖WΣWᵀ − I‖² + 2a tr W(Σ − Γ)Wᵀ"
+    title = "VICReg with a quadratic variance term"
+    call = "no function of stepwise.losses: variance ‖S − I‖² + invariance E‖z − z'‖², S = WΣWᵀ"
+    mode = r"v' = 8 v \left[ b \sigma (1 - v) - a (\sigma - \gamma) \right]"
+    behaviour = (
+        "A logistic curve that grows at the rate 8 [aγ + (b − a)σ] and rests at "
+        "1 − (a/b)(1 − ρ), if ρ > 1 − b/a. Other modes decay."
+    )
+    prediction = (
+        "The weights of the loss decide whether modes grow in the order of γ (a = b) or of a "
+        "mixture of γ and σ, and which modes grow at all: those with ρ > 1 − b/a."
+    )
 
     def __post_init__(self) -> None:
         gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))

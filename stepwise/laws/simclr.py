@@ -109,6 +109,17 @@ class DotProductSimCLR(SimCLR, Pencil):
 
     domain = "linear models, dot products, Gaussian data, many pairs, a small start"
     formula = "−(2/T) tr WΓWᵀ + ‖WΣWᵀ‖²/T²"
+    title = "SimCLR, dot products"
+    call = "losses.simclr(z1, z2, temperature=T, normalise=False)"
+    mode = r"q' = (8/T) \, q \left[ \gamma + \sigma/(2n - 1) - \sigma q/T \right]"
+    behaviour = (
+        "A logistic curve that grows at the rate (8/T) [γ + σ/(2n − 1)] and rests at "
+        "T [ρ + 1/(2n − 1)]."
+    )
+    prediction = (
+        "A variance ends in proportion to the temperature T. The negatives add σ/(2n − 1) to the γ "
+        "of every mode, and the batch size enters only so."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,6 +168,24 @@ class CosineSimCLR(SimCLR):
     domain = "linear models around an offset, Gaussian data, many pairs, low temperature"
     observable = "covariance / T"
     formula = "2 tr (1 − ρ)P − ln det(1 + P) − tr P(1 + P)⁻¹"
+    title = "SimCLR, official, around an offset"
+    call = (
+        "losses.simclr(z1, z2, temperature=T) of embeddings that start close to one vector of norm "
+        "β = offset"
+    )
+    mode = (
+        r"p' = \frac{4 \sigma}{T \beta^2} \, p \left[ y + y^2 - 2 (1 - \rho) + \frac{2}{2n - 1} "
+        r"\right], \quad y = \frac{1}{1 + p}"
+    )
+    behaviour = (
+        "Growth at the rate 8 [γ + σ/(2n − 1)]/(T β²). A start is small if the differences of the "
+        "embeddings are small, and not the embeddings themselves."
+    )
+    prediction = (
+        "The offset takes one dimension, so d dimensions learn d − 1 modes, and its squared norm "
+        "divides every rate."
+    )
+    curves = "closed form of t(λ), inverted"
 
     def __post_init__(self) -> None:
         super().__post_init__()

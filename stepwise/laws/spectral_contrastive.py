@@ -43,6 +43,14 @@ class SpectralContrastive(Pencil):
 
     domain = "linear models, many pairs, embeddings that the loss does not clip, a small start"
     formula = "[−2 tr WΓWᵀ + ‖WΣWᵀ‖²]/μ"
+    title = "Spectral contrastive loss"
+    call = "losses.spectral_contrastive(z1, z2, mu=mu) with mu >= 10 Σρ, embeddings without a mean"
+    mode = r"q' = (8/\mu) \, q (\gamma - \sigma q)"
+    behaviour = (
+        "A logistic curve that grows at the rate 8γ/μ and rests at ρ. Modes with the largest γ "
+        "come first, and those with the largest ρ stay."
+    )
+    prediction = "A variance ends at the agreement ρ of its views, whatever μ."
 
     def __post_init__(self) -> None:
         gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))

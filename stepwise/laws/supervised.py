@@ -38,6 +38,13 @@ class Supervised(Law):
     domain = "squared loss on the targets of a linear teacher, modes of the inputs' second moment"
     observable = "W Wᵀ"
     formula = "½ E‖W x − W* x‖²"
+    title = "Supervised learning, squared error"
+    call = "no function of stepwise.losses: ½ E‖W x − y‖² with the targets y = W* x"
+    mode = r"s' = \gamma (s^{*} - s)"
+    behaviour = "Exponential relaxation to the target at the rate γ, from any start."
+    prediction = "There is no plateau, and one fixed point of one sign: no symmetry is broken."
+    curves = "closed form"
+    second_moment = "does not enter the law"
     rotates = False
 
     def __post_init__(self) -> None:

@@ -85,6 +85,24 @@ class VICReg(Law):
     domain = "linear models, symmetrised pairs; closed to the first mode, which all rows learn"
     observable = "covariance"
     formula = "25 MSE + 25 hinge + covariance²"
+    title = "VICReg, official"
+    call = (
+        "losses.vicreg(z1, z2, invariance=a, variance=b, covariance=c, eps=eps) of symmetrised "
+        "pairs (each pair in both orders)"
+    )
+    mode = (
+        r"u' = \frac{1}{d} \left[ \frac{b \sigma_u}{\sqrt{u^2 + \epsilon}} - 4 a (\sigma - \gamma) "
+        r"- 8 c (d - 1) \sigma_u u^2 \right] u"
+    )
+    behaviour = (
+        "With the default weights, modes grow in the order of σ, whatever ρ is: a variance at "
+        "about 5000 σ/d until its deviation is 0.01, and then additively."
+    )
+    prediction = (
+        "All d rows learn mode 1 together, before any other mode. In one row, a mode with "
+        "ρ < 1 − b/(4a) stays below deviation 1."
+    )
+    curves = "integrated, for the first mode"
     rotates = False
 
     def __post_init__(self) -> None:

@@ -53,6 +53,18 @@ class Word2Vec(Pencil):
     domain = "the quadratic word embedding model, any symmetric target, a small start"
     observable = "W Wᵀ"
     formula = "‖M − WWᵀ‖²/8"
+    title = "word2vec, quadratic model"
+    call = "losses.qwem(W, M)"
+    mode = r"c' = c (m - c)"
+    behaviour = (
+        "A logistic curve that grows at the rate m and rests at m. Modes with the largest m come "
+        "first."
+    )
+    prediction = (
+        "One number m is both the growth rate and the final value. The asymmetric form also learns "
+        "modes with m < 0, in the order of |m|."
+    )
+    second_moment = "does not enter the law"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "m", jnp.asarray(_check.real_array("m", self.m, ndim=1)))
