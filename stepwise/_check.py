@@ -61,7 +61,7 @@ def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = No
     """
     import jax
 
-    array = value if isinstance(value, (jax.Array, np.ndarray)) else _as_array(name, value)
+    array = value if isinstance(value, jax.Array) else as_array(name, value)
     kind = np.dtype(array.dtype).kind if array.dtype != jax.numpy.bfloat16 else "f"
     require(kind in "fiu", name, "real numbers", repr(value) if array.ndim == 0 else array)
     if kind != "f":
@@ -77,12 +77,20 @@ def real_array(name: str, value: Any, *, ndim: int | tuple[int, ...] | None = No
     return array
 
 
-def _as_array(name: str, value: Any) -> np.ndarray:
-    """Convert lists, numbers and array-likes; reject anything else by its type."""
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Convert lists, numbers and array-likes to an array in the byte order of this machine.
+
+    Raises:
+        ValueError: if the value is something else, which the message names by its type, or entries
+            are masked.
+    """
+    masked = int(np.ma.count_masked(value)) if isinstance(value, np.ma.MaskedArray) else 0
+    require(masked == 0, name, "an array without masked entries", f"{masked} masked")
     try:
         array = np.asarray(value)
     except ValueError:  # a list of arrays of different shapes
         array = np.asarray(None)
-    plain = value is None or isinstance(value, str | bytes | bool | int | float | complex)
+    plain = value is None or isinstance(value, np.ndarray | str | bytes | bool | int | float)
+    plain = plain or isinstance(value, complex)
     require(plain or array.dtype != object, name, "an array", f"{type(value).__name__}")
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

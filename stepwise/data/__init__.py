@@ -100,8 +100,11 @@ def load(
     for argument, value in (("limit", limit), ("size", size)):
         fits = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
         require(value is None or fits, argument, "a positive integer or None", value)
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0
+    require(whole, "seed", "a whole number from 0", repr(seed))
     reading = _reading(frames, background, depth, skip_damaged)
     kind, place = _locate(name, root)
+    _require_name("split", split)
     arguments = (split, limit, size, seed)
     match kind:
         case "photos":
@@ -139,6 +142,7 @@ def describe(
         DataError, MissingDataError: as in `load`, except for damage that only decoding shows.
     """
     kind, place = _locate(name, root)
+    _require_name("split", split)
     if kind != "folder":
         return describe_images(load(name, split=split, root=root, size=size))
     reading = _reading(**{"frames": "first", "background": "white"} | options)
@@ -155,12 +159,22 @@ def _reading(
     whole = isinstance(depth, int | np.integer) and not isinstance(depth, bool)
     fits = depth is None or (whole and 9 <= depth <= 16)
     require(fits, "depth", "a whole number from 9 to 16, or None", repr(depth))
+    is_bool = isinstance(skip_damaged, bool | np.bool_)
+    require(is_bool, "skip_damaged", "True or False", repr(skip_damaged))
     return picture.Reading(picture.colour(background), depth, frames, bool(skip_damaged))
+
+
+def _require_name(argument: str, value: Any) -> None:
+    require(isinstance(value, str), argument, "a name", repr(value))
 
 
 def _locate(name: str, root: str | os.PathLike[str] | None) -> tuple[str, Path | None]:
     """Return the kind of a data set and its path, or its root if the name has no path."""
     base = Path(root).expanduser() if root is not None else None
+    if isinstance(name, os.PathLike):
+        received = f"{type(name).__name__}{_suggest(os.fspath(name), base)}"
+        raise DataError(f"name: expected {KNOWN}, received {received}")
+    require(isinstance(name, str), "name", KNOWN, repr(name))
     kind, colon, path = name.partition(":")
     if (kind in ("photos", "cifar10", "stl10") and not colon) or (
         kind in ("folder", "npz") and path

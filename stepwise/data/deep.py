@@ -23,18 +23,24 @@ SCALED = ("PPM", "JPEG2000")
 """Formats whose files state their largest value or number of bits."""
 
 
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+"""Tags of a TIFF file: bits per channel, the meaning of 0, and the kind of numbers."""
+
+
 class DepthError(DataError):
     """An image of more than 8 bits per channel whose white is not known."""
 
 
 def describe(image: Image.Image) -> str:
-    """Say how an image has more than 8 bits per channel; empty for 8 bits."""
+    """Say how an image has more than 8 bits per channel, or negative numbers; empty for 8 bits."""
     if image.mode.startswith(DEEP_MODES):
         return f"Pillow mode {image.mode!r}"
     if image.format == "PNG" and str(rawmode(image)).endswith(";16B"):
         return "a PNG file of 16 bits per channel"
     if image.format == "TIFF":
-        bits = max(np.ravel(image.tag_v2.get(258, 8)).tolist())  # type: ignore[attr-defined]
+        bits = max(np.ravel(_tag(image, BITS, 8)).tolist())
+        if (np.ravel(_tag(image, SAMPLE_FORMAT, 1)) == 2).any():
+            return "a TIFF file of signed numbers"
         return f"a TIFF file of {bits} bits per channel" if bits > 8 else ""
     return ""
 
@@ -63,12 +69,19 @@ def decode(image: Image.Image, kind: str, depth: int | None) -> UInt8[np.ndarray
             f"expected values up to {top:,} (depth = {depth}), received {largest:,}; pass "
             f"{_suggest(largest)}"
         )
+    if image.format == "TIFF" and _tag(image, PHOTOMETRIC, 1) == 0:  # 0 is white
+        colours = top - colours
     # the opacity of an image with fewer bits may use all 16
     opaque = top if alpha.max() <= top else 65535
     scaled = [np.rint(colours * (255 / top)), np.rint(alpha * (255 / opaque))]
     if colours.shape[2] == 1:
         scaled[0] = np.repeat(scaled[0], 3, axis=2)
     return np.concatenate(scaled, axis=2).astype(np.uint8)
+
+
+def _tag(image: Any, number: int, default: int) -> Any:
+    """Return the value of a TIFF file's tag."""
+    return image.tag_v2.get(number, default)
 
 
 def _suggest(largest: int) -> str:

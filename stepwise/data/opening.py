@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from stepwise.data.images import printable, require
 
@@ -101,7 +101,7 @@ def open_image(source: Path | io.BytesIO) -> Iterator[Image.Image]:
     Image.init()
     weak = BY_SUFFIX.get(source.suffix.lower()) if isinstance(source, Path) else None
     names = [name for name in (*FORMATS, weak) if name in Image.OPEN]
-    with _quiet(), _limit(), Image.open(source, formats=names) as image:
+    with _quiet(), _limit(), _whole(), Image.open(source, formats=names) as image:
         yield image
 
 
@@ -134,6 +134,17 @@ def _limit() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Reject files that are cut short, even if the process has told Pillow to fill them in grey."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 @contextmanager

@@ -18,6 +18,8 @@ ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 """Formats whose further frames are pictures of their own. Those of MPO are previews, depth or gain
 maps of the first.
 """
+ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp"})
+"""Metadata in which Pillow finds an orientation."""
 Result = TypeVar("Result")
 
 
@@ -137,7 +139,7 @@ def _header(image: Image.Image) -> Header:
     _require_whole(image)
     width, height = image.size
     # Pillow turns TIFF images itself, and decodes a PNG to look for metadata behind its pixels
-    known = image.format not in ("TIFF", "PNG") or "exif" in image.info
+    known = image.format not in ("TIFF", "PNG") or not ORIENTED.isdisjoint(image.info)
     turned = known and image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
     return Header(
         (width, height) if turned else (height, width),

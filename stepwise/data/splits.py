@@ -29,6 +29,15 @@ WORDS = {
 FILLERS = ("", "set", "data", "split", "dataset", "images", "imgs")
 """What may stand beside a split's name even in the name of an only split: train_set."""
 
+UNLABELED = ("unlabeled", "unlabelled")
+"""Names of further images of a data set, beside its split train; they are no class."""
+IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages"})
+MASKS = frozenset({
+    "masks", "mask", "labels", "annotations", "gt", "ground_truth", "groundtruth",
+    "segmentationclass", "segmentationobject",
+})  # fmt: skip
+"""Names, in lower case, of the two folders of a data set for segmentation; they are no classes."""
+
 
 def split_of(name: str) -> tuple[str, str] | None:
     """Return the split that a folder's name names and the rest of the name, or None.
@@ -36,7 +45,8 @@ def split_of(name: str) -> tuple[str, str] | None:
     `Training_Set` is the split train with the rest "set"; `val2017` is val with the rest "2017".
     Splits that belong together have the same rest.
     """
-    words = re.findall(r"[^\W\d_]+|\d+", name.lower())
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # trainA, TestSet
+    words = re.findall(r"[^\W\d_]+|\d+", spaced.lower())
     places = [i for i, word in enumerate(words) if word in WORDS]
     if len(words) == 1 and not places:  # trainset, testdata
         match = re.fullmatch(f"({'|'.join(WORDS)})({'|'.join(FILLERS)})", words[0])
@@ -50,7 +60,8 @@ def find(names: Iterable[str]) -> dict[str, list[str]]:
     """Return the folders of each split, if at least two splits are among these names.
 
     Names count together if they differ in nothing but the split; bullet_train and crash_test are
-    no splits.
+    no splits. If there are several such sets, as in train_1, test_1, train_2, test_2, a split has
+    several folders.
     """
     groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in sorted(names):
@@ -58,8 +69,11 @@ def find(names: Iterable[str]) -> dict[str, list[str]]:
         if match:
             rest = "" if match[1] in FILLERS else match[1]
             groups[rest][match[0]].append(name)
-    best = max(groups.values(), key=len, default={})
-    return dict(best) if len(best) > 1 else {}
+    splits: dict[str, list[str]] = defaultdict(list)
+    for group in groups.values():
+        for split, folders in group.items() if len(group) > 1 else ():
+            splits[split] += folders
+    return dict(splits)
 
 
 def canonical(split: str) -> str:
@@ -99,7 +113,9 @@ def choose(path: Path, split: str) -> Path:
         return path / name
     folders = {(path / each).resolve(): each for each in splits[split]}  # links lead to one place
     received = " and ".join(folders.values())
-    way_out = f"{received}; pass one of these names as the split"
+    place = f"folder:{printable(path / splits[split][0])}"
+    known = all(canonical(each) in SPLITS for each in splits[split])
+    way_out = f"{received}; pass {'one of these names as the split' if known else place}"
     require(
         len(folders) == 1,
         printable(path),
@@ -110,7 +126,11 @@ def choose(path: Path, split: str) -> Path:
 
 
 def require_one_level(top: Path, files: list[tree.Parts]) -> None:
-    """Raise DataError if a folder below `top` is divided into splits, which would be mixed."""
+    """Raise DataError if a folder below `top` is divided into splits, which would be mixed.
+
+    The same holds for images beside masks.
+    """
+    _require_no_masks(top, files)
     inner: dict[tree.Parts, set[str]] = defaultdict(set)
     for parts in files:
         for depth in range(1, len(parts) - 1):
@@ -140,7 +160,7 @@ def _only_split(path: Path, names: list[str]) -> dict[str, list[str]]:
     for name, match in matches.items():
         if match and match[1] in FILLERS:
             splits[match[0]].append(name)
-        elif holds_images(path / name):
+        elif name.lower() not in UNLABELED and holds_images(path / name):
             return {}
     return dict(splits)
 
@@ -159,3 +179,15 @@ def _require_no_split(path: Path, names: list[str]) -> None:
                     f"beside {printable(other)!r}, both with {', '.join(sorted(same)[:3])}; rename "
                     f"the second, or pass folder:{place}/{name}"
                 )
+
+
+def _require_no_masks(top: Path, files: list[tree.Parts]) -> None:
+    """Raise DataError if masks would become a class beside the images that they belong to."""
+    names = {parts[0].lower(): parts[0] for parts in files if len(parts) > 1}
+    images, masks = sorted(IMAGES & set(names)), sorted(MASKS & set(names))
+    if images and masks:
+        place, received = printable(top), [names[each] for each in (*images, *masks)]
+        raise DataError(
+            f"{place}: expected classes as sub-folders, received images and their masks: "
+            f"{received}; pass folder:{place}/{received[0]}"
+        )

@@ -37,8 +37,8 @@ FOREIGN = frozenset(
 """Names, in lower case, under which operating systems and storage devices write beside the data."""
 RESULT = {"config.json", "arrays.npz"}
 """Files in every folder of results (`record.write`). An interrupted call leaves no summary.json."""
-RUN = {"config.json", "checkpoints"}
-"""Names in every folder of a training run (`training.runs`)."""
+RUN = {"config.json", "checkpoints", "log.jsonl"}
+"""Names in every folder of a training run (`training.runs`). Other programs write the first two."""
 HIDDEN, OWN, REPEATED = "hidden", "results of stepwise", "links to what is read already"
 BROKEN, SPECIAL = "broken links", "neither files nor folders"
 

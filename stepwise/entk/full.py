@@ -29,9 +29,10 @@ def full_kernel(apply: Apply, params: Any, x: Numbers) -> Float[Array, "n d n d"
         x: inputs [n, ...].
 
     Raises:
-        ValueError: if the outputs are not [k, d], or the kernel is not finite.
+        ValueError: if the outputs are not [k, d], params contain batch statistics, or the kernel is
+            not finite.
     """
-    function, leaves, _ = split(apply, params)
+    function, leaves, _ = split(apply, params, statistics=False)
     x = jnp.asarray(input_array("x", x))
     out = jax.eval_shape(function, leaves, x)
     shape = getattr(out, "shape", None)

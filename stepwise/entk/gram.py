@@ -15,7 +15,7 @@ import numpy as np
 from stepwise import _check, _npz, _terminal
 from stepwise.entk import reference
 from stepwise.entk.kernel import Kernel, Only, Work
-from stepwise.entk.parameters import Apply
+from stepwise.entk.parameters import Apply, split
 from stepwise.entk.verify import ROWS, verify, verify_pair
 from stepwise.types import Numbers, Whole
 
@@ -118,6 +118,7 @@ def gram(
             "'exact' with these options",
             f"{backend!r} and {', '.join(unsupported)}",
         )
+        split(apply, params, statistics=False)  # which checks them
         return reference.gram(apply, params, x, x2)
     kernel = Kernel(apply, params, x, x2, only=only, budget=budget, devices=devices)
     work = kernel.work(directions(kernel.outputs, probes, seed))
@@ -169,6 +170,7 @@ def directions(outputs: int, probes: Whole | None, seed: Whole) -> np.ndarray:
     if probes is None:
         return np.eye(outputs) / np.sqrt(outputs)
     _check.whole("probes", probes, 1, outputs, " (the number of outputs)")
+    _check.whole("seed", seed, 0)
     basis, triangle = np.linalg.qr(np.random.default_rng(seed).normal(size=(outputs, outputs)))
     return (basis * np.sign(np.diag(triangle))).T[:probes] / np.sqrt(probes)
 

@@ -77,6 +77,11 @@ class Kernel:
         """
         fits = isinstance(budget, int | float | np.number) and 0 < budget < np.inf
         _check.require(fits, "budget", "a positive number of bytes", repr(budget))
+        traced = _check.is_traced(params, x, x2)
+        expected = "numbers, outside of jit, vmap and grad (entk.full_kernel also works inside)"
+        _check.require(not traced, "params and x", expected, "traced arrays")
+        fits = devices is None or isinstance(devices, Sequence)
+        _check.require(fits, "devices", "a list of devices", repr(devices))
         function, self.leaves, self.names = split(apply, params, statistics=only is not None)
         self.dtype = dtype_of(self.leaves)
         first, second = check_inputs(x, x2)
@@ -275,7 +280,7 @@ class Kernel:
                 int(np.size(each) - np.isfinite(np.asarray(each)).sum())
                 for each in jax.tree.leaves(part)
             )
-            name = self.names[piece.leaf]
+            name = self.names[piece.leaf] or "params"
             _check.require(
                 bad == 0, name, "finite gradients in this parameter", f"{bad} numbers that are not"
             )

@@ -7,11 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from stepwise import _check
 
 Apply = Callable[[Any, Any], Any]
-STATISTICS = ("batch_stats", "stats", "state", "cache")
+STATISTICS = (
+    *("batch_stats", "stats", "state", "cache", "buffers", "constants", "non_trainable"),
+    *("intermediates", "perturbations"),
+)
 """Keys beside "params" under which libraries store arrays that are not trained."""
 
 
@@ -91,7 +95,8 @@ def split(
         if not _is_array(leaf):
             kinds.append(Constant(leaf))
             continue
-        array = jnp.asarray(leaf)
+        # JAX knows the byte order of this machine alone
+        array = jnp.asarray(_check.as_array(name, leaf) if isinstance(leaf, np.ndarray) else leaf)
         parts = [array.real, array.imag] if jnp.iscomplexobj(array) else [array]
         kinds.append(len(parts))
         arrays += parts
@@ -105,27 +110,55 @@ def split(
 
 
 def input_array(name: str, value: Any) -> Any:
-    """Return inputs as an array of real or whole numbers.
+    """Return inputs as an array of real or whole numbers of a dtype that JAX computes in.
 
     Raises:
-        ValueError: if they are not a list or an array, or not real numbers.
+        ValueError: if they are not a list or an array, not real numbers, or too large for JAX's
+            present precision.
     """
     fits = isinstance(value, list | np.ndarray | jax.Array) or hasattr(value, "__array__")
     _check.require(
         fits, name, "an array of inputs as the third argument", f"{type(value).__name__}"
     )
-    kind = np.dtype(getattr(value, "dtype", float)).kind
-    return value if kind in "iub" else _check.real_array(name, value)
+    if isinstance(value, jax.Array):
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        _check.require(not is_key, name, "real numbers", f"{value.dtype}")
+        return value if np.dtype(value.dtype).kind in "iub" else _check.real_array(name, value)
+    array = _check.as_array(name, value)
+    whole = array.dtype.kind in "iub"
+    array = array if whole else np.asarray(_check.real_array(name, array))
+    with np.errstate(over="ignore"):
+        narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    fits = (narrow == array) if whole else np.isfinite(narrow)
+    expected = f"numbers that fit into {narrow.dtype}, or jax_enable_x64"
+    _check.require(fits.all(), name, expected, f"{array[~fits][:1].tolist()}")
+    return narrow
 
 
 def dtype_of(arrays: Sequence[jax.Array]) -> Any:
     """Return the dtype that the parameters promote to, at least float32."""
     moving = [array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)]
-    return jnp.promote_types(jnp.result_type(*moving), jnp.float32)
+    # JAX promotes no floats of 8 bits
+    wide = [dtype for dtype in moving if jnp.finfo(dtype).bits > 8]
+    return jnp.result_type(*wide, jnp.float32)
 
 
 def _require_no_statistics(params: Any, names: list[str]) -> None:
     """Raise ValueError if batch statistics would count as parameters."""
+    variables = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    other = {
+        type(variable).__name__
+        for variable in variables
+        if isinstance(variable, nnx.Variable)
+        and not isinstance(variable, nnx.Param)
+        and any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(variable))
+    }
+    _check.require(
+        not other,
+        "params",
+        "parameters alone, as models.evaluation(module) returns them",
+        f"also {', '.join(sorted(other))}, which are not trained",
+    )
     tops = {name.split(".")[0] for name in names}
     beside = sorted(tops & set(STATISTICS)) if "params" in tops else []
     _check.require(

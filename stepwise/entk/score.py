@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from stepwise import _check, problem, spectra
 from stepwise._moved import Renamed
-from stepwise.moments import Center, centre
+from stepwise.moments import CENTERS, Center, centre
 from stepwise.types import Numbers, Real, Whole
 
 CUTOFF = 1e-6
@@ -91,9 +91,10 @@ def score(
     _check.require(
         K.shape == (rows, rows), "K", f"[{rows}, {rows}], a row and a column per embedding", K
     )
+    _check.require(center in CENTERS, "center", f"one of {CENTERS}", repr(center))
     rank = rows - {"none": 0, "pooled": 1, "per_view": 2}[center]
     _check.require(0 < d <= rank, "z", f"1 ... {rank} dimensions for {rows} views", z)
-    for name, value in (("resamples", resamples), ("draws", draws)):
+    for name, value in (("resamples", resamples), ("draws", draws), ("seed", seed)):
         _check.whole(name, value, 0)
     enough = resamples == 0 or d <= 2 * (rows // 4) - (rows - rank)
     _check.require(
@@ -144,12 +145,17 @@ def drift(before: Numbers, after: Numbers, *, scaled: bool = False) -> float:
         for name, K in (("before", before), ("after", after))
     )
     _check.require(a.shape == b.shape, "after", f"shape {list(a.shape)} as before", b)
-    sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-    _check.require(sizes[0] > 0, "before", "a kernel that is not zero", "zeros")
+    # in units of their largest entries, because squares of numbers such as 1e200 overflow
+    units = float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))
+    _check.require(units[0] > 0, "before", "a kernel that is not zero", "zeros")
+    a = a / units[0]
     if scaled:
-        _check.require(sizes[1] > 0, "after", "a kernel that is not zero", "zeros")
-        b = b * (np.vdot(a, b) / sizes[1] ** 2)
-    return float(np.linalg.norm(b - a)) / sizes[0]
+        _check.require(units[1] > 0, "after", "a kernel that is not zero", "zeros")
+        b = b / units[1]
+        b = b * (np.vdot(a, b) / np.linalg.norm(b) ** 2)
+    else:
+        b = b / units[0]
+    return float(np.linalg.norm(b - a) / np.linalg.norm(a))
 
 
 def predict(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stepwise import _check
+from stepwise.entk.parameters import dtype_of
 
 TOLERANCE = {64: 1e-6, 32: 1e-2, 16: 0.3, 8: 0.6}
 """Largest difference of an entry over √(K_ii K_jj), by the bits of the network's numbers."""
@@ -90,7 +91,7 @@ def gradient_products(
     total = jnp.zeros((2, 2), jnp.float32)
     for gradient in gradients:
         flat = gradient.reshape(2, -1)
-        wide = jnp.promote_types(flat.dtype, jnp.float32)
+        wide = dtype_of([flat])
         total = total + jnp.matmul(
             flat.astype(wide), flat.T.astype(wide), precision=jax.lax.Precision.HIGHEST
         )

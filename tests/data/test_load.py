@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -85,3 +87,32 @@ def test_a_path_without_its_prefix_is_refused_with_the_name_that_works(tmp_path)
         with pytest.raises(data.DataError, match="name: expected 'photos', ") as error:
             data.load(name, root=tmp_path)
         assert str(error.value).endswith(line or f"received {name!r}")
+
+
+def test_a_seed_is_a_whole_number(tmp_path):
+    with pytest.raises(data.DataError, match="seed: expected a whole number from 0, received -1"):
+        data.load(f"folder:{pictures(tmp_path, 2)}", limit=1, seed=-1)
+
+
+def test_arguments_of_another_type_are_refused_by_name(tmp_path):
+    """A separate process is used, because the test session checks argument types first."""
+    code = """
+import sys
+from pathlib import Path
+from stepwise import data
+name = f"folder:{sys.argv[1]}"
+for given in ({"skip_damaged": "no"}, {"split": None}, {"name": None}, {"name": Path(name[7:])}):
+    try:
+        data.load(**({"name": name} | given))
+    except data.DataError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code, str(pictures(tmp_path, 2))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        "skip_damaged: expected True or False, received 'no'",
+        "split: expected a name, received None",
+    ]
+    assert lines[2].endswith("received None")
+    assert lines[3].endswith(f"received PosixPath; pass 'folder:{tmp_path}'")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from stepwise import data
 from stepwise.data import picture
@@ -78,6 +78,30 @@ def test_sixteen_bits_of_a_tiff_are_scaled_if_grey_and_refused_if_coloured(tmp_p
     for depth in (None, 12):
         with pytest.raises(data.DataError, match=r"a\.tif: .* a TIFF file of 16 bits per channel"):
             load(tmp_path, depth=depth)
+
+
+def tiff_with(image, tag, before, after):
+    """Return a TIFF file in which Pillow's value of a tag is replaced."""
+    content = samples.encoded(image, "TIFF")
+    entry = struct.pack("<HHIH", tag, 3, 1, before)
+    assert content.count(entry) == 1
+    return content.replace(entry, struct.pack("<HHIH", tag, 3, 1, after))
+
+
+@pytest.mark.parametrize("depth", [12, 16])
+def test_sixteen_bits_of_which_zero_is_white_are_inverted(tmp_path, depth):
+    top = 2**depth - 1
+    image = Image.fromarray(np.array([[0, top // 3, top]], np.uint16))
+    images = one(tmp_path, "a.tif", tiff_with(image, 262, 1, 0), depth=depth)
+    assert images.pixels[0, 0, :, 0].tolist() == [255, 170, 0]
+
+
+def test_bytes_with_a_sign_are_refused(tmp_path):
+    """Pillow reads -1 as 255."""
+    image = Image.fromarray(np.array([[0, 127, 255]], np.uint8))
+    content = samples.encoded(image, "TIFF", tiffinfo={339: 2})
+    with pytest.raises(data.DataError, match=r"a\.tif: .* received a TIFF file of signed numbers"):
+        one(tmp_path, "a.tif", content)
 
 
 def test_a_pgm_states_its_own_white(tmp_path):
@@ -194,6 +218,14 @@ def test_every_orientation_is_turned_as_pillow_does(tmp_path, orientation, kind)
     assert f"1 image of {height} x {width} px" in str(data.describe(f"folder:{tmp_path}"))
 
 
+def test_an_orientation_in_xmp_counts_in_a_description_too(tmp_path):
+    start = b"XML:com.adobe.xmp" + bytes(5)
+    chunk = start + b'<rdf:Description tiff:Orientation="6"/>'
+    png = samples.with_chunk(samples.encoded(samples.picture(0, 4, 8)), b"iTXt", chunk)
+    assert one(tmp_path, "a.png", png).pixels.shape[1:3] == (8, 4)
+    assert set(data.describe(f"folder:{tmp_path}").sizes) == {(8, 4)}
+
+
 def test_a_large_scan_is_read_and_a_limit_says_how_to_raise_it(tmp_path, monkeypatch):
     monkeypatch.delenv("STEPWISE_MAX_IMAGE_PIXELS", raising=False)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 890)
@@ -270,6 +302,14 @@ def test_the_preview_of_a_camera_raw_file_is_not_read_as_its_picture(tmp_path):
     assert len(images) == 1 and "no image that Pillow can read (1 .nef)" in images.notes[0]
     with pytest.raises(data.DataError, match=r"b\.tif: .* preview of a camera raw file"):
         one(tmp_path, "b.tif", thumbnail)
+
+
+def test_a_file_cut_short_is_refused_whatever_the_process_told_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    content = samples.encoded(samples.picture(0), "JPEG")
+    with pytest.raises(data.DataError, match=r"a\.jpg: .* an error: Truncated"):
+        one(tmp_path, "a.jpg", content[: len(content) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_a_postscript_file_is_not_run(tmp_path):

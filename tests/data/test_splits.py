@@ -74,6 +74,49 @@ def test_two_folders_of_one_split_are_a_question_that_a_name_answers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("train_1", "test_1", "train_2", "test_2"),
+        ("trainA", "testA", "trainB", "testB"),
+        ("train2014", "val2014", "train2017", "val2017"),
+        ("train-clean", "test-clean", "train-dirty", "test-dirty", "val-dirty"),
+    ],
+)
+def test_several_sets_of_splits_are_a_question(tmp_path, names):
+    for i, name in enumerate(names):
+        pictures(tmp_path / name, 2, i)
+    received = f"received {names[0]} and {names[2]}; pass folder:.*/{names[0]}$"
+    with pytest.raises(data.DataError, match=received):
+        load(tmp_path)
+    assert len(load(tmp_path / names[0])) == 2
+
+
+def test_a_plain_name_is_chosen_among_several_sets_of_splits(tmp_path):
+    for i, name in enumerate(("train", "test", "train_old", "test_old", "val_old")):
+        pictures(tmp_path / name, 2 + i, i)
+    assert len(load(tmp_path)) == 2
+
+
+def test_unlabeled_images_are_no_class_beside_a_split(tmp_path):
+    pictures(tmp_path / "train" / "cats", 2)
+    pictures(tmp_path / "train" / "dogs", 2, 1)
+    pictures(tmp_path / "unlabeled", 3, 2)
+    assert load(tmp_path).class_names == ("cats", "dogs")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("images", "masks"), ("train/Images", "train/Labels"), ("JPEGImages", "SegmentationClass")],
+)
+def test_masks_are_no_class_beside_their_images(tmp_path, images, masks):
+    for i, name in enumerate((images, masks)):
+        pictures(tmp_path / name, 2, i)
+    with pytest.raises(data.DataError, match=f"images and their masks.*; pass folder:.*/{images}$"):
+        load(tmp_path)
+    assert len(load(tmp_path / images)) == 2
+
+
+@pytest.mark.parametrize(
     ("folders", "way_out"),
     [
         (("images/train", "images/val"), "folder:.*/images$"),

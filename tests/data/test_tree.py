@@ -109,7 +109,8 @@ def test_results_of_this_package_are_no_data(tmp_path, names):
     for name in names:
         (folder / name).write_text("{}")
     run = pictures(tmp_path / "runs" / "0123", 1)
-    (run / "config.json").write_text("{}")
+    for name in ("config.json", "log.jsonl"):
+        (run / name).write_text("{}")
     (run / "checkpoints").mkdir()
     images = load(tmp_path)
     assert len(images) == 3 and images.labels is None
@@ -118,6 +119,13 @@ def test_results_of_this_package_are_no_data(tmp_path, names):
     )
     with pytest.raises(data.MissingDataError, match=r"left out: results of stepwise \(1\)"):
         load(folder)
+
+
+def test_the_checkpoints_of_another_program_do_not_hide_the_images_beside_them(tmp_path):
+    pictures(tmp_path / "cats", 2)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    assert counts(load(tmp_path)) == {"cats": 2}
 
 
 def test_pipes_and_sockets_are_not_opened(tmp_path):

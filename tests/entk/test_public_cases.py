@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import diffrax
 import equinox as eqx
@@ -228,3 +229,107 @@ def test_wrong_kernels_are_refused_in_one_short_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call(K, z)
     assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+class Normalised(nnx.Module):
+    def __init__(self, rngs):
+        self.layer, self.norm = nnx.Linear(4, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.layer(x))
+
+
+@pytest.mark.parametrize("whole", [lambda module: module, nnx.state], ids=["module", "state"])
+@pytest.mark.parametrize("call", [entk.gram, entk.full_kernel])
+def test_batch_statistics_of_an_nnx_module_are_no_parameters(call, whole):
+    module = Normalised(nnx.Rngs(0))
+    module.eval()
+    graph = nnx.split(module)[0]
+    apply = lambda p, x: (p if isinstance(p, nnx.Module) else nnx.merge(graph, p))(x)  # noqa: E731
+    with pytest.raises(ValueError, match=r"params: expected parameters alone.* also BatchStat"):
+        call(apply, whole(module), X.astype(np.float32))
+
+
+def test_statistics_are_named_by_every_way_to_a_kernel():
+    variables = {"params": A, "buffers": {"scale": np.ones(4)}}
+    apply = lambda p, x: x * p["buffers"]["scale"][None] @ p["params"]  # noqa: E731
+    for call in (entk.gram, entk.full_kernel, partial(entk.gram, backend="neural_tangents")):
+        with pytest.raises(ValueError, match=r"params: expected parameters alone.* also buffers"):
+            call(apply, variables, X)
+
+
+@pytest.mark.parametrize("call", [entk.gram, entk.full_kernel])
+def test_arrays_in_another_byte_order_are_read(call):
+    apply = lambda p, x: jnp.tanh(x @ p)  # noqa: E731
+    swapped = call(apply, A.astype(">f8"), X.astype(">f8"))
+    np.testing.assert_array_equal(swapped, call(apply, A, X))
+
+
+@pytest.mark.parametrize("call", [entk.gram, entk.full_kernel])
+def test_lists_of_tokens_stay_whole_numbers(call):
+    tokens = np.array([[0, 3], [3, 1], [2, 2]])
+    apply = lambda p, x: jnp.tanh(p[x].sum(1))  # noqa: E731
+    np.testing.assert_array_equal(call(apply, A, tokens.tolist()), call(apply, A, tokens))
+
+
+@pytest.mark.parametrize("call", [entk.gram, entk.full_kernel])
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.array([2**32 + 1, 0]), r"fit into int32, or jax_enable_x64, received \[4294967297\]"),
+        (np.array([1e200, 0]), r"fit into float32, or jax_enable_x64, received \[1e\+200\]"),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), "without masked entries, received 1"),
+    ],
+    ids=["whole", "real", "masked"],
+)
+def test_inputs_that_would_become_other_numbers_are_refused(call, x, message):
+    with pytest.raises(ValueError, match=f"x: expected .*{message}"):
+        call(lambda p, x: x[:, None] * p[:1], A, x)
+
+
+def test_weights_of_eight_bits_have_the_kernel_of_their_values():
+    weights, x = jnp.asarray(A, jnp.float8_e4m3fn), X.astype(np.float32)
+    K = entk.gram(lambda p, x: jnp.tanh(x @ p.astype(jnp.float32)), weights, x)
+    expected = entk.gram(lambda p, x: jnp.tanh(x @ p), weights.astype(jnp.float32), x)
+    np.testing.assert_allclose(K, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f, x: jax.jit(lambda p: entk.gram(f, p, x))(A), "params and x: .* traced"),
+        (lambda f, x: entk.gram(f, A, x, probes=1, seed=-1), "seed: expected a whole number"),
+        (lambda f, x: entk.gram(lambda p, x: jnp.sqrt(0 * x @ p), A, x), "params: .* finite"),
+    ],
+    ids=["traced", "seed", "infinite"],
+)
+def test_other_arguments_are_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(lambda p, x: jnp.tanh(x @ p), X.astype(np.float32))
+
+
+def test_a_device_and_an_unknown_centre_are_refused_by_name():
+    """A separate process is used, because the test session checks argument types first."""
+    code = """
+import jax
+import numpy as np
+from stepwise import entk
+calls = (
+    lambda: entk.gram(lambda p, x: x @ p, np.eye(4), np.ones((2, 4)), devices=jax.devices()[0]),
+    lambda: entk.score(np.eye(4), np.ones((4, 1)), center="mean"),
+)
+for call in calls:
+    try:
+        call()
+    except ValueError as error:
+        print(str(error).partition(",")[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "devices: expected a list of devices\ncenter: expected one of ('pooled'\n"
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_drift_of_a_very_large_or_small_kernel_is_a_number(scaled, size):
+    before, after = np.eye(4), np.diag([1.0, 1, 1, 0])
+    assert entk.drift(size * before, size * after, scaled=scaled) == pytest.approx(0.5)
