@@ -255,15 +255,28 @@ def _judge(
     finite = jnp.isfinite(loss)
     converged = jnp.asarray(False)
     if law is not None and rest is not None:
-        converged = law.has_converged(loss[-1] if reached is None else reached, d)
+        converged = _has_converged(law, loss[-1] if reached is None else reached, d)
     code = jnp.where(finite.all(), jnp.where(converged, CONVERGED, STOPPED), DIVERGED)
     return loss, code, jnp.argmin(finite), rest
 
 
-def _final_eigenvalues(law: Law, d: int, dtype: Any) -> jax.Array | None:
-    """Return the law's d largest final eigenvalues, or None if they are not known."""
+def _has_converged(law: Law, loss: jax.Array, d: int) -> jax.Array:
+    """Return whether a run has converged, which no run has if the final loss is not known."""
     try:
-        ends = jnp.asarray(law.rest())[law.final_modes(d)].astype(dtype)
+        return law.has_converged(loss, d)
+    except NotKnownError:
+        return jnp.asarray(False)
+
+
+def _final_eigenvalues(law: Law, d: int, dtype: Any) -> jax.Array | None:
+    """Return the law's d largest final eigenvalues, or None if they are not known.
+
+    A law of the first mode alone gives 0 for the others.
+    """
+    try:
+        known, rest = law.known_modes(d), jnp.asarray(law.rest())
+        complete = known == min(law.free_rows(d), rest.shape[0])
+        ends = rest[law.final_modes(d) if complete else law.order[:known]].astype(dtype)
     except NotKnownError:
         return None
     return jnp.pad(ends, (0, d - ends.shape[0]))

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from stepwise import _check, _files, laws
 from stepwise.laws import LawOf
-from stepwise.laws.start import leading_modes
 from stepwise.problem import Problem
 from stepwise.types import Numbers, Real, Whole
 
@@ -23,6 +22,9 @@ off by more than 2%, `UNLUCKY` flagged 80 and `KNOWN` 81; `KNOWN` flags far fewe
 start, the measured errors were 0.7 to 1 times the estimate in the median, and at most 4 times the
 estimate in 95% of the cases.
 """
+
+SHOWN = 3
+"""Number of modes whose refusal `Report.warnings` explains one by one."""
 
 KNOWN = 3.0
 """Safety factor on the estimated error for a given start; see `UNLUCKY`."""
@@ -37,16 +39,21 @@ class Report:
             square of A0 if A0 was given.
         n_positive: number of modes that can be learned. For each dimension beyond this number, the
             loss keeps the part that learning a mode would remove.
+        n_known: number of modes whose curves the law gives, at most d: for example 1 if the law
+            describes the first mode only.
+        refused: why modes are not learned although their γ is one of the d largest: pairs of the
+            mode's number, in descending order of vᵀΓv, and the reason.
         step_times: predicted step times τ_j [d], at the mean of ln λ_j(0), or for the given start.
         spread: standard deviation of τ_j over Gaussian starts, relative to τ_j [d].
         gap: the gap criterion (1 − g_{j+1}/g_j) ln(1/α_j) [d], which must be ≫ 1 for the law to
             hold. g are growth rates (g_{j+1}/g_j = γ_{j+1}/γ_j for Barlow Twins), and α_j² is
             λ_j(0) divided by the final λ_j.
         expected_error: typical relative error of the step time [d], caused by modes that grow
-            side by side.
+            side by side, and by moments without a common eigenbasis.
         delay: fraction by which gradient descent's steps come later than the flow's [d]
             (`Law.descent_delay`; slightly less than 2 lr γ_j for Barlow Twins). 0 without lr.
-        at_risk: whether the step time of each mode may be off by more than the tolerance [d].
+        at_risk: whether the step time of each mode may be off by more than the tolerance, or is not
+            known [d].
         lr_limit: the law's largest stable learning rate, or None if it is not known;
             min(1/(4 γ_1), 1/(2 |γ_min|)) for Barlow Twins.
         stable: whether lr is below that limit. None without lr or without a limit.
@@ -59,6 +66,8 @@ class Report:
     lr: float | None
     tolerance: float
     n_positive: int
+    n_known: int
+    refused: tuple[tuple[int, str], ...]
     step_times: Float[np.ndarray, " d"]
     spread: Float[np.ndarray, " d"]
     gap: Float[np.ndarray, " d"]
@@ -75,7 +84,7 @@ class Report:
             "mode  step time (lr × steps)  spread over starts  gap to next  typical error  "
             "descent delay"
         ]
-        for j in range(min(self.d, self.n_positive)):
+        for j in range(min(self.n_known, self.n_positive)):
             mark = "  at risk" if self.at_risk[j] else ""
             delay = "-" if self.lr is None else f"{self.delay[j]:.2%}"
             lines.append(
@@ -93,6 +102,16 @@ class Report:
                 f"{missing} of {self.d} dimensions cannot be learned: only {self.n_positive} modes "
                 f"grow"
             )
+        if self.n_known < min(self.d, self.n_positive):
+            sentences.append(
+                f"the law gives the step of {_modes(self.n_known)} only; later steps of this loss "
+                f"depend on the whole start"
+            )
+        for number, reason in self.refused[:SHOWN]:
+            sentences.append(f"mode {number} by size of γ is not learned: {reason}")
+        if len(self.refused) > SHOWN:
+            others = ", ".join(str(number) for number, _ in self.refused[SHOWN:])
+            sentences.append(f"nor are modes {others}, for the same kind of reason")
         if not self.small:
             sentences.append(
                 f"the start is not small: at scale {self.start_scale:.3g} its eigenvalues are not "
@@ -102,8 +121,8 @@ class Report:
             sentences.append(
                 f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}"
             )
-        if self.at_risk.any():
-            names = _ranges(np.flatnonzero(self.at_risk) + 1)
+        if self.at_risk[: self.n_known].any():
+            names = _ranges(np.flatnonzero(self.at_risk[: self.n_known]) + 1)
             sentences.append(
                 f"at risk: step times may be off by more than {self.tolerance:.1%}: mode {names} "
                 f"(typical errors are not upper bounds)"
@@ -141,7 +160,8 @@ def report(
 
     A mode is at risk if the estimate times `UNLUCKY` (`KNOWN` if A0 is given) exceeds the
     tolerance, if the delay of descent exceeds it, or if the mode starts above 1/2 of its final
-    value, because it then has no step.
+    value, because it then has no step. The error that moments without a common eigenbasis leave
+    (`Law.neglected`) is added without a safety factor.
 
     Args:
         problem: the problem. Its γ is used, and its lowest eigenvalue for the limit of lr.
@@ -158,8 +178,7 @@ def report(
 
     Raises:
         ValueError: if neither or both of start_scale and A0 are given; if a number is not positive;
-            if the law has no growth from a small start; if its loss is not invariant under
-            rotations of the embedding.
+            if the law has no growth from a small start, or no curves from a generic one.
     """
     _check.require(
         (start_scale is None) != (A0 is None),
@@ -172,35 +191,34 @@ def report(
     _check.require(lr is None or lr > 0, "lr", "a positive learning rate", lr)
     resolved = laws.cast(laws.law_of(law, problem, d), jax.dtypes.canonicalize_dtype(float))
     modes = int(np.size(problem.gamma))
-    k = min(d, modes)
+    k = resolved.known_modes(d)
     order = np.asarray(resolved.order)
-    columns = np.asarray(leading_modes(resolved, k))
     unit, growth, rest = (
         np.asarray(part, np.float64)[order]
         for part in (resolved.unit(), resolved.growth(), resolved.rest())
     )
-    mean, deviation = (np.asarray(part, np.float64)[:k] for part in laws.expected_start(d))
+    mean, deviation = (np.asarray(part, np.float64) for part in resolved.expected_start(d))
     if A0 is None:
         assert start_scale is not None
         _check.require(start_scale > 0, "start_scale", "a positive number", start_scale)
         scale = float(start_scale)
-        lam0 = unit[:k] * scale**2 * np.exp(mean)
+        lam0 = scale**2 * np.exp(mean)
         upper = None
         largest = scale**2 * max(abs(unit[0]) * d, np.abs(unit).sum())
     else:
         A0 = np.asarray(_check.real_array("A0", A0, ndim=2), np.float64)
         _check.require(A0.shape == (d, modes), "A0", f"shape [{d}, {modes}]", A0)
         scale = float(np.sqrt(np.mean(A0**2)))
-        A0 = np.asarray(resolved.to_modes(A0), np.float64)
-        q, _ = np.linalg.qr(A0[:, columns])
-        upper = np.abs(q.T @ A0)[:, order]
-        lam0 = unit[:k] * np.diagonal(upper) ** 2
-        largest = float(np.abs(np.linalg.eigvalsh((A0[:, order] * unit) @ A0[:, order].T)).max())
+        lam0 = np.asarray(resolved.generic_start(A0), np.float64)
+        rows = np.asarray(resolved.to_modes(A0), np.float64)[:, order]
+        upper = _upper(rows, k) if resolved.rotates else None
+        largest = float(np.abs(np.linalg.eigvalsh((rows * unit) @ rows.T)).max())
     tau = np.asarray(resolved.step_times(jnp.asarray(lam0)), np.float64)
     learned = np.asarray(resolved.grows())[order]
     goal = np.where(rest[:k] > 0, rest[:k], 1)
     plateau = np.log(1 / np.clip(lam0 / goal, 1e-300, 0.5))
     error = _estimate_errors(growth, unit, plateau, tau, upper, learned)
+    neglected = np.asarray(resolved.neglected(tau, d), np.float64)
     delay = (
         np.zeros(k)
         if lr is None
@@ -218,20 +236,23 @@ def report(
     def pad(values: np.ndarray, fill: float) -> np.ndarray:
         return np.pad(np.where(learned, values, fill), (0, d - k), constant_values=fill)
 
+    risk = safety * error + neglected > tolerance
+    risk = risk | (delay > tolerance) | ~np.isfinite(tau)
+    unknown = (np.arange(d) >= k) & (np.arange(d) < count)
     return Report(
         d=int(d),
         start_scale=scale,
         lr=None if lr is None else float(lr),
         tolerance=float(tolerance),
         n_positive=count,
+        n_known=k,
+        refused=_refused(resolved, np.asarray(problem.gamma, np.float64), int(d)),
         step_times=pad(tau, np.inf),
         spread=pad(deviation / plateau, 0.0),
         gap=pad((1 - ratio) * plateau / 2, 0.0),
-        expected_error=pad(error, 0.0),
+        expected_error=pad(error + neglected, 0.0),
         delay=pad(delay, 0.0),
-        at_risk=pad(
-            (safety * error > tolerance) | (delay > tolerance) | ~np.isfinite(tau), 0.0
-        ).astype(bool),
+        at_risk=pad(risk, 0.0).astype(bool) | unknown,
         lr_limit=limit,
         stable=None if lr is None or limit is None else bool(lr < limit),
         small=bool(largest < 0.01 * goal.min()),
@@ -245,6 +266,32 @@ def _ranges(numbers: np.ndarray) -> str:
         f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts
     ]
     return ", ".join(listed)
+
+
+def _refused(law: laws.Law, gamma: np.ndarray, d: int) -> tuple[tuple[int, str], ...]:
+    """Return the modes with one of the d largest positive vᵀΓv that do not grow, and why."""
+    if law.basis is not None:
+        gamma = np.asarray(law.basis, np.float64) ** 2 @ gamma
+    grows = np.asarray(law.grows())
+    largest = np.argsort(-gamma, kind="stable")[:d]
+    return tuple(
+        (number + 1, law.reason(int(mode)))
+        for number, mode in enumerate(largest)
+        if gamma[mode] > 0 and not grows[mode]
+    )
+
+
+def _modes(count: int) -> str:
+    return "mode 1" if count == 1 else f"modes 1 to {count}"
+
+
+def _upper(rows: np.ndarray, k: int) -> np.ndarray:
+    """Return |Qᵀ A| [k, r] of a start A = rows, Q from the QR factorisation of its first k columns.
+
+    The columns are the modes in the order of growth.
+    """
+    q, _ = np.linalg.qr(rows[:, :k])
+    return np.abs(q.T @ rows)
 
 
 def _estimate_errors(
@@ -266,7 +313,7 @@ def _estimate_errors(
         if not learned[j] or not np.isfinite(tau[j]):
             continue
         later = np.arange(growth.size) > j
-        exponent = (growth - growth[j]) * tau[j] + np.log(size / unit[j])
+        exponent = (growth / growth[j] - 1) * plateau[j] + np.log(size / unit[j])
         start = 1.0 if upper is None else (upper[j] / max(upper[j, j], 1e-300)) ** 2
         share[j] = np.where(later & learned, start * np.exp(np.minimum(exponent, 0)), 0)
     known = np.isfinite(tau[:, None]) & np.isfinite(tau[None]) & (tau[None] > 0)

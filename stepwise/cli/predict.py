@@ -44,7 +44,7 @@ def run(options: Predict) -> int:
     _check.require(
         options.recipe in views.RECIPES,
         "recipe",
-        f"one of {sorted(views.RECIPES)}",
+        f"one of {', '.join(views.RECIPES)}",
         repr(options.recipe),
     )
     images = load(options, options.n_pairs, options.seed)
@@ -130,14 +130,13 @@ def _curves(
         learned.size > 0,
         options.data,
         "images with at least one mode that grows",
-        "images without one, from which nothing is learned",
+        "images with none; use more images",
     )
     times = np.geomspace(learned.min() / 5, 1.5 * learned.max(), 400)
-    k = min(options.d, p.gamma.size)
-    mean, _ = (np.asarray(part)[:k] for part in laws.expected_start(options.d))
-    A0 = np.zeros((options.d, p.gamma.size))
-    A0[np.arange(k), np.asarray(law.order)[:k]] = options.start_scale * np.exp(mean / 2)
-    curve = dynamics.closed_form(p, law.from_modes(A0), times, law=law)
+    lam0 = options.start_scale**2 * np.exp(np.asarray(law.expected_start(options.d)[0]))
+    rows = np.asarray(law.aligned_start(lam0))
+    A0 = np.pad(rows, ((0, options.d - len(rows)), (0, 0)))
+    curve = dynamics.closed_form(p, A0, times, law=law)
     arrays = {
         "gamma": np.asarray(p.gamma),
         "growth": np.asarray(law.growth()),

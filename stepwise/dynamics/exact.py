@@ -28,10 +28,12 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers, *, law: LawOf = N
     Returns:
         Trajectory. Its snapshot is the aligned state Q diag(±s_j(t)) at the last time.
 
+    The loss of VICReg and of DINO is not invariant under rotations of the embedding. Their laws
+    describe the first mode only; the other eigenvalues are 0.
+
     Raises:
         ValueError: if A0 does not have r columns; if times are negative or do not increase; if an
-            argument is not finite; if the law's loss is not invariant under rotations of the
-            embedding.
+            argument is not finite; if the law has no `generic_start`.
 
     Can be jitted, vmapped over A0, and differentiated with respect to A0 and the law's moments.
     """
@@ -41,18 +43,12 @@ def closed_form(problem: Problem, A0: Numbers, times: Numbers, *, law: LawOf = N
 
 @jax.jit
 def _closed_form(law: Law, A0: jax.Array, times: jax.Array) -> Trajectory:
-    law, (d, r) = laws.cast(law, A0.dtype), A0.shape
-    k = min(d, r)
-    modes = leading_modes(law, k)
-    leading = law.to_modes(A0)[:, modes]
-    q, upper = jnp.linalg.qr(leading)
-    s0 = laws.effective_start(leading) if d <= r else jnp.abs(jnp.diagonal(upper))
-    lam0 = law.unit()[modes] * s0**2
+    law, d = laws.cast(law, A0.dtype), len(A0)
+    lam0 = law.generic_start(A0)
     curves = law.eigenvalues(times, lam0)
-    size = law.amplitude(times[-1:], lam0)[0] * jnp.diagonal(upper)
-    final = jnp.zeros((d, r), A0.dtype).at[:, modes].set((q * size[None]).astype(A0.dtype))
-    final = law.from_modes(final)
-    eigenvalues = jnp.sort(jnp.pad(curves, ((0, 0), (0, d - k))), axis=1)[:, ::-1]
+    missing = max(d - lam0.shape[0], 0)
+    eigenvalues = jnp.sort(jnp.pad(curves, ((0, 0), (0, missing))), axis=1)[:, ::-1]
+    final = _last_state(law, A0, times, lam0) if law.rotates else _padded(law, curves[-1], d)
     return trajectory.assemble(
         times,
         eigenvalues,
@@ -60,5 +56,31 @@ def _closed_form(law: Law, A0: jax.Array, times: jax.Array) -> Trajectory:
         law,
         source="closed form",
         cause="the start is not finite",
-        loss=law.losses(curves, d) if law.loss_of(eigenvalues) is None else None,
+        loss=_loss(law, times, lam0, curves, d) if law.loss_of(eigenvalues) is None else None,
     )
+
+
+def _last_state(law: Law, A0: jax.Array, times: jax.Array, lam0: jax.Array) -> jax.Array:
+    """Return the aligned state Q diag(±s_j(t)) [d, r] at the last time."""
+    d, r = A0.shape
+    modes = leading_modes(law, min(d, r))
+    q, upper = jnp.linalg.qr(law.to_modes(A0)[:, modes])
+    size = jnp.diagonal(upper)
+    k = lam0.shape[0]
+    size = size.at[:k].multiply(law.amplitude(times[-1:], lam0)[0]).at[k:].set(0)
+    rows = jnp.zeros((d, r), A0.dtype).at[:, modes].set((q * size[None]).astype(A0.dtype))
+    return law.from_modes(rows)
+
+
+def _padded(law: Law, lam: jax.Array, d: int) -> jax.Array:
+    """Return the aligned state [d, r] with these eigenvalues, and zero rows."""
+    rows = law.aligned_start(lam)
+    return jnp.pad(rows, ((0, d - rows.shape[0]), (0, 0)))
+
+
+def _loss(law: Law, times: jax.Array, lam0: jax.Array, curves: jax.Array, d: int) -> jax.Array:
+    """Return the loss [T] of aligned states, or of a law with more variables than the encoder."""
+    try:
+        return law.losses(curves, d)
+    except laws.NotKnownError:
+        return law.loss(times, lam0)

@@ -14,6 +14,7 @@ from stepwise.laws.deep_linear import DeepLinear
 from stepwise.laws.dino import DINO
 from stepwise.laws.isoloss import IsoLoss
 from stepwise.laws.lejepa import LeJEPA
+from stepwise.laws.one_tower_clip import OneTowerCLIP
 from stepwise.laws.quadratic_vicreg import QuadraticVICReg
 from stepwise.laws.simclr import SimCLR
 from stepwise.laws.spectral_contrastive import SpectralContrastive
@@ -35,6 +36,7 @@ __all__ = [
     "LeJEPA",
     "Modes",
     "NotKnownError",
+    "OneTowerCLIP",
     "QuadraticVICReg",
     "SimCLR",
     "SpectralContrastive",

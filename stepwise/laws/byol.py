@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from stepwise import _check
 from stepwise.laws import lag
-from stepwise.laws.base import Law, NotKnownError
+from stepwise.laws.base import NotKnownError
+from stepwise.laws.frame import Framed
 from stepwise.types import Numbers, Real, Whole
 
 
@@ -32,7 +33,7 @@ class Weights(TypedDict):
 
 
 @dataclass(frozen=True)
-class BYOL(Law):
+class BYOL(Framed):
     r"""Growth of the embedding's covariance under BYOL or SimSiam with a linear predictor P.
 
     The embeddings are W x, the predictions P W x and the targets W_a x. With E = W_a Γ − P W Σ the
@@ -65,7 +66,9 @@ class BYOL(Law):
 
     Args:
         gamma: cross-view moments γ of the modes [r].
-        sigma: single-view moment Σ, σ [r] or a diagonal matrix [r, r].
+        sigma: single-view moment Σ in the same coordinates, σ [r] or a matrix [r, r]. If it is not
+            diagonal, curves neglect its entries between the law's modes (`Framed`), and
+            predictor must be one number.
         predictor: initial eigenvalues p0 of P, one for each mode [r] or one for all; not 0. A
             generic small start acts as an aligned one only if there is one number (P = p0 I).
         alpha: learning rate of the predictor in units of that of the encoder.
@@ -74,9 +77,9 @@ class BYOL(Law):
         factor: f.
 
     Raises:
-        ValueError: if gamma is not a vector of finite numbers; if sigma has another shape, a
-            negative entry, or one off the diagonal; if predictor has another shape or is 0 for a
-            mode; if alpha, ema or factor is not positive.
+        ValueError: if gamma is not a vector of finite numbers; if sigma has another shape or a
+            negative variance; if predictor has another shape or is 0 for a mode; if alpha, ema or
+            factor is not positive.
     """
 
     gamma: Numbers
@@ -87,8 +90,8 @@ class BYOL(Law):
     factor: Real = 4
 
     domain = (
-        "linear models with a linear predictor, embeddings without normalisation, Γ and Σ with a "
-        "common eigenbasis, an aligned start or a small one"
+        "linear models with a linear predictor, embeddings without normalisation, an aligned start "
+        "or a small one; growth for any Γ and Σ, curves if they have a common eigenbasis"
     )
     observable = "covariance"
     formula = "E‖P W x − W′x′‖²"
@@ -114,7 +117,6 @@ class BYOL(Law):
 
     def __post_init__(self) -> None:
         gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
-        sigma = lag.diagonal_moment("sigma", self.sigma, gamma)
         p0 = jnp.asarray(_check.real_array("predictor", self.predictor, ndim=(0, 1)))
         fits = p0.shape in ((), gamma.shape)
         expected = f"a number or shape {list(gamma.shape)} as gamma"
@@ -125,35 +127,45 @@ class BYOL(Law):
         _check.require(self.alpha is not None, "alpha", "a positive number", self.alpha)
         for name in ("alpha", "ema", "factor"):
             lag.check_rate(name, getattr(self, name))
-        object.__setattr__(self, "gamma", gamma)
-        object.__setattr__(self, "sigma", sigma)
         object.__setattr__(self, "predictor", p0)
         object.__setattr__(self, "rotates", p0.ndim == 0)
+        self._find_modes(positive=False)
+
+    def _operator(self, gamma: Array, sigma: Array) -> Array:
+        """Return p0 (Γ − p0 Σ), whose eigenvectors do not depend on a lag if p0 is one number."""
+        _check.require(
+            jnp.ndim(self.predictor) == 0,
+            "predictor",
+            "one number if Σ is not diagonal",
+            self.predictor,
+        )
+        return self.predictor * (gamma - self.predictor * sigma)
 
     def agreement(self) -> Float[Array, " r"]:
         """Return ρ = γ/σ [r], the value of p at rest, and 0 where σ = 0."""
-        sigma = jnp.asarray(self.sigma)
-        return jnp.where(sigma > 0, self.gamma / jnp.where(sigma > 0, sigma, 1), 0)
-
-    def unit(self) -> Float[Array, " r"]:
-        """Return σ [r]."""
-        return jnp.asarray(self.sigma)
+        sigma = self.frame.sigma
+        return jnp.where(sigma > 0, self.frame.gamma / jnp.where(sigma > 0, sigma, 1), 0)
 
     def growth(self) -> Float[Array, " r"]:
         """Return 2r [r], r = f p0 (γ − σ p0) or (r + f σ p0²)(r + ema) = f ema γ p0."""
         p0 = self._start()
-        pull, drive = self.factor * self.sigma * p0**2, self.factor * self.gamma * p0
+        pull, drive = self.factor * self.frame.sigma * p0**2, self.factor * self.frame.gamma * p0
         return 2 * lag.growth(pull, drive, self.ema)
 
     def grows(self) -> Bool[Array, " r"]:
         """Return which modes grow [r]: those with p0 between 0 and ρ."""
         p0 = self._start()
-        return p0 * (self.gamma - self.sigma * p0) > 0
+        return p0 * (self.frame.gamma - self.frame.sigma * p0) > 0
 
     def rest(self) -> Float[Array, " r"]:
         """Return σ (ρ² − p0²)/alpha [r] for modes that grow, from a small w; else 0."""
-        rest = self.sigma * (self.agreement() ** 2 - self._start() ** 2) / self.alpha
+        rest = self.frame.sigma * (self.agreement() ** 2 - self._start() ** 2) / self.alpha
         return jnp.where(self.grows(), rest, 0)
+
+    def reason(self, mode: Whole) -> str:
+        """Return why a mode does not grow."""
+        rho, p0 = float(self.agreement()[mode]), float(self._start()[mode])
+        return f"agreement {rho:.2f} is not beyond {p0:.2f}, the start of the predictor"
 
     def states(self, times: Numbers, lam0: Numbers) -> State:
         """Return w, p and v [T, d] from an aligned start with v = w = √(λ/σ) and p = p0.
@@ -186,7 +198,9 @@ class BYOL(Law):
         """
         times, lam0, modes = self.check_arguments(times, lam0)
         w, p, v = _states(self, times, lam0, modes)
-        gamma, sigma = (jnp.asarray(part)[modes][None] for part in (self.gamma, self.sigma))
+        gamma, sigma = (
+            jnp.asarray(part)[modes][None] for part in (self.frame.gamma, self.frame.sigma)
+        )
         each = sigma * (p * w) ** 2 - 2 * gamma * p * w * v + sigma * v**2
         return self.factor / 2 * jnp.sum(each, axis=1)
 
@@ -210,7 +224,7 @@ class BYOL(Law):
         """
         W, P = jnp.asarray(weights["encoder"]), jnp.asarray(weights["predictor"])
         target = W if self.ema is None else jnp.asarray(weights["target"])
-        E = target * self.gamma[None] - P @ (W * self.sigma[None])
+        E = self._by_gamma(target) - P @ self._by_sigma(W)
         by_W = self.factor * P.T @ E
         follows = by_W if self.ema is None else self.ema * (W - target)
         return Weights(encoder=by_W, predictor=self.factor * self.alpha * E @ W.T, target=follows)
@@ -219,9 +233,9 @@ class BYOL(Law):
         """Return (f/2) tr[P W Σ Wᵀ Pᵀ − 2 P W Γ W_aᵀ + W_a Σ W_aᵀ] of the three matrices."""
         W, P = jnp.asarray(weights["encoder"]), jnp.asarray(weights["predictor"])
         target = W if self.ema is None else jnp.asarray(weights["target"])
-        predicted, gamma, sigma = P @ W, self.gamma[None], self.sigma[None]
-        square = jnp.sum((predicted**2 + target**2) * sigma)
-        return self.factor / 2 * (square - 2 * jnp.sum(predicted * target * gamma))
+        predicted = P @ W
+        square = predicted * self._by_sigma(predicted) + target * self._by_sigma(target)
+        return self.factor / 2 * jnp.sum(square - 2 * predicted * self._by_gamma(target))
 
     def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
         """Return the rate at which the variance of mode k grows in a row that rests on mode j.
@@ -230,7 +244,10 @@ class BYOL(Law):
         mode with the larger agreement ρ replaces the other.
         """
         p = self.agreement()[j]
-        pull, drive = self.factor * self.sigma[k] * p**2, self.factor * self.gamma[k] * p
+        pull, drive = (
+            self.factor * self.frame.sigma[k] * p**2,
+            self.factor * self.frame.gamma[k] * p,
+        )
         return 2 * lag.growth(pull, drive, self.ema)
 
     def next_growth(self, learned: Sequence[int] | Numbers) -> Float[Array, ""]:
@@ -259,21 +276,25 @@ class BYOL(Law):
         start with larger weights.
         """
         grows, p0 = self.grows(), self._start()
-        square = self.alpha * self.rest() / jnp.where(self.sigma > 0, self.sigma, 1)
+        square = self.alpha * self.rest() / jnp.where(self.frame.sigma > 0, self.frame.sigma, 1)
         rows = jnp.where(grows, self.agreement(), p0)
-        pull = self.factor * self.sigma[None] * (rows[:, None] ** 2 + square[None])
-        drive = self.factor * self.gamma[None] * rows[:, None]
+        pull = self.factor * self.frame.sigma[None] * (rows[:, None] ** 2 + square[None])
+        drive = self.factor * self.frame.gamma[None] * rows[:, None]
         spare = lag.decay(
-            self.factor * self.sigma * (p0**2 + square), self.factor * self.gamma * p0, self.ema
+            self.factor * self.frame.sigma * (p0**2 + square),
+            self.factor * self.frame.gamma * p0,
+            self.ema,
         )
         return 2 / jnp.maximum(jnp.max(lag.decay(pull, drive, self.ema)), jnp.max(spare))
 
     def _start(self) -> Array:
-        return jnp.broadcast_to(jnp.asarray(self.predictor), jnp.shape(self.gamma))
+        return jnp.broadcast_to(jnp.asarray(self.predictor), jnp.shape(self.frame.gamma))
 
     def _parameters(self, lam0: Array, modes: Array) -> dict[str, Array]:
         """Return γ, σ, p0 and w(0) of the modes of lam0 [d]."""
-        gamma, sigma, p0 = (part[modes] for part in (self.gamma, self.sigma, self._start()))
+        gamma, sigma, p0 = (
+            part[modes] for part in (self.frame.gamma, self.frame.sigma, self._start())
+        )
         positive = (lam0 > 0) & (sigma > 0)
         square = jnp.where(positive, lam0 / jnp.where(positive, sigma, 1), 1)
         w0 = jnp.where(positive, jnp.sqrt(square), 0).astype(gamma.dtype)

@@ -24,6 +24,7 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
 
     Raises:
         ValueError: if `law` is none of these, or has a different number of modes than the problem;
+            if the law needs centred views and those of the problem have a mean;
             if its modes do not grow in the order of γ and the problem was truncated to its largest
             modes.
     """
@@ -50,6 +51,8 @@ def law_of(law: LawOf, problem: Any, d: Whole) -> Law:
     )
     if not type(resolved).__module__.startswith("stepwise."):
         _require_modes(resolved, np.shape(modes))
+    if resolved.centred:
+        _require_centred(problem, type(resolved).__name__)
     if resolved.follows_gamma:
         _require_sorted(unit)
     else:
@@ -70,6 +73,22 @@ def _require_modes(law: Law, shape: tuple[int, ...]) -> None:
         if not _check.is_traced(values):
             bad = int(np.size(values) - np.isfinite(np.asarray(values)).sum())
             _check.require(bad == 0, what, "finite numbers", f"{bad} non-finite")
+
+
+def _require_centred(problem: Any, name: str) -> None:
+    """Raise if the views of a problem have a mean of more than a tenth of their norm."""
+    features = getattr(problem, "features", None)
+    if features is None or _check.is_traced(features):
+        return
+    views = np.asarray(features, np.float64)
+    share = float(np.sum(views.mean(axis=0) ** 2) / np.mean(np.sum(views**2, axis=1)))
+    _check.require(
+        share <= 0.01,
+        "problem",
+        f"views without a mean, as {name} assumes; pass center='pooled' to from_views "
+        "(--center pooled)",
+        f"views whose mean has {share:.0%} of their squared norm",
+    )
 
 
 def _require_sorted(unit: Any) -> None:

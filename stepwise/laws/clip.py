@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from stepwise import _check
 from stepwise.laws import numeric
 from stepwise.laws.base import Law
-from stepwise.laws.commuting import common_values
+from stepwise.laws.frame import diagonal_moment
 from stepwise.types import Numbers, Real, Whole
 
 
@@ -100,7 +100,7 @@ class CLIP(Law):
             _check.whole("d", self.d)
         object.__setattr__(self, "g", g)
         for name in ("sigma1", "sigma2"):
-            object.__setattr__(self, name, common_values(name, getattr(self, name), g))
+            object.__setattr__(self, name, diagonal_moment(name, getattr(self, name), g))
 
     def growth(self) -> Float[Array, " r"]:
         """Return the rates 2kg at which c grows while it is small [r]."""

@@ -7,16 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Bool, Float
 
 from stepwise import _check
 from stepwise.laws import lag, softmax
-from stepwise.laws.base import Law, NotKnownError
+from stepwise.laws.base import NotKnownError
+from stepwise.laws.frame import Framed
 from stepwise.types import Numbers, Real, Whole
 
 
 @dataclass(frozen=True)
-class DINO(Law):
+class DINO(Framed):
     r"""Growth of the covariance of the student's logits under DINO, with a linear model.
 
     Student W x and teacher V x have K = prototypes logits, with temperatures τs and τt, and the
@@ -52,7 +54,8 @@ class DINO(Law):
 
     Args:
         gamma: cross-view moments γ of the modes [r], uncentred.
-        sigma: single-view moment Σ, σ [r] or a diagonal matrix [r, r].
+        sigma: single-view moment Σ in the same coordinates, σ [r] or a matrix [r, r]. If it is not
+            diagonal, curves neglect its entries between the law's modes (`Framed`).
         prototypes: the number K of logits, at least 2.
         student: temperature τs of the student.
         teacher: temperature τt of the teacher.
@@ -60,9 +63,9 @@ class DINO(Law):
             if the teacher is the student.
 
     Raises:
-        ValueError: if gamma is not a vector of finite numbers; if sigma has another shape, a
-            negative entry, or one off the diagonal; if prototypes is less than 2; if a temperature
-            or ema is not positive.
+        ValueError: if gamma is not a vector of finite numbers; if sigma has another shape or a
+            negative variance; if prototypes is less than 2; if a temperature or ema is not
+            positive.
     """
 
     gamma: Numbers
@@ -92,20 +95,31 @@ class DINO(Law):
     rotates = False
 
     def __post_init__(self) -> None:
-        gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
-        sigma = lag.diagonal_moment("sigma", self.sigma, gamma)
         _check.whole("prototypes", self.prototypes, 2)
         for name in ("student", "teacher"):
             value = getattr(self, name)
             _check.require(value is not None, name, "a positive number", value)
             lag.check_rate(name, value)
         lag.check_rate("ema", self.ema)
-        object.__setattr__(self, "gamma", gamma)
-        object.__setattr__(self, "sigma", sigma)
+        self._find_modes(positive=False)
 
-    def unit(self) -> Float[Array, " r"]:
-        """Return σ [r]."""
-        return jnp.asarray(self.sigma)
+    def _operator(self, gamma: Array, sigma: Array) -> Array:
+        """Return the symmetric matrix M(r) whose largest eigenvalue is r, the rate of mode 1.
+
+        M(r) = ema Γ/(Kτsτt (r + ema)) − Σ/(Kτs²). The other modes are its other eigenvectors,
+        whose growth rates are not exact.
+        """
+        pull = sigma / (self.prototypes * self.student**2)
+        drive = gamma / (self.prototypes * self.student * self.teacher)
+        if self.ema is None:
+            return drive - pull
+        r = jnp.zeros((), gamma.dtype)
+        for _ in range(8):  # Newton's method; the largest eigenvalue of M is convex in r
+            values, vectors = jnp.linalg.eigh(self.ema / (r + self.ema) * drive - pull)
+            v = vectors[:, -1]
+            slope = -self.ema / (r + self.ema) ** 2 * (v @ drive @ v) - 1
+            r = jnp.maximum(r - (values[-1] - r) / slope, 0)
+        return self.ema / (r + self.ema) * drive - pull
 
     def growth(self) -> Float[Array, " r"]:
         """Return 2r [r], (r + σ/(Kτs²))(r + ema) = ema γ/(Kτsτt)."""
@@ -115,7 +129,7 @@ class DINO(Law):
 
     def grows(self) -> Bool[Array, " r"]:
         """Return which modes grow [r]: those with ρ > τt/τs."""
-        return self.gamma * self.student > self.sigma * self.teacher
+        return self.frame.gamma * self.student > self.frame.sigma * self.teacher
 
     def rest(self) -> Float[Array, " r"]:
         """Return λ of each mode on its own [r], along two prototypes.
@@ -123,7 +137,7 @@ class DINO(Law):
         It solves ρ h(√λ/τt)/τt = h(√λ/τs)/τs, and is infinite for ρ ≥ 1.
         """
         grows, sigma = self.grows(), self.unit()
-        rho = jnp.where(grows, self.gamma / jnp.where(grows, sigma, 1), 1)
+        rho = jnp.where(grows, self.frame.gamma / jnp.where(grows, sigma, 1), 1)
         return jnp.where(grows, _rest(self, rho), 0)
 
     def states(self, times: Numbers, lam0: Numbers) -> Float[Array, "T two d"]:
@@ -172,12 +186,39 @@ class DINO(Law):
         times, lam0, modes = self.check_arguments(times, lam0)
         self._require_one("loss", lam0)
         w, v = _states(self, times, lam0, modes).swapaxes(0, 1)
-        gamma, size = self.gamma[modes][None], jnp.sqrt(self.unit()[modes])[None]
+        gamma, size = self.frame.gamma[modes][None], jnp.sqrt(self.unit()[modes])[None]
         spread = softmax.curvatures(size * v / self.teacher, self.prototypes).contrast
         gain = gamma * v * w * spread / (self.student * self.teacher)
         return jnp.sum(
             softmax.log_partition(size * w / self.student, self.prototypes) - gain, axis=1
         )
+
+    def known_modes(self, d: Whole) -> int:
+        """Return 1: the first mode suppresses most others, whose curves are not known."""
+        return 1
+
+    def generic_start(self, A: Numbers) -> Float[Array, " 1"]:
+        """Return λ(0) [1] of the first mode in a small start A [K, r], without the mean logit."""
+        A = jnp.asarray(_check.real_array("A", A, ndim=2))
+        first = self.order[:1]
+        column = self.to_modes(A)[:, first]
+        square = jnp.sum((column - column.mean(axis=0, keepdims=True)) ** 2, axis=0)
+        return self.unit()[first] * square
+
+    def expected_start(self, d: Whole) -> tuple[Float[Array, " 1"], Float[Array, " 1"]]:
+        """Return mean and standard deviation of ln λ(0) [1] over Gaussian starts of scale 1.
+
+        λ(0)/σ is a χ² variable with K − 1 degrees of freedom.
+        """
+        half = (self.prototypes - 1) / 2
+        mean = digamma(half) + jnp.log(2 * self.unit()[self.order[:1]])
+        return mean, jnp.sqrt(polygamma(1, half))[None]
+
+    def reason(self, mode: Whole) -> str:
+        """Return why a mode does not grow."""
+        rho = float(self.frame.gamma[mode] / self.frame.sigma[mode])
+        ratio = self.teacher / self.student
+        return f"agreement {rho:.2f} is below {ratio:.2f}, the ratio of the temperatures"
 
     def aligned_start(self, lam: Numbers, modes: Numbers | None = None) -> Float[Array, "K r"]:
         """Return the logits' mode coordinates e wᵀ [K, r] with e = (−1, 0, …, 0, 1)/√2.
@@ -260,7 +301,7 @@ class DINO(Law):
     def _rate(self, modes: Any, soft: Any, sharp: Any) -> Array:
         """Return r of modes along an eigenvector of both J̄ with these eigenvalues."""
         pull = self.unit()[modes] * soft / self.student**2
-        drive = jnp.asarray(self.gamma)[modes] * sharp / (self.student * self.teacher)
+        drive = self.frame.gamma[modes] * sharp / (self.student * self.teacher)
         return lag.growth(pull, drive, self.ema)
 
     def _curvatures_at_rest(self, j: Whole) -> tuple[softmax.Curvatures, softmax.Curvatures]:
@@ -319,7 +360,7 @@ def _parameters(law: DINO, lam0: Array, modes: Array) -> dict[str, Array]:
     w0 = jnp.where(
         positive, jnp.sqrt(jnp.where(positive, lam0 / jnp.where(positive, sigma, 1), 1)), 0
     )
-    return {"gamma": jnp.asarray(law.gamma)[modes], "sigma": sigma, "w0": w0.astype(sigma.dtype)}
+    return {"gamma": law.frame.gamma[modes], "sigma": sigma, "w0": w0.astype(sigma.dtype)}
 
 
 @jax.jit

@@ -12,34 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stepwise import _check
-from stepwise.laws.pencil import as_moment
-from stepwise.types import Numbers, Real
-
-
-def diagonal_moment(name: str, value: Numbers, gamma: Array) -> Float[Array, " r"]:
-    """Return the diagonal [r] of a moment that must be diagonal in the modes.
-
-    The entries of a traced matrix are not checked.
-
-    Args:
-        name: name of the argument, for errors.
-        value: the moment as a vector [r] or a matrix [r, r].
-        gamma: the modes [r].
-
-    Raises:
-        ValueError: if the shape is neither [r] nor [r, r], the matrix is not diagonal, or an entry
-            of its diagonal is negative.
-    """
-    moment = as_moment(name, value, gamma)
-    traced = _check.is_traced(moment)
-    if moment.ndim == 2:
-        expected = "a diagonal matrix, because this law needs Σ and Γ with a common eigenbasis"
-        _check.require(traced, name, expected, moment)
-        moment = jnp.diagonal(moment)
-    if not traced:
-        least = float(np.min(np.asarray(moment), initial=0))
-        _check.require(least >= 0, name, "variances, which are not negative", f"{least:.4g}")
-    return moment
+from stepwise.types import Real
 
 
 def check_rate(name: str, value: Real | None) -> None:

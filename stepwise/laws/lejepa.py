@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from stepwise import _check
 from stepwise.laws import sphere
-from stepwise.laws.base import Law
-from stepwise.laws.commuting import common_values
+from stepwise.laws.frame import Framed
 from stepwise.types import Numbers, Real, Whole
 
 KNOTS = np.linspace(0, 3, 17)[1:]
@@ -30,7 +29,7 @@ CURVATURE = float(np.sum(WEIGHTS * KNOTS**2 * (1 - GAUSSIAN)))
 
 
 @dataclass(frozen=True)
-class LeJEPA(Law):
+class LeJEPA(Framed):
     r"""Growth of the embedding's covariance S = W Σ Wᵀ under the loss of LeJEPA.
 
     For a linear model z = W x of two centred Gaussian views and the mean over all directions a of
@@ -55,15 +54,17 @@ class LeJEPA(Law):
 
     Args:
         gamma: cross-view moments γ of the modes [r].
-        sigma: single-view moments σ of the modes [r], or a diagonal matrix [r, r].
+        sigma: single-view moment Σ in the same coordinates, σ [r] or a matrix [r, r]. If it is not
+            diagonal, curves neglect its entries between the law's modes (`Framed`).
         d: dimension of the embedding.
         weight: weight of SIGReg, in (0, 1].
         n: batch size, which the loss has as a factor of SIGReg.
 
     Raises:
-        ValueError: if gamma is not a vector of finite numbers; if sigma has another shape, is not
-            diagonal or not positive; if d is not a positive whole number, weight not in (0, 1], or
-            n not positive. Methods raise it if lam0 has more than d entries or a negative one.
+        ValueError: if gamma is not a vector of finite numbers; if sigma has another shape or a
+            variance that is not positive; if d is not a positive whole number, weight not in
+            (0, 1], or n not positive. Methods raise it if lam0 has more than d entries or a
+            negative one.
     """
 
     gamma: Numbers
@@ -73,10 +74,11 @@ class LeJEPA(Law):
     n: Real = 256
 
     domain = (
-        "linear models, Gaussian views with Γ and Σ of one eigenbasis, many pairs and slices; from "
-        "an aligned start"
+        "linear models, many pairs and slices, an aligned start; growth for any views, curves for "
+        "Gaussian ones with Γ and Σ of one eigenbasis"
     )
     observable = "covariance"
+    centred = True
     formula = "weight E T(aᵀSa) + (1 − weight)/(2d) tr W(Σ − Γ)Wᵀ"
     title = "LeJEPA"
     call = (
@@ -98,23 +100,27 @@ class LeJEPA(Law):
     )
 
     def __post_init__(self) -> None:
-        gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
-        object.__setattr__(self, "gamma", gamma)
-        object.__setattr__(self, "sigma", common_values("sigma", self.sigma, gamma))
         _check.whole("d", self.d)
         if not _check.is_traced(self.weight):
             _check.require(0 < self.weight <= 1, "weight", "a number in (0, 1]", self.weight)
         if not _check.is_traced(self.n):
             _check.require(self.n > 0, "n", "a positive number of pairs", self.n)
+        self._find_modes()
+
+    def _operator(self, gamma: Array, sigma: Array) -> Array:
+        """Return weight n κ0 Σ − (1 − weight)(Σ − Γ)/2."""
+        apart = (1 - self.weight) * (sigma - gamma) / 2
+        return self.weight * self.n * CURVATURE * sigma - apart
 
     def growth(self) -> Float[Array, " r"]:
         """Return the rates (4/d) [weight n κ0 σ − (1 − weight)(σ − γ)/2] [r]."""
-        apart = (1 - self.weight) * (self.sigma - self.gamma) / 2
-        return 4 / self.d * (self.weight * self.n * CURVATURE * self.sigma - apart)
+        return 4 / self.d * self._operator(self.frame.gamma, self.frame.sigma)
 
-    def unit(self) -> Float[Array, " r"]:
-        """Return σ [r], the variance of a unit row along each mode."""
-        return self.sigma
+    def reason(self, mode: Whole) -> str:
+        """Return why a mode does not grow."""
+        rho = float(self.frame.gamma[mode] / self.frame.sigma[mode])
+        least = 1 - 2 * self.weight * self.n * CURVATURE / (1 - self.weight)
+        return f"agreement {rho:.2f} is below {float(least):.2f} = 1 − 2 weight n κ0/(1 − weight)"
 
     def rest(self) -> Float[Array, " r"]:
         """Return the final variances [r] of the d growing modes of largest ρ, learned together.
@@ -124,20 +130,20 @@ class LeJEPA(Law):
         """
         fixed = self.final_modes(self.d)
         q = self._rest_of(fixed)
-        rest = q if q.shape == self.sigma.shape else _solve_beside(self, q[:-1])
+        rest = q if q.shape == self.frame.sigma.shape else _solve_beside(self, q[:-1])
         rest = rest.at[fixed].set(q)
         return jnp.where(self.growth() > 0, rest, 0)
 
     def final_modes(self, d: Whole) -> Int[Array, " k"]:
         """Return the growing modes [min(d, r)] of largest ρ, to which the rows turn at the end."""
-        rho = self.gamma / self.sigma
+        rho = self.frame.gamma / self.frame.sigma
         return jnp.argsort(-jnp.where(self.growth() > 0, rho, rho - 4))[: int(d)]
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
         """Return the loss of mode coordinates A [d, r]."""
         A = jnp.asarray(A)
         q = jnp.linalg.eigvalsh(self.measure(A))
-        apart = jnp.sum(A**2 * (self.sigma - self.gamma)[None]) / (2 * len(A))
+        apart = jnp.sum(A * (self._by_sigma(A) - self._by_gamma(A))) / (2 * len(A))
         return self.weight * self._distance(q) + (1 - self.weight) * apart
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
@@ -145,8 +151,8 @@ class LeJEPA(Law):
         A = jnp.asarray(A)
         q, U = jnp.linalg.eigh(self.measure(A))
         pulled = (U * self._pull(q)[None]) @ (U.T @ A)
-        apart = (1 - self.weight) / len(A) * A * (self.sigma - self.gamma)[None]
-        return -2 * self.weight * pulled * self.sigma[None] - apart
+        apart = (1 - self.weight) / len(A) * (self._by_sigma(A) - self._by_gamma(A))
+        return -2 * self.weight * self._by_sigma(pulled) - apart
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return q(t) from an aligned start, by integrating the coupled equations in ln q.
@@ -176,8 +182,8 @@ class LeJEPA(Law):
 
     def takeover(self, j: Whole, k: Whole) -> Float[Array, ""]:
         """Return 2σ_k (1 − weight)(ρ_k − ρ_j)/d, the growth of mode k in a row at rest on j."""
-        rho = self.gamma / self.sigma
-        return 2 * self.sigma[k] * (1 - self.weight) * (rho[k] - rho[j]) / self.d
+        rho = self.frame.gamma / self.frame.sigma
+        return 2 * self.frame.sigma[k] * (1 - self.weight) * (rho[k] - rho[j]) / self.d
 
     def next_growth(self, learned: Sequence[int] | Numbers) -> Float[Array, ""]:
         """Return the growth rate of the fastest direction beside learned modes at rest.
@@ -192,15 +198,26 @@ class LeJEPA(Law):
         fits = modes.ndim == 1 and len(modes) < self.d
         _check.require(fits, "learned", f"fewer than d = {self.d} indices of modes", modes)
         modes = modes.astype(int)
-        q = self._rest_of(jnp.asarray(modes)) if len(modes) else jnp.zeros(0, self.sigma.dtype)
+        q = (
+            self._rest_of(jnp.asarray(modes))
+            if len(modes)
+            else jnp.zeros(0, self.frame.sigma.dtype)
+        )
         pull = self._pull(jnp.zeros(self.d, q.dtype).at[: len(modes)].set(q))[-1]
-        rates = -4 * self.sigma * (self.weight * pull + self._apart())
+        rates = -4 * self.frame.sigma * (self.weight * pull + self._apart())
         rates = rates.at[modes].set(0)
         return jnp.max(rates)
 
+    def growth_in_turn(self, j: Whole) -> Float[Array, ""]:
+        """Return the rate of mode order[j] beside the earlier ones at rest."""
+        q = self._rest_of(self.order[: int(j)])
+        pull = self._pull(jnp.zeros(self.d, q.dtype).at[: int(j)].set(q))[-1]
+        mode = self.order[j]
+        return -4 * self.frame.sigma[mode] * (self.weight * pull + self._apart()[mode])
+
     def _apart(self) -> Array:
         """Return (1 − weight)(1 − ρ)/(2d) [r]."""
-        return (1 - self.weight) * (1 - self.gamma / self.sigma) / (2 * self.d)
+        return (1 - self.weight) * (1 - self.frame.gamma / self.frame.sigma) / (2 * self.d)
 
     def _distance(self, q: Array) -> Array:
         """Return E_a T(Σ_k a_k² q_k) of variances q [d]."""
@@ -247,7 +264,7 @@ def _solve_together(law: LeJEPA, modes: Array) -> Array:
         step = jnp.linalg.solve(slopes, fixed._force(q, modes))
         return jnp.clip(q - step, q / 3, 3 * q), slopes
 
-    ones = jnp.ones_like(fixed.sigma[modes])
+    ones = jnp.ones_like(fixed.frame.sigma[modes])
     q, slopes = jax.lax.fori_loop(0, 40, improve, (ones, jnp.diag(ones)))
     active = q > 1e-6
     q = jnp.where(active, q, 0)
@@ -268,13 +285,19 @@ def _solve_beside(law: LeJEPA, q: Array) -> Array:
     def both(x: Array) -> tuple[Array, Array]:
         return jax.jvp(lambda x: pull(x, *fixed), (x,), (jnp.ones_like(x),))
 
-    def improve(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, _ = carry
+    def improve(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        x, _, _, count = carry
         values, slopes = jax.lax.map(both, x)
-        return jnp.clip(x - (values + fixed[0]._apart()) / slopes, x / 3, 3 * x), slopes
+        better = jnp.clip(x - (values + fixed[0]._apart()) / slopes, x / 3, 3 * x)
+        change = jnp.where(better > 1e-6, jnp.abs(better / x - 1), 0)
+        return better, slopes, jnp.max(change), count + 1
 
-    ones = jnp.ones_like(fixed[0].sigma)
-    x, slopes = jax.lax.fori_loop(0, 40, improve, (ones, ones))
+    def continues(carry: tuple[Array, Array, Array, Array]) -> Array:
+        return (carry[2] > 1e-3 * jnp.finfo(q.dtype).eps ** 0.5) & (carry[3] < 40)
+
+    ones = jnp.ones_like(fixed[0].frame.sigma)
+    begin = (ones, ones, jnp.ones((), q.dtype), jnp.zeros((), int))
+    x, slopes, _, _ = jax.lax.while_loop(continues, improve, begin)
     active = x > 1e-6
     x = jnp.where(active, x, 0)
     rest = jax.lax.map(lambda x: pull(x, law, q), x) + apart
@@ -285,11 +308,11 @@ def _solve_beside(law: LeJEPA, q: Array) -> Array:
 @jax.jit
 def _integrate(law: LeJEPA, modes: Array, times: Array, lam0: Array) -> Array:
     """Integrate the coupled equations in y = ln q; return q(t) [T, k]."""
-    dtype = jnp.result_type(times, lam0, law.sigma)
+    dtype = jnp.result_type(times, lam0, law.frame.sigma)
     moves = lam0 > 0
     start = jnp.log(jnp.where(moves, lam0, 1)).astype(dtype)
     # odeint accepts no whole numbers and no booleans
-    rates, apart = -4 * jnp.where(moves, law.sigma[modes], 0), law._apart()[modes]
+    rates, apart = -4 * jnp.where(moves, law.frame.sigma[modes], 0), law._apart()[modes]
     ones = moves.astype(dtype)
 
     def slope(y: Array, t: Array, law: LeJEPA, rates: Array, apart: Array, ones: Array) -> Array:
@@ -310,14 +333,14 @@ def _integrate(law: LeJEPA, modes: Array, times: Array, lam0: Array) -> Array:
 @jax.jit
 def _cross(law: LeJEPA, modes: Array, lam0: Array, goal: Array, crosses: Array) -> Array:
     """Return when each q rises through its goal [k], by refining a grid of times for each mode."""
-    points, column = 32, jnp.arange(lam0.shape[0])
+    points, column = 256, jnp.arange(lam0.shape[0])
     fixed = jax.lax.stop_gradient(law)
     plateau = jnp.log(jnp.where(crosses, goal / jnp.where(crosses, lam0, 1), 1)) + 1
     rate = jnp.where(crosses, law.growth()[modes], 1)
     even = jnp.linspace(0, 1, points, dtype=goal.dtype)[:, None]
 
-    def refine(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        grid, _ = carry
+    def refine(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        grid, _, count = carry
         values = _integrate(fixed, modes, grid.ravel(), lam0).reshape(*grid.shape, -1)
         reached = jnp.diagonal(values, axis1=1, axis2=2) >= goal[None]
         row = jnp.maximum(jnp.argmax(reached, axis=0), 1)
@@ -325,15 +348,21 @@ def _cross(law: LeJEPA, modes: Array, lam0: Array, goal: Array, crosses: Array) 
         has_crossed = reached.any(axis=0)
         # Without a crossing the grid becomes four times as long.
         low, high = jnp.where(has_crossed, low, 0), jnp.where(has_crossed, high, 4 * grid[-1])
-        return low[None] + (high - low)[None] * even, jnp.where(has_crossed, high, jnp.inf)
+        finer = low[None] + (high - low)[None] * even
+        return finer, jnp.where(has_crossed, high, jnp.inf), count + 1
+
+    def continues(carry: tuple[Array, Array, Array]) -> Array:
+        grid, _, count = carry
+        wide = crosses & (grid[-1] - grid[0] > 1e-6 * grid[-1])
+        return wide.any() & (count < 9)
 
     grid = jax.lax.stop_gradient(4 * plateau / jnp.where(rate > 0, rate, 1))[None] * even
-    tau = jax.lax.fori_loop(0, 9, refine, (grid, grid[-1]))[1]
+    tau = jax.lax.while_loop(continues, refine, (grid, grid[-1], jnp.zeros((), int)))[1]
     crosses = crosses & jnp.isfinite(tau)
     tau = jax.lax.stop_gradient(jnp.where(crosses, tau, 0))
     states = _integrate(law, modes, tau, lam0)
     forces = jax.lax.map(lambda q: fixed._force(q, modes), jax.lax.stop_gradient(states))
     # One step of Newton's method also carries the derivative of τ.
-    slope = -4 * fixed.sigma[modes] * jnp.diagonal(forces) * goal
+    slope = -4 * fixed.frame.sigma[modes] * jnp.diagonal(forces) * goal
     tau -= (jnp.diagonal(states) - goal) / jnp.where(crosses & (slope > 0), slope, 1)
     return jnp.where(crosses, tau, jnp.inf)

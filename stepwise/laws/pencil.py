@@ -113,19 +113,19 @@ class Pencil(Law):
         """Return κ [−2 tr W A Wᵀ + ‖W B Wᵀ‖²] of mode coordinates W = A [d, r]."""
         drive, _, factor = self.moments()
         A = jnp.asarray(A)
-        return factor * (jnp.sum(self.measure(A) ** 2) - 2 * jnp.sum(_times(A, drive) * A))
+        return factor * (jnp.sum(self.measure(A) ** 2) - 2 * jnp.sum(times(A, drive) * A))
 
     def measure(self, A: Numbers) -> Float[Array, "d d"]:
         """Return the observable W B Wᵀ [d, d] of mode coordinates W = A [d, r]."""
         A = jnp.asarray(A)
-        return _times(A, self.moments().B) @ A.T
+        return times(A, self.moments().B) @ A.T
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
         """Return the exact flow 4κ (W A − W B Wᵀ W B) of W = A [d, r]."""
         drive, curb, factor = self.moments()
         A = jnp.asarray(A)
-        curbed = _times(A, curb)
-        return 4 * factor * (_times(A, drive) - (curbed @ A.T) @ curbed)
+        curbed = times(A, curb)
+        return 4 * factor * (times(A, drive) - (curbed @ A.T) @ curbed)
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return the logistic curves r / (1 + (r/q(0) − 1) e^{−E}), E = ∫ 8κα dt."""
@@ -150,7 +150,7 @@ class Pencil(Law):
         falling = lam0[None] * decay / (1 + lam0[None] * beta[None] * span)
         return jnp.where(grows[None], rest[None] * curve, falling)
 
-    def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
+    def steptimes(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
         """Return when each mode rises through level · rest [d], or infinity if it never does."""
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
         _, lam0, modes = self.check_arguments(jnp.zeros(1), lam0)
@@ -307,6 +307,6 @@ def deflate(A: Array, B: Array, k: int) -> Deflation:
     return Deflation(basis, unit, jnp.stack(rates), rest)
 
 
-def _times(rows: Array, moment: Array) -> Array:
+def times(rows: Array, moment: Array) -> Array:
     """Return rows [d, r] times a moment, which is a matrix or the diagonal of one."""
     return rows * moment[None] if moment.ndim == 1 else rows @ moment

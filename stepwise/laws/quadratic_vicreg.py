@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from stepwise import _check
 from stepwise.laws.pencil import Moments, Pencil, as_moment
-from stepwise.types import Numbers, Real
+from stepwise.types import Numbers, Real, Whole
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class QuadraticVICReg(Pencil):
         gamma = jnp.diag(self.gamma) if matrix else self.gamma
         drive = self.sigma - self.invariance / self.variance * (self.sigma - gamma)
         return Moments(drive, self.sigma, self.variance)
+
+    def reason(self, mode: Whole) -> str:
+        """Return why a mode does not grow."""
+        least = float(1 - self.variance / self.invariance)
+        return f"agreement is not above {least:.2f} = 1 − variance/invariance"
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
         """Return the loss b ‖S − I‖² + 2a tr W(Σ − Γ)Wᵀ of mode coordinates W = A [d, r]."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from stepwise import _check
 from stepwise.laws import scalar
 from stepwise.laws.base import Law
-from stepwise.laws.commuting import common_values
+from stepwise.laws.frame import Framed
 from stepwise.laws.pencil import Moments, Pencil, as_moment
 from stepwise.types import Numbers, Real, Whole
 
@@ -44,8 +44,8 @@ class SimCLR(Law):
 
     Raises:
         ValueError: if gamma is not a vector of finite numbers, sigma has another shape, or
-            temperature, offset or n is not positive. With an offset: if sigma is a matrix that is
-            not diagonal, an entry is not positive, or a mode has ρ + 1/(2n − 1) ≥ 1.
+            temperature, offset or n is not positive. With an offset: if a
+            variance is not positive, or a mode has ρ + 1/(2n − 1) ≥ 1.
     """
 
     gamma: Numbers
@@ -56,6 +56,7 @@ class SimCLR(Law):
     d: int | None = None
 
     domain = "linear models: dot products of Gaussian data, or cosines around an offset"
+    centred = True
 
     def __new__(
         cls,
@@ -80,6 +81,10 @@ class SimCLR(Law):
                 _check.require(value > 0, name, "a positive number", value)
         if self.n is not None:
             _check.whole("n", self.n)
+
+    def reason(self, mode: Whole) -> str:
+        """Return why a mode does not grow."""
+        return f"agreement is not above {-self._repulsion():.2g} = −1/(2n − 1)"
 
     def _repulsion(self) -> float:
         """Return 1/(2n − 1): each of 2n − 1 products in the denominator includes the positive."""
@@ -136,7 +141,7 @@ class DotProductSimCLR(SimCLR, Pencil):
 
 
 @dataclass(frozen=True)
-class CosineSimCLR(SimCLR):
+class CosineSimCLR(SimCLR, Framed):
     r"""Growth of the embedding's covariance under SimCLR's official loss, around an offset.
 
     z = b + W x with |b| = β, and the rows of W perpendicular to b are small. For T → 0, Gaussian
@@ -190,24 +195,33 @@ class CosineSimCLR(SimCLR):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check.require(self.offset is not None, "offset", "the norm of the offset", "None")
-        object.__setattr__(self, "sigma", common_values("sigma", self.sigma, self.gamma))
-        if not _check.is_traced(self.gamma, self.sigma):
+        self._find_modes()
+        if not _check.is_traced(self.frame.gamma, self.frame.sigma):
             largest = jnp.max(self._agreement(), initial=0)
             expected = "γ/σ + 1/(2n − 1) < 1 in every mode"
             _check.require(largest < 1, "gamma", expected, f"{float(largest):.3g}")
 
     def _agreement(self) -> Float[Array, " r"]:
         """Return ρ̃ = γ/σ + 1/(2n − 1) of each mode."""
-        return self.gamma / self.sigma + self._repulsion()
+        return self.frame.gamma / self.frame.sigma + self._repulsion()
+
+    def _operator(self, gamma: Array, sigma: Array) -> Array:
+        """Return Γ + Σ/(2n − 1)."""
+        return gamma + self._repulsion() * sigma
+
+    def _scale(self) -> Any:
+        """Return 1/(T β²)."""
+        offset: Real = self.offset
+        return 1 / (self.temperature * offset**2)
+
+    def _disagreement(self, A: Array) -> Array:
+        """Return A (Σ (1 − 1/(2n − 1)) − Γ)/(T β²) of rows A [d, r]."""
+        apart = (1 - self._repulsion()) * self._by_sigma(A) - self._by_gamma(A)
+        return self._scale() * apart
 
     def _resting(self) -> Float[Array, " r"]:
         """Return y* of each mode."""
         return (jnp.sqrt(1 + 8 * (1 - self._agreement())) - 1) / 2
-
-    def unit(self) -> Float[Array, " r"]:
-        """Return σ/(T β²), p of a unit row [r]."""
-        offset: Real = self.offset
-        return self.sigma / (self.temperature * offset**2)
 
     def growth(self) -> Float[Array, " r"]:
         """Return the growth rates (8/(T β²)) (γ + σ/(2n − 1)) [r]."""
@@ -217,16 +231,20 @@ class CosineSimCLR(SimCLR):
         """Return p* = 1/y* − 1 [r], 0 for a mode that does not grow."""
         return jnp.maximum(1 / self._resting() - 1, 0)
 
+    def free_rows(self, d: Whole) -> int:
+        """Return d − 1, because the offset takes one dimension."""
+        return max(int(d) - 1, 0)
+
     def final_modes(self, d: Whole) -> Int[Array, " k"]:
         """Return the modes that d dimensions hold at the end, of which the offset takes one."""
-        return super().final_modes(max(int(d) - 1, 0))
+        return super().final_modes(self.free_rows(d))
 
     def objective(self, A: Numbers) -> Float[Array, ""]:
         """Return the loss 2 tr (1 − ρ̃)P − ln det(1 + P) − tr P(1 + P)⁻¹ of A [d, r]."""
         A = jnp.asarray(A)
         P = self.measure(A)
         one = jnp.eye(P.shape[0], dtype=P.dtype)
-        pull = 2 * jnp.sum(A**2 * (self.unit() * (1 - self._agreement()))[None])
+        pull = 2 * jnp.sum(A * self._disagreement(A))
         # tr P(1 + P)⁻¹ = tr [1 − (1 + P)⁻¹]
         return pull - jnp.linalg.slogdet(one + P)[1] - jnp.trace(one - jnp.linalg.inv(one + P))
 
@@ -235,8 +253,8 @@ class CosineSimCLR(SimCLR):
         A = jnp.asarray(A)
         P = self.measure(A)
         Y = jnp.linalg.inv(jnp.eye(P.shape[0], dtype=P.dtype) + P)
-        push, disagreement = (Y + Y @ Y) @ A, (1 - self._agreement())[None]
-        return 2 * (push - 2 * A * disagreement) * self.unit()[None]
+        push = self._scale() * self._by_sigma((Y + Y @ Y) @ A)
+        return 2 * (push - 2 * self._disagreement(A))
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return p(t), from the closed form by Newton's method.

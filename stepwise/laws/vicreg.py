@@ -7,18 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Float, Int
 
 from stepwise import _check
 from stepwise.laws import scalar
-from stepwise.laws.base import Law, NotKnownError
-from stepwise.laws.commuting import common_values
+from stepwise.laws.base import NotKnownError
+from stepwise.laws.frame import Framed
 from stepwise.laws.quadratic_vicreg import require_weights
 from stepwise.types import Numbers, Real, Whole
 
 
 @dataclass(frozen=True)
-class VICReg(Law):
+class VICReg(Framed):
     r"""Growth of the embedding's covariance under the official VICReg loss of a linear model.
 
     Bardes et al. (2022), eq. 1 to 6, arXiv 2105.04906, as in the official code. With
@@ -62,14 +63,15 @@ class VICReg(Law):
 
     Args:
         gamma: cross-view moments γ of the modes [r].
-        sigma: single-view moment Σ in the same coordinates, σ [r] or a diagonal matrix [r, r].
+        sigma: single-view moment Σ in the same coordinates, σ [r] or a matrix [r, r]. If it is not
+            diagonal, curves neglect its entries between the law's modes (`Framed`).
         d: dimension of the embedding, by which the loss divides.
         n: number of pairs in the loss; by default many, Σ_u = Σ.
         invariance, variance, covariance, eps: the arguments of `losses.vicreg`.
 
     Raises:
-        ValueError: if gamma is not a vector of finite numbers, sigma has another shape, is not
-            diagonal or is not positive, d is not a positive whole number, n is not one from 2, a
+        ValueError: if gamma is not a vector of finite numbers, sigma has another shape or a
+            variance that is not positive, d is not a positive whole number, n is not one from 2, a
             weight is negative, or eps is not in (0, 1).
     """
 
@@ -104,10 +106,9 @@ class VICReg(Law):
     )
     curves = "integrated, for the first mode"
     rotates = False
+    centred = True
 
     def __post_init__(self) -> None:
-        gamma = jnp.asarray(_check.real_array("gamma", self.gamma, ndim=1))
-        sigma = common_values("sigma", self.sigma, gamma)
         _check.whole("d", self.d)
         if self.n is not None:
             _check.whole("n", self.n, 2)
@@ -116,27 +117,30 @@ class VICReg(Law):
         )
         if not _check.is_traced(self.eps):
             _check.require(0 < self.eps < 1, "eps", "a number between 0 and 1", self.eps)
-        object.__setattr__(self, "gamma", gamma)
-        object.__setattr__(self, "sigma", sigma)
+        self._find_modes()
+
+    def _operator(self, gamma: Array, sigma: Array) -> Array:
+        """Return b Σ_u/√eps − 4a (Σ − Γ)."""
+        push = self.variance * self._scale() * sigma / jnp.sqrt(self.eps)
+        return push - 4 * self.invariance * (sigma - gamma)
 
     @classmethod
     def from_problem(cls, problem: Any, d: Whole) -> "VICReg":
         """Build the law of a problem in d dimensions, with the official weights and many pairs."""
         return cls(problem.gamma, problem.sigma, int(d))
 
-    def unit(self) -> Float[Array, " r"]:
-        """Return σ_u = nσ/(n − 1), the unbiased variance of a unit row along each mode [r]."""
-        return self.sigma if self.n is None else self.sigma * (self.n / (self.n - 1))
+    def _scale(self) -> float:
+        """Return n/(n − 1), the factor of Σ_u on Σ."""
+        return 1.0 if self.n is None else self.n / (self.n - 1)
 
     def growth(self) -> Float[Array, " r"]:
         """Return the rates (2/d) [b σ_u/√eps − 4a (σ − γ)] of deviations below √eps [r]."""
-        push = self.variance * self.unit() / jnp.sqrt(self.eps)
-        return 2 / self.d * (push - 4 * self.invariance * (self.sigma - self.gamma))
+        return 2 / self.d * self._operator(self.frame.gamma, self.frame.sigma)
 
     def rest(self) -> Float[Array, " r"]:
         """Return d u*² [r], where d rows rest that are all on this mode; 0 if it does not grow."""
         most = jnp.sqrt(1 - self.eps)
-        pull = 4 * self.invariance * (self.sigma - self.gamma)
+        pull = 4 * self.invariance * (self.frame.sigma - self.frame.gamma)
         curb = 8 * self.covariance * (self.d - 1) * self.unit()
         push = self.variance * self.unit()
 
@@ -163,7 +167,7 @@ class VICReg(Law):
         std = jnp.sqrt(jnp.diagonal(S) + self.eps)
         hinge = jnp.sum(jax.nn.relu(1 - std))
         hinge = hinge + (self.d - A.shape[0]) * (1 - jnp.sqrt(self.eps))
-        apart = 2 * jnp.sum(A**2 * (self.sigma - self.gamma)[None])
+        apart = 2 * jnp.sum(A * (self._by_sigma(A) - self._by_gamma(A)))
         off_diagonal = jnp.sum(S**2) - jnp.sum(jnp.diagonal(S) ** 2)
         total = self.invariance * apart + self.variance * hinge
         return (total + 2 * self.covariance * off_diagonal) / self.d
@@ -179,17 +183,17 @@ class VICReg(Law):
         return self._push(A, (std < 1) / std) + self._pull(A)
 
     def _deviations(self, A: Array) -> Array:
-        return jnp.sqrt(jnp.sum(A**2 * self.unit()[None], axis=1) + self.eps)
+        return jnp.sqrt(self._scale() * jnp.sum(A * self._by_sigma(A), axis=1) + self.eps)
 
     def _push(self, A: Array, weights: Array) -> Array:
         """Return the part of the flow from the hinge, with weights θ_i/std_i of the rows."""
-        return self.variance / self.d * weights[:, None] * A * self.unit()[None]
+        return self.variance / self.d * self._scale() * weights[:, None] * self._by_sigma(A)
 
     def _pull(self, A: Array) -> Array:
         """Return the part of the flow from the other two terms."""
         S = self.measure(A)
-        mixed = (S - jnp.diag(jnp.diagonal(S))) @ A * self.unit()[None]
-        apart = A * (self.sigma - self.gamma)[None]
+        mixed = (S - jnp.diag(jnp.diagonal(S))) @ self._by_sigma(A) * self._scale()
+        apart = self._by_sigma(A) - self._by_gamma(A)
         return -(4 * self.invariance * apart + 8 * self.covariance * mixed) / self.d
 
     def collective_start(self, A: Numbers) -> Float[Array, " 1"]:
@@ -203,10 +207,31 @@ class VICReg(Law):
             ValueError: if A has not d rows and r columns.
         """
         A = jnp.asarray(_check.real_array("A", A, ndim=2))
-        expected = f"shape [{self.d}, {self.gamma.shape[0]}]"
-        _check.require(A.shape == (self.d, self.gamma.shape[0]), "A", expected, A)
+        expected = f"shape [{self.d}, {self.frame.gamma.shape[0]}]"
+        _check.require(A.shape == (self.d, self.frame.gamma.shape[0]), "A", expected, A)
         first = self.order[0]
-        return (self.d * self.unit()[first] * jnp.exp(jnp.mean(jnp.log(A[:, first] ** 2))))[None]
+        column = self.to_modes(A)[:, first]
+        return (self.d * self.unit()[first] * jnp.exp(jnp.mean(jnp.log(column**2))))[None]
+
+    def known_modes(self, d: Whole) -> int:
+        """Return 1: all rows learn the first mode together, and later curves are not known."""
+        return 1
+
+    def generic_start(self, A: Numbers) -> Float[Array, " 1"]:
+        """Return `collective_start`."""
+        return self.collective_start(A)
+
+    def expected_start(self, d: Whole) -> tuple[Float[Array, " 1"], Float[Array, " 1"]]:
+        """Return mean and standard deviation of the logarithm of `collective_start` [1].
+
+        It is ln(dσ_u) plus the mean of d logarithms of χ² variables with one degree of freedom.
+        """
+        mean = digamma(0.5) + jnp.log(2 * self.d * self.unit()[self.order[:1]])
+        return mean, jnp.sqrt(polygamma(1, 0.5) / self.d)[None]
+
+    def reason(self, mode: Whole) -> str:
+        """Return why a mode does not grow."""
+        return "the pull of the invariance term exceeds that of the hinge"
 
     def aligned_start(self, lam: Numbers, modes: Numbers | None = None) -> Float[Array, "d r"]:
         """Return A [d, r] whose rows are all alike, along one mode, with the eigenvalue lam[0].
@@ -217,8 +242,10 @@ class VICReg(Law):
         lam = self._require_one("aligned_start", jnp.asarray(lam))
         mode = (self.order if modes is None else jnp.asarray(modes))[0]
         size = jnp.sqrt(lam[0] / (self.d * self.unit()[mode]))
-        rows = jnp.zeros((self.d, self.gamma.shape[0]), jnp.result_type(lam, self.sigma))
-        return rows.at[:, mode].set(size.astype(rows.dtype))
+        rows = jnp.zeros(
+            (self.d, self.frame.gamma.shape[0]), jnp.result_type(lam, self.frame.sigma)
+        )
+        return self.from_modes(rows.at[:, mode].set(size.astype(rows.dtype)))
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return λ(t) = d u² [T, 1] of the first mode, which d rows learn together.
@@ -254,7 +281,7 @@ class VICReg(Law):
         """Return d ln u/dt of d equal rows along one mode, below the kink."""
         sigma_u = self.unit()[mode]
         push = self.variance * sigma_u / jnp.sqrt(jnp.exp(2 * log_u) + self.eps)
-        pull = 4 * self.invariance * (self.sigma - self.gamma)[mode]
+        pull = 4 * self.invariance * (self.frame.sigma - self.frame.gamma)[mode]
         curb = 8 * self.covariance * (self.d - 1) * sigma_u * jnp.exp(2 * log_u)
         return (push - pull - curb) / self.d
 
@@ -303,7 +330,7 @@ class VICReg(Law):
 
         (8a/d) [σ_uk (σ_j − γ_j)/σ_uj − (σ_k − γ_k)]: mode k replaces mode j if its ρ is larger.
         """
-        apart, unit = self.sigma - self.gamma, self.unit()
+        apart, unit = self.frame.sigma - self.frame.gamma, self.unit()
         return 8 * self.invariance / self.d * (unit[k] * apart[j] / unit[j] - apart[k])
 
     def next_growth(self, learned: Sequence[int] | Numbers) -> Float[Array, ""]:
@@ -324,7 +351,7 @@ class VICReg(Law):
             modes = self._require_one("next_growth", jnp.asarray(state, int))
             state = np.asarray(self.aligned_start(self.rest()[modes], modes))
         A = jnp.asarray(state)
-        carried = np.sum(np.asarray(A) ** 2, axis=0) * np.asarray(self.unit())
+        carried = np.sum(np.asarray(self.to_modes(A)) ** 2, axis=0) * np.asarray(self.unit())
         left = np.flatnonzero(carried <= 1e-6 * carried.sum())
         expected = "a state with a mode that is not learned"
         _check.require(left.size > 0, "learned", expected, state)
@@ -332,12 +359,12 @@ class VICReg(Law):
         diagonal = self.variance * self._sliding(A) / self._deviations(A)
         curb = 8 * self.covariance * (S - jnp.diag(jnp.diagonal(S)))
         common = self.unit()[left][:, None, None] * (jnp.diag(diagonal) - curb)[None]
-        own = 4 * self.invariance * (self.sigma - self.gamma)[left]
+        own = 4 * self.invariance * (self.frame.sigma - self.frame.gamma)[left]
         return 2 / self.d * jnp.max(jnp.linalg.eigvalsh(common)[:, -1] - own)
 
     def _sliding(self, A: Array) -> Array:
         """Return θ_i [d], which keeps the deviation of a row at the kink constant."""
-        std, tangent = self._deviations(A), A * self.unit()[None]
+        std, tangent = self._deviations(A), self._scale() * self._by_sigma(A)
         push = jnp.sum(tangent * self._push(A, 1 / std), axis=1)
         held = -jnp.sum(tangent * self._pull(A), axis=1) / jnp.where(push == 0, 1, push)
         width = 2e-3

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from stepwise import laws, losses
 from stepwise.losses import isotropy
+from stepwise.methods import theory
 from stepwise.methods.row import Method, Objective, Schedule, Start
 
 
@@ -65,11 +66,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Chen et al., SimCLR, ICML 2020 (arXiv 2002.05709)",
                 objective=Objective(losses.simclr),
                 collapse=_collapsed_nt_xent,
+                law=theory.simclr,
                 recipe="simclr",
                 # The loss ignores the scale of embeddings, so they start near one vector, the
                 # offset. If its norm is 1, small differences suffice: the head learns alone and the
                 # backbone hardly changes. Eigenvalues grow at 8γ/(temperature · offset²).
-                start=Start(scale=1e-3, offset=3.0),
+                start=Start(scale=1e-3, offset=theory.OFFSET),
                 schedules={
                     "small": Schedule(lr=0.0036, steps=2500),
                     "small, tiny": Schedule(lr=0.018, steps=300),
@@ -85,6 +87,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Bardes et al., VICReg, ICLR 2022 (arXiv 2105.04906)",
                 objective=Objective(losses.vicreg),
                 collapse=lambda n, d: 24.75,
+                law=theory.vicreg,
                 recipe="vicreg",
                 # Modes leave zero at rate 5000σ/d while the standard deviation is below 0.01, and
                 # grow more slowly afterwards. The warm-up is long for this reason.
@@ -104,6 +107,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="HaoChen et al., Spectral Contrastive Loss, NeurIPS 2021 (arXiv 2106.04156)",
                 objective=Objective(losses.spectral_contrastive),
                 collapse=lambda n, d: -1.0,
+                law=theory.spectral_contrastive,
+                law_loss=theory.unclipped_spectral_contrastive,
                 recipe="spectral",
                 colour="#CC79A7",
                 marker="^",
@@ -114,6 +119,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Grill et al., BYOL, NeurIPS 2020 (arXiv 2006.07733)",
                 objective=Objective(losses.byol, predictor=True, decay=0.996),
                 collapse=lambda n, d: 0.0,
+                law=theory.byol,
+                law_loss=theory.unnormalised_byol,
                 recipe="byol",
                 colour="#E69F00",
                 marker="v",
@@ -124,6 +131,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Chen and He, SimSiam, CVPR 2021 (arXiv 2011.10566)",
                 objective=Objective(losses.simsiam, predictor=True),
                 collapse=lambda n, d: -1.0,
+                law=theory.simsiam,
+                law_loss=theory.unnormalised_simsiam,
                 recipe="simsiam",
                 colour="#56B4E9",
                 marker="P",
@@ -140,6 +149,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 ),
                 collapse=lambda n, d: math.log(d),
                 collapse_norm=0.0,
+                law=theory.dino,
                 recipe="dino",
                 colour="#332288",
                 marker="X",
@@ -152,6 +162,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Radford et al., CLIP, ICML 2021 (arXiv 2103.00020)",
                 objective=Objective(losses.clip_with_learned_scale, parameters=losses.clip_scale),
                 collapse=lambda n, d: math.log(n),
+                law=theory.clip_one_tower,
+                law_loss=theory.unnormalised_clip,
                 recipe="clip",
                 colour="#000000",
                 marker="*",
@@ -163,6 +175,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 objective=Objective(losses.lejepa_with_drawn_slices, state=losses.lejepa_step),
                 collapse=_collapsed_lejepa,
                 collapse_norm=0.0,
+                law=theory.lejepa,
+                law_loss=theory.isotropic_lejepa,
                 recipe="simclr",  # the authors also solarize, with probability 0.2
                 colour="#DDCC77",
                 marker="h",
@@ -175,6 +189,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 # own moment, of which a law is exact, and not of a running mean.
                 objective=Objective(losses.isoloss),
                 collapse=lambda n, d: 0.0,
+                law=laws.IsoLoss,
                 recipe="byol",
                 colour="#661100",
                 marker="<",

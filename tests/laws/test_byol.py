@@ -184,8 +184,8 @@ def test_what_the_law_cannot_answer_is_refused():
     for name, arguments in {"rhs": (A,), "objective": (A,), "has_converged": (0.1, 1)}.items():
         with pytest.raises(laws.NotKnownError, match=f"{name}: .*received BYOL"):
             getattr(law, name)(*arguments)
-    with pytest.raises(ValueError, match="sigma: expected a diagonal matrix"):
-        BYOL([0.5, 0.3], [[1.0, 0.1], [0.1, 0.5]], 0.2)
+    with pytest.raises(ValueError, match="predictor: expected one number if Σ is not diagonal"):
+        BYOL([0.5, 0.3], [[1.0, 0.1], [0.1, 0.5]], [0.2, 0.1])
     with pytest.raises(ValueError, match="predictor: expected eigenvalues other than 0"):
         BYOL([0.5], [1.0], 0.0)
     with pytest.raises(ValueError, match="ema: expected None or a positive number"):

@@ -206,7 +206,7 @@ def test_arguments_are_checked(x64):
         CLIP([0.5, -0.1], np.ones(2), np.ones(2), 1.0)
     with pytest.raises(ValueError, match=r"sigma2: expected a moment that is diagonal"):
         CLIP([0.5, 0.1], np.ones(2), np.array([[1.0, 0.2], [0.2, 1.0]]), 1.0)
-    with pytest.raises(ValueError, match=r"sigma1: expected positive second moments"):
+    with pytest.raises(ValueError, match=r"sigma1: expected positive variances"):
         CLIP([0.5], [0.0], [1.0], 1.0)
     with pytest.raises(ValueError, match="scale: expected a positive number, received 0"):
         CLIP([0.5], [1.0], [1.0], 0.0)

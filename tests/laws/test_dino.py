@@ -198,5 +198,5 @@ def test_what_the_law_cannot_answer_is_refused():
     assert not law.grows()[1] and law.rest()[1] == 0
     with pytest.raises(ValueError, match="prototypes: expected a whole number from 2"):
         DINO([0.5], [1.0], 1)
-    with pytest.raises(ValueError, match="sigma: expected a diagonal matrix"):
-        DINO([0.5, 0.3], [[1.0, 0.2], [0.2, 1.0]], 4)
+    with pytest.raises(ValueError, match="sigma: expected variances, none negative"):
+        DINO([0.5, 0.3], [1.0, -0.2], 4)

@@ -1,0 +1,99 @@
+"""The law of each method, as a function of a problem, and the loss to which it applies exactly.
+
+A law is exact for one form of a loss, which need not be the official one: `Method.law` and
+`Method.law_loss` say which. Where a law has an argument that the data do not determine (the
+predictor's start, an offset), the value here is the one that `stepwise predict` uses.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from stepwise import laws, losses
+from stepwise.types import Numbers, Whole
+
+TEMPERATURE = 0.1
+"""Temperature of SimCLR, the default of `losses.simclr`."""
+
+OFFSET = 3.0
+"""Norm of the vector around which embeddings start under SimCLR, as in its row's small start."""
+
+PREDICTOR = 0.2
+"""Start of the linear predictor of BYOL and SimSiam: modes of smaller agreement do not grow."""
+
+SCALE = 1 / 0.07
+"""Scale of the products in CLIP, its value at the start of training."""
+
+
+def simclr(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of the official loss from a start around an offset."""
+    options = {"offset": OFFSET, "n": problem.n_pairs, "d": int(d)}
+    return laws.SimCLR(problem.gamma, problem.sigma, TEMPERATURE, **options)
+
+
+def vicreg(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of the official loss with its default weights."""
+    return laws.VICReg(problem.gamma, problem.sigma, int(d), n=problem.n_pairs)
+
+
+def spectral_contrastive(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of `unclipped_spectral_contrastive`."""
+    return laws.SpectralContrastive(problem.gamma, problem.sigma, mu=10.0 * d, d=int(d))
+
+
+def unclipped_spectral_contrastive(z1: Numbers, z2: Numbers) -> Array:
+    """Compute `losses.spectral_contrastive` with mu = 10 d, at which it clips no embedding."""
+    return losses.spectral_contrastive(z1, z2, mu=10.0 * z1.shape[1])
+
+
+def byol(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of `unnormalised_byol` with a linear predictor, without a target network."""
+    return laws.BYOL(problem.gamma, problem.sigma, PREDICTOR)
+
+
+def unnormalised_byol(p1: Numbers, p2: Numbers, z1: Numbers, z2: Numbers) -> Array:
+    """Compute `losses.byol` without normalisation."""
+    return losses.byol(p1, p2, z1, z2, normalise=False)
+
+
+def simsiam(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of `unnormalised_simsiam` with a linear predictor."""
+    return laws.BYOL(problem.gamma, problem.sigma, PREDICTOR, factor=1)
+
+
+def unnormalised_simsiam(p1: Numbers, p2: Numbers, z1: Numbers, z2: Numbers) -> Array:
+    """Compute `losses.simsiam` without normalisation."""
+    return losses.simsiam(p1, p2, z1, z2, normalise=False)
+
+
+def dino(problem: Any, d: Whole) -> laws.Law:
+    """Return the law with d prototypes and the official temperatures, teacher and student alike."""
+    return laws.DINO(problem.gamma, problem.sigma, int(d))
+
+
+def clip_one_tower(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of `unnormalised_clip`."""
+    return laws.OneTowerCLIP(problem.gamma, problem.sigma, SCALE, d=int(d))
+
+
+def unnormalised_clip(z1: Numbers, z2: Numbers) -> Array:
+    """Compute `losses.clip` without normalisation, with the scale 1/0.07."""
+    return losses.clip(z1, z2, scale=SCALE, normalise=False)
+
+
+def lejepa(problem: Any, d: Whole) -> laws.Law:
+    """Return the law of the official loss with its default weight, for one batch of all pairs."""
+    return laws.LeJEPA(problem.gamma, problem.sigma, int(d), n=float(problem.n_pairs))
+
+
+def isotropic_lejepa(z1: Numbers, z2: Numbers) -> Array:
+    """Compute `losses.lejepa` along fixed directions: 512 of them or more, in orthonormal frames.
+
+    Their second moment is exactly isotropic, as the law assumes of many slices. That of 256 random
+    directions is not.
+    """
+    d = z1.shape[1]
+    draws = np.random.default_rng(0).normal(size=(math.ceil(512 / d), d, d))
+    return losses.lejepa(z1, z2, slices=np.linalg.qr(draws)[0].reshape(-1, d))
