@@ -8,12 +8,14 @@ import time
 import jax
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from stepwise import losses, models, training, views
 from stepwise.methods import Objective
 from stepwise.training.log import RunLog
 from stepwise.training.plan import Plan
+from stepwise.training.step import Step
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
 
@@ -63,6 +65,22 @@ def numbers(trained):
     _, *state = models.stateful(trained.encoder)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return arrays | {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def interrupt(train, monkeypatch, *, after):
+    """Call a function that trains, and interrupt it before more than `after` steps are done."""
+    advance, calls = Step.advance, []
+
+    def interrupted(program, state, count):
+        calls.append(count)
+        if sum(calls) > after:
+            raise KeyboardInterrupt
+        return advance(program, state, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train()
 
 
 if __name__ == "__main__":

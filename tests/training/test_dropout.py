@@ -71,18 +71,7 @@ def test_training_draws_new_masks_and_advances_the_counters():
 
 def test_a_run_with_dropout_resumes_to_the_same_bits(tmp_path, monkeypatch):
     whole = small.numbers(train(tmp_path / "whole"))
-    advance, calls = Step.advance, []
-
-    def interrupted(program, state, count):
-        calls.append(count)
-        if sum(calls) > 7:
-            raise KeyboardInterrupt
-        return advance(program, state, count)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "advance", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "resumed")
+    small.interrupt(lambda: train(tmp_path / "resumed"), monkeypatch, after=7)
     resumed = small.numbers(train(tmp_path / "resumed"))
     for key, value in whole.items():
         np.testing.assert_array_equal(value, resumed[key], err_msg=key)

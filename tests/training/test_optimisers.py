@@ -15,7 +15,6 @@ from stepwise import losses, models, training, views
 from stepwise.methods import Objective
 from stepwise.training.optimiser import Optimiser
 from stepwise.training.plan import Plan
-from stepwise.training.step import Step
 from tests.training import small
 
 RECIPE = views.Recipe(*[views.View(views.Crop(6), flip=0.5)] * 2)
@@ -52,19 +51,9 @@ def train(optimiser, folder, steps=6):
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_run_resumes_to_the_same_bits(name, tmp_path, monkeypatch):
     whole = small.numbers(train(OPTIMISERS[name], tmp_path / "whole"))
-    advance, calls = Step.advance, []
-
-    def interrupted(program, state, count):
-        calls.append(count)
-        if sum(calls) > 3:
-            raise KeyboardInterrupt
-        return advance(program, state, count)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "advance", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(OPTIMISERS[name], tmp_path / "resumed")
-    resumed = small.numbers(train(OPTIMISERS[name], tmp_path / "resumed"))
+    run = partial(train, OPTIMISERS[name], tmp_path / "resumed")
+    small.interrupt(run, monkeypatch, after=3)
+    resumed = small.numbers(run())
     for key, value in whole.items():
         np.testing.assert_array_equal(value, resumed[key], err_msg=key)
     assert np.isfinite(whole["loss"]).all()
