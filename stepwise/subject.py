@@ -178,9 +178,9 @@ def configuration(folder: str | os.PathLike[str]) -> runs.Config:
         ValueError: if the folder holds no run, or a run of a version with other fields.
     """
     path = Path(folder) / "config.json"
-    _check.require(
-        path.is_file(), str(folder), "the folder of a run, with its config.json", "no such file"
-    )
+    expected = "the folder of a run, which contains config.json"
+    received = "a folder without it" if Path(folder).is_dir() else "a path that does not exist"
+    _check.require(path.is_file(), str(folder), expected, received)
     try:
         stored = json.loads(path.read_text())
         names = {field.name for field in fields(runs.Config)}

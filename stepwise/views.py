@@ -258,7 +258,9 @@ def positive_pairs(
             kernel, or have neither 1 nor 3 channels although colours change; if the recipe's name
             is unknown, or `start` or `batch_size` is out of range.
     """
+    name = "this recipe"
     if isinstance(recipe, str):
+        name = f"the recipe {recipe}"
         require(
             recipe in RECIPES, "recipe", f"a Recipe or one of {', '.join(RECIPES)}", repr(recipe)
         )
@@ -274,7 +276,7 @@ def positive_pairs(
     require(pixels.size > 0, "pixels", "at least one image", pixels)
     count, height, width, channels = pixels.shape
     for view in (recipe.first, recipe.second):
-        _require_fit(view, pixels)
+        _require_fit(view, pixels, name)
     key = _random.threefry(key)
     if not is_traced(start):
         require(0 <= int(start) <= 2**32 - count, "start", "an index in [0, 2**32 - n]", start)
@@ -360,11 +362,16 @@ def _apply_jitter(
     return augment.jitter(image, jnp.stack(factors), shift, order)
 
 
-def _require_fit(view: View, pixels: Any) -> None:
+def _require_fit(view: View, pixels: Any, recipe: str) -> None:
     _, height, width, channels = pixels.shape
     if isinstance(view.crop, Crop):
         side = view.crop.side
-        require(side <= min(height, width), "pixels", f"images of at least {side} x {side}", pixels)
+        require(
+            side <= min(height, width),
+            "pixels",
+            f"images of at least {side} x {side}, the size of the crops of {recipe}",
+            f"{describe(pixels)}; use --side {side} or more, or another --recipe",
+        )
     if view.blur is not None and view.blur.probability > 0:
         size = view.size(height, width)
         least = view.blur.width(*size) // 2 + 1

@@ -99,7 +99,9 @@ def test_no_name_means_the_default_and_an_unknown_name_is_refused_with_the_known
     assert methods.find("") is METHODS[methods.DEFAULT]
     with pytest.raises(ValueError, match=r"method: expected one of .*simclr.*, or FILE.py:NAME"):
         methods.find("nope")
-    with pytest.raises(ValueError, match=r"a file that exists, received 'nowhere.py:row'"):
+    with pytest.raises(
+        ValueError, match=r"an existing file in FILE.py:NAME, received 'nowhere.py:row'"
+    ):
         methods.find("nowhere.py:row")
 
 
@@ -108,8 +110,11 @@ def test_no_name_means_the_default_and_an_unknown_name_is_refused_with_the_known
     [
         ("row = 3", "expected a stepwise.methods.Method, received a int"),
         ("other = 3", "expected a stepwise.methods.Method, received nothing of that name"),
-        ("import numpy\nrow = 1 / 0", r"expected a file that runs, .* ZeroDivisionError.*line 2"),
-        ("row = (", "expected a file that runs, received SyntaxError"),
+        (
+            "import numpy\nrow = 1 / 0",
+            r"expected a file that runs without error, .* ZeroDivisionError.*line 2",
+        ),
+        ("row = (", "expected a file that runs without error, received SyntaxError"),
     ],
 )
 def test_a_file_without_the_row_is_refused_in_one_line(text, message, tmp_path):
@@ -187,20 +192,9 @@ def test_the_state_of_a_loss_follows_its_own_rule_and_receives_no_gradient(x64):
 def test_a_run_whose_loss_has_a_state_resumes_to_the_same_bits(tmp_path, monkeypatch):
     objective = Objective(centred, state=first_state)
     whole = trained(objective, tmp_path / "whole", checkpoint_every=4)
-    part = {"folder": tmp_path / "part", "checkpoint_every": 4, "dispatch": 4}
-    original, calls = Step.advance, []
-
-    def interrupted(program, state, count):
-        calls.append(count)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(program, state, count)
-
-    monkeypatch.setattr(Step, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        trained(objective, **part)
-    monkeypatch.setattr(Step, "advance", original)
-    resumed = trained(objective, **part)
+    run = partial(trained, objective, tmp_path / "part", checkpoint_every=4, dispatch=4)
+    small.interrupt(run, monkeypatch, after=8)
+    resumed = run()
     for name, value in small.numbers(whole).items():
         np.testing.assert_array_equal(value, small.numbers(resumed)[name], err_msg=name)
 

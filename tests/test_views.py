@@ -276,7 +276,8 @@ def test_views_may_have_their_own_sizes_and_one_channel():
         (
             images(2, 19),
             "crop20",
-            r"pixels: expected images of at least 20 x 20, received uint8 \[2, 19, 19, 3\]",
+            r"pixels: expected images of at least 20 x 20, the size of the crops of the recipe "
+            r"crop20, received uint8 \[2, 19, 19, 3\]; use --side 20 or more, or another --recipe",
         ),
         (
             images(2, channels=2),

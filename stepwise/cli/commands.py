@@ -13,6 +13,18 @@ import tyro
 
 from stepwise.training.config import Config
 
+METHODS = (
+    "barlow_twins_unnormalised, barlow_twins, simclr, vicreg, spectral_contrastive, byol, simsiam, "
+    "dino, clip_one_tower, lejepa, isoloss"
+)
+"""Names in `methods.METHODS`, which needs JAX."""
+RECIPES = (
+    "crop20, small, simclr, simclr_cifar, barlow_twins, vicreg, byol, simsiam, simsiam_cifar, "
+    "spectral, spectral_cifar, dino, clip"
+)
+"""Names in `views.RECIPES`, which needs JAX."""
+RECIPE = tyro.conf.arg(help=f"Augmentations that make the views, one of {RECIPES}.")
+
 
 def _flag(metavar: str, default: str, text: str | None = None) -> object:
     """Return how `--help` shows a flag whose default is not a value: its default in words.
@@ -58,14 +70,14 @@ class Predict(ImageOptions):
         _flag(
             "STR",
             "Barlow Twins in the form that the theory solves",
-            "Method to predict, which must have a law: of the built-in methods, today only the "
-            "default has one; FILE.py:NAME names one of your own.",
+            "Method to predict, which must have a law: barlow_twins_unnormalised, or FILE.py:NAME "
+            "for a method of your own. If a built-in method has no law, the error lists those that "
+            "have one.",
         ),
     ] = ""
     n_pairs: int = 500
     """Number of images; two views are made of each."""
-    recipe: str = "crop20"
-    """Augmentations that make the views, a name in `views.RECIPES`."""
+    recipe: Annotated[str, RECIPE] = "crop20"
     model: Literal["linear", "infinite_width"] = "linear"
     """Model: linear, or the NTK of an infinitely wide ReLU network with one hidden layer."""
     center: Literal["pooled", "per_view", "none"] = "pooled"
@@ -94,8 +106,15 @@ class _Settings(Config):
 
     data_dir: Annotated[str | None, _flag("STR", "downloaded once to a cache")] = None
     """Folder of the cifar10 or stl10 files."""
-    method: Annotated[str, _flag("STR", "Barlow Twins in the form that the theory solves")] = ""
-    """Method to train with: a name in `methods.METHODS`, or FILE.py:NAME."""
+    recipe: Annotated[str, RECIPE] = "small"
+    method: Annotated[
+        str,
+        _flag(
+            "STR",
+            "barlow_twins_unnormalised, the form that the theory solves",
+            f"Method to train with: one of {METHODS}, or FILE.py:NAME for a method of your own.",
+        ),
+    ] = ""
     temperature: Annotated[float | None, _flag("FLOAT", "the official value")] = None
     """Temperature of the loss, for a loss that has one."""
     lr: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
@@ -122,7 +141,7 @@ class Train:
     """Train an encoder, and count the modes that it learns one at a time.
 
     Checkpoints and log are stored in RUNS-DIR/HASH-OF-CONFIG. If the run is interrupted, the same
-    command resumes it, to the same bits.
+    command resumes it, and the result is the same to the last bit.
     """
 
     settings: Annotated[tyro.conf.OmitArgPrefixes[_Settings], tyro.conf.arg(name="training")] = (
@@ -148,7 +167,7 @@ class NetworkOptions(ImageOptions):
             "PATH",
             "none; give this or --network",
             "Folder of a training run, RUNS-DIR/HASH. The run sets its own images, side, recipe "
-            "and seed; give --data, --data-dir or --split only if the images have moved since "
+            "and seed; use --data, --data-dir or --split only if the images have moved since "
             "training.",
         ),
     ] = None
@@ -163,8 +182,12 @@ class NetworkOptions(ImageOptions):
     ] = None
     n_pairs: int = 256
     """Number of images, with two fresh views of each; all images if there are fewer."""
-    recipe: str = "small"
-    """Augmentations that make the views for your own network, a name in `views.RECIPES`."""
+    recipe: Annotated[
+        str,
+        tyro.conf.arg(
+            help=f"Augmentations that make the views for your own network, one of {RECIPES}."
+        ),
+    ] = "small"
     step: Annotated[int | None, _flag("INT", "the last")] = None
     """Training step of the run's network to analyse: 0, a snapshot's or the last."""
     d: Annotated[

@@ -36,7 +36,7 @@ def open_network(options: NetworkOptions, out: Path) -> "Network":
     _check.require(
         options.recipe in views.RECIPES,
         "--recipe",
-        f"one of {sorted(views.RECIPES)}",
+        f"one of {', '.join(views.RECIPES)}",
         repr(options.recipe),
     )
     return (
@@ -77,7 +77,8 @@ def _open_run(options: NetworkOptions, folder: Path) -> Network:
             config = replace(config, **{name: getattr(options, name)})
     steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
     step = config.steps if options.step is None else options.step
-    _check.require(step in steps, "--step", f"a step that the run saved, one of {steps}", step)
+    saved = ", ".join(map(str, steps))
+    _check.require(step in steps, "--step", f"a step that the run saved, one of {saved}", step)
     names = [path.name.removeprefix("step_") for path in folder.glob("checkpoints/step_*")]
     # a run that was killed may leave a temporary folder, whose name has more than digits
     reached = max((int(name) for name in names if name.isdecimal()), default=0)
@@ -118,12 +119,14 @@ def _open_file(options: NetworkOptions, network: str, out: Path) -> Network:
     file, _, name = network.rpartition(":")
     _check.require(bool(file) and bool(name), "--network", "FILE.py:NAME", repr(network))
     _check.require(
-        Path(file).is_file(), "--network", "FILE.py:NAME with a file that exists", repr(network)
+        Path(file).is_file(), "--network", "an existing file in FILE.py:NAME", repr(network)
     )
     _check.require(options.step is None, "--step", "no value with --network", options.step)
     # the file may import modules beside it, as it may under `python FILE.py`
     sys.path.insert(0, str(Path(file).resolve().parent))
-    build = run_user_code(network, "a file that runs", lambda: runpy.run_path(file)).get(name)
+    build = run_user_code(
+        network, "a file that runs without error", lambda: runpy.run_path(file)
+    ).get(name)
     _check.require(
         callable(build), "--network", f"a function {name} in {file}", "no function of that name"
     )

@@ -32,6 +32,11 @@ def run(options: Train) -> int:
     _require_batch(options, config, len(images))
     folder = runs.folder(config, images, options.runs_dir)
     print(f"{images.source}: {len(images)} images, {title}, {config.steps} steps; {folder}")
+    if config.probe > len(images):
+        print(
+            f"loss and eigenvalues are measured on all {len(images)} images, which are fewer than "
+            f"--probe {config.probe}"
+        )
     if (folder / "checkpoints").is_dir():
         print("this run exists: it is loaded if it is finished, and resumed if not")
     else:
@@ -91,7 +96,7 @@ def _require_batch(options: Train, config: runs.Config, count: int) -> None:
     data = shlex.quote(config.data)
     raise ValueError(
         f"--batch-size: expected at most the {count} images of --data and --n-images, "
-        f"received {config.batch_size}; lower it, or give more images: "
+        f"received {config.batch_size}; use more images or a smaller batch, for example: "
         f"stepwise train --data {data} --n-images {count} --batch-size {max(2, count // 2)}"
     )
 

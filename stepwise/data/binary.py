@@ -104,7 +104,7 @@ def _records(path: Path, width: int, official: int) -> UInt8[np.ndarray, "n widt
     if not path.is_file():
         raise MissingDataError(
             f"{path}: expected {official:,} records of {width:,} bytes, "
-            "received a path with no file"
+            f"received {_describe_missing(path)}"
         )
     length = path.stat().st_size
     require(
@@ -149,9 +149,14 @@ def _require_labels(
 def _class_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise MissingDataError(
-            f"{path}: expected {CLASSES} class names, one per line, received a path with no file"
+            f"{path}: expected {CLASSES} class names, one per line, "
+            f"received {_describe_missing(path)}"
         )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     require(len(names) == CLASSES, path, f"{CLASSES} class names, one per line", f"{len(names)}")
     return names
+
+
+def _describe_missing(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a path that does not exist"

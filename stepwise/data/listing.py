@@ -57,7 +57,7 @@ def list_images(path: Path, split: str, *, skip_unreadable: bool = False) -> Lis
     _require_no_file(path)
     if not path.is_dir():
         raise MissingDataError(
-            f"{printable(path)}: expected a folder of images, received a path with no folder"
+            f"{printable(path)}: expected a folder of images, received a path that does not exist"
         )
     top = splits.choose(path, split)
     content = tree.walk(top)

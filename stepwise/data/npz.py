@@ -44,7 +44,9 @@ def load(path: Path, split: str, limit: int | None, size: int | None, seed: int)
     if path.is_dir():
         raise DataError(f"{name}: expected an .npz archive, received a folder; pass folder:{name}")
     if not path.is_file():
-        raise MissingDataError(f"{name}: expected an .npz archive, received a path with no file")
+        raise MissingDataError(
+            f"{name}: expected an .npz archive, received a path that does not exist"
+        )
     require(
         zipfile.is_zipfile(path),
         name,

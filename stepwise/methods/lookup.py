@@ -31,7 +31,7 @@ def find(name: str) -> Method:
     expected = f"one of {', '.join(METHODS)}, or FILE.py:NAME"
     _check.require(bool(file and colon and variable), "method", expected, repr(name))
     path = Path(file)
-    _check.require(path.is_file(), "method", "FILE.py:NAME with a file that exists", repr(name))
+    _check.require(path.is_file(), "method", "an existing file in FILE.py:NAME", repr(name))
     return _from_file(name, str(path.resolve()), _own_code(path))
 
 
@@ -50,7 +50,9 @@ def run_with(name: str, call: Callable[[], Any]) -> Any:
     if (name or DEFAULT) in METHODS:
         return call()
     expected_errors = (ValueError, OSError, MemoryError, ImportError)
-    return run_user_code(name, "a loss and a law that run", call, passed_on=expected_errors)
+    return run_user_code(
+        name, "a loss and a law that run without error", call, passed_on=expected_errors
+    )
 
 
 def identity(name: str) -> str:
@@ -83,7 +85,9 @@ def _from_file(name: str, path: str, _digest: str) -> Method:
     # as `python FILE.py` does, so that the file can import modules from its own folder
     sys.path.insert(0, str(Path(path).parent))
     try:
-        variables = run_user_code(name, "a file that runs", lambda: runpy.run_path(path))
+        variables = run_user_code(
+            name, "a file that runs without error", lambda: runpy.run_path(path)
+        )
     finally:
         sys.path.remove(str(Path(path).parent))
     row = variables.get(name.rpartition(":")[2])

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal
 
+LEAST_SIDE = 8
+"""Smallest side of training images, in pixels."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -25,9 +28,12 @@ class Config:
     n_images: int = 4096
     """Number of images to train on, a random subset of the split; fewer images are an error."""
     side: int = 32
-    """Side of the square images, in pixels, before views are made from them."""
+    """Side of the square images, in pixels (at least 8), before views are made from them."""
     recipe: str = "small"
-    """Augmentations that make the views, a name in `views.RECIPES`."""
+    """Augmentations that make the views, a name in `views.RECIPES`: crop20, small, simclr,
+    simclr_cifar, barlow_twins, vicreg, byol, simsiam, simsiam_cifar, spectral, spectral_cifar, dino
+    or clip.
+    """
     method: str = ""
     """Objective: a name in `methods.METHODS`, or FILE.py:NAME; if empty, `methods.DEFAULT`."""
     temperature: float | None = None
@@ -53,7 +59,7 @@ class Config:
     offset: float = 0.0
     """Norm of the head's bias at the start (`models.offset_start`); 0 means a head without bias."""
     optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
-    """Optimiser; lars and adamw exempt biases and normalisations from decay, lars from scaling."""
+    """Optimiser; lars and adamw do not decay biases or normalisations, nor does lars scale them."""
     lr: float = 0.004
     """Learning rate, after any warm-up and before any cosine decay."""
     momentum: float = 0.9
@@ -69,7 +75,7 @@ class Config:
     steps: int = 2200
     """Number of training steps."""
     probe: int = 256
-    """Number of training images on which the loss and the eigenvalues are measured."""
+    """Number of training images to measure loss and eigenvalues on; all if there are fewer."""
     records: int = 150
     """Number of measurements during training, at geometrically spaced steps."""
     checkpoint_every: int = 200
@@ -105,7 +111,7 @@ class Config:
         }
         for name, names in choices.items():
             value = getattr(self, name)
-            _check.require(value in names, name, f"one of {sorted(names)}", repr(value))
+            _check.require(value in names, name, f"one of {', '.join(names)}", repr(value))
         for name in ("blocks", "head", "predictor"):
             value = getattr(self, name)
             fits = isinstance(value, tuple) and all(
@@ -113,10 +119,11 @@ class Config:
             )
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        least = dict.fromkeys(("n_images", "side", "width", "steps"), 1)
+        least = dict.fromkeys(("n_images", "width", "steps"), 1)
         least |= dict.fromkeys(("warmup", "snapshots", "seed"), 0)
         for name, minimum in least.items():
             _check.whole(name, getattr(self, name), minimum)
+        self._require_side()
         for name, bound in {"offset": math.inf, "weight_decay": math.inf, "momentum": 1.0}.items():
             value = getattr(self, name)
             _check.require(0 <= value < bound, name, f"a number in [0, {bound})", repr(value))
@@ -124,11 +131,28 @@ class Config:
             value = getattr(self, name)
             _check.require(0 < value < math.inf, name, "a positive number", repr(value))
         arguments = signature(methods.find(self.method).objective.loss).parameters
-        expected = "None for a loss without a temperature"
+        expected = "no value, because the loss of this method has no temperature"
         fits = self.temperature is None or "temperature" in arguments
         _check.require(fits, "temperature", expected, self.temperature)
         fits = self.temperature is None or 0 < self.temperature < math.inf
         _check.require(fits, "temperature", "a positive number", self.temperature)
+
+    def _require_side(self) -> None:
+        """Reject images that are too small for the crops of the recipe or for the network."""
+        from stepwise import _check
+        from stepwise.views import RECIPES, Crop
+
+        recipe = RECIPES[self.recipe]
+        pair = (recipe.first, recipe.second)
+        crops = [view.crop.side for view in pair if isinstance(view.crop, Crop)]
+        least = max([LEAST_SIDE, *crops])
+        why = f", the side of the crops of the recipe {self.recipe}" if least in crops else ""
+        _check.whole("side", self.side, least, why=why)
+        size = min(min(view.size(self.side, self.side)) for view in pair)
+        stride = 2 ** (len(self.blocks) - 1) * (4 if self.stem == "imagenet" else 1)
+        expected = f"views of at least {stride} pixels, by which the network divides their side"
+        received = f"{size}; use a larger --side, fewer --blocks or --stem small"
+        _check.require(size >= stride, "side", expected, received)
 
     @classmethod
     def for_method(cls, method: str = "", occasion: str = "small", **changes: Any) -> "Config":

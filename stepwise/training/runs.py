@@ -225,10 +225,10 @@ def load(config: Config) -> Images:
         seed=config.seed,
         **{name: getattr(config, name) for name in data.OPTIONS},
     )
-    expected = f"at least {config.n_images} images (n_images)"
-    _check.require(
-        len(images.pixels) >= config.n_images, config.data, expected, f"{len(images.pixels)}"
-    )
+    available = len(images.pixels)
+    expected = f"at least {config.n_images} images"
+    received = f"{available}; pass --n-images {available}"
+    _check.require(available >= config.n_images, config.data, expected, received)
     return images
 
 

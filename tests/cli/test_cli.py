@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from stepwise import data, problem, validity, views
-from stepwise.cli import main, train
+from stepwise import data, methods, problem, validity, views
+from stepwise.cli import commands, main, train
 from stepwise.training import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,11 +73,26 @@ def test_the_help_of_train_names_the_group_and_the_defaults_in_words(capsys):
     assert "None" not in text and "''" not in text
 
 
+def test_the_help_names_every_method_and_recipe(capsys):
+    assert ", ".join(methods.METHODS) == commands.METHODS
+    assert ", ".join(views.RECIPES) == commands.RECIPES
+    for command in ("predict", "train", "entk", "align"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert set(views.RECIPES) <= set(re.findall(r"\w+", text))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["predict", "--data", "folder:/nowhere"], "/nowhere: expected a folder of images"),
-        (["predict", "--recipe", "crop21"], "--recipe: expected one of"),
+        (["predict", "--recipe", "crop21"], "--recipe: expected one of crop20, small, "),
+        (
+            ["align", "--network", "nowhere.py:build", "--recipe", "crop21"],
+            "--recipe: expected one of crop20, small, ",
+        ),
+        (["predict", "--side", "16"], "use --side 20 or more, or another --recipe"),
         (["predict", "--n-pairs", "1"], "--n-pairs: expected a whole number from 2, received 1"),
         (["predict", "--side", "0"], "--side: expected a positive integer or None, received 0"),
         (
@@ -93,13 +109,23 @@ def test_the_help_of_train_names_the_group_and_the_defaults_in_words(capsys):
             ["train", "--n-images", "99999999"],
             "--n-images: expected at most 39316 photo patches",
         ),
+        (["train", "--side", "1"], "--side: expected a whole number from 8, received 1"),
         (["train", "--lr", "-1"], "--lr: expected a positive number, received -1.0"),
         (["train", "--steps", "-5"], "--steps: expected a positive whole number, received -5"),
         (["align"], "--run-dir, --network: expected exactly one, received none"),
-        (["entk", "--run-dir", "nowhere"], "nowhere: expected the folder of a run"),
+        (
+            ["entk", "--run-dir", "nowhere"],
+            "nowhere: expected the folder of a run, which contains config.json, received a path "
+            "that does not exist",
+        ),
+        (
+            ["entk", "--run-dir", "."],
+            "expected the folder of a run, which contains config.json, received a folder without "
+            "it",
+        ),
         (
             ["entk", "--network", "nowhere.py:build"],
-            "--network: expected FILE.py:NAME with a file that exists",
+            "--network: expected an existing file in FILE.py:NAME",
         ),
         (
             ["align", "--network", "nowhere.py:build", "--resamples", "-1"],
@@ -277,8 +303,7 @@ def test_a_step_without_a_network_and_changed_images_are_rejected(trained, capsy
     with jax.enable_x64(False):
         assert main(["entk", "--run-dir", str(run), "--step", "3", "--out", str(tmp_path)]) == 2
         assert (
-            "--step: expected a step that the run saved, one of [0, 1, 40]"
-            in capsys.readouterr().err
+            "--step: expected a step that the run saved, one of 0, 1, 40" in capsys.readouterr().err
         )
         path = run.parent.parent / "other" / run.name
         shutil.copytree(run, path)

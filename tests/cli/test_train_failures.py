@@ -36,6 +36,14 @@ def test_a_batch_larger_than_the_images_names_the_flags_and_a_command_that_works
     assert main([*command, *SMALL[:6], *SMALL[8:], "--steps", "2"]) == 0
 
 
+def test_a_probe_larger_than_the_images_is_all_of_them(work, capsys):
+    note = "loss and eigenvalues are measured on all 16 images, which are fewer than --probe 17"
+    assert train("different", "--steps", "2", "--probe", "17") == 0
+    assert note in capsys.readouterr().out
+    assert train("different", "--steps", "2", "--probe", "16") == 0
+    assert "measured on all" not in capsys.readouterr().out
+
+
 def test_a_training_on_equal_images_fails_in_words(work, capfd):
     assert train("same", "--steps", "4") == 1
     printed = capfd.readouterr()

@@ -166,10 +166,11 @@ def test_stl_images_cut_within_a_record_are_refused(stl):
 @pytest.mark.parametrize("name", ["data_batch_3.bin", "batches.meta.txt"])
 def test_a_missing_file_is_named(cifar, name):
     (cifar / name).unlink()
-    with pytest.raises(
-        data.MissingDataError, match=f"{cifar / name}: expected .* received a path with no file"
-    ):
-        data.load("cifar10", root=cifar)
+    for received in ("a path that does not exist", "a folder"):
+        message = f"{cifar / name}: expected .* received {received}"
+        with pytest.raises(data.MissingDataError, match=message):
+            data.load("cifar10", root=cifar)
+        (cifar / name).mkdir(exist_ok=True)
 
 
 def test_another_number_of_class_names_is_refused(stl):

@@ -161,7 +161,7 @@ def test_a_folder_that_is_empty_or_absent_is_missing_data(tmp_path):
         load(tmp_path)
     with pytest.raises(
         data.MissingDataError,
-        match="absent: expected a folder of images, received a path with no folder",
+        match="absent: expected a folder of images, received a path that does not exist",
     ):
         load(tmp_path / "absent")
 

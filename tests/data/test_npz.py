@@ -124,7 +124,7 @@ def test_a_damaged_zip_archive_is_refused(path):
 def test_a_missing_file_is_missing_data(path):
     with pytest.raises(
         data.MissingDataError,
-        match=r"set\.npz: expected an \.npz archive, received a path with no file",
+        match=r"set\.npz: expected an \.npz archive, received a path that does not exist",
     ):
         load(path)
 

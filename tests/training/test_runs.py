@@ -62,9 +62,9 @@ def test_bad_settings_are_refused_by_name():
         (
             "temperature",
             0.5,
-            "temperature: expected None for a loss without a temperature",
+            "temperature: expected no value, because the loss of this method has no temperature",
         ),
-        ("recipe", "nope", "recipe: expected one of .*, received 'nope'"),
+        ("recipe", "nope", "recipe: expected one of crop20, small, .*, clip, received 'nope'"),
         ("head", (), r"head: expected a tuple of positive whole numbers, received \(\)"),
         ("offset", -3.0, r"offset: expected a number in \[0, inf\), received -3.0"),
         ("momentum", 2.0, r"momentum: expected a number in \[0, 1.0\), received 2.0"),
@@ -73,6 +73,40 @@ def test_bad_settings_are_refused_by_name():
     ]:
         with pytest.raises(ValueError, match=message):
             replace(SMALL, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"side": 1}, "side: expected a whole number from 8, received 1"),
+        (
+            {"side": 19, "recipe": "crop20"},
+            "side: expected a whole number from 20, the side of the crops of the recipe crop20, "
+            "received 19",
+        ),
+        (
+            {"blocks": (1,) * 6},
+            "side: expected views of at least 32 pixels, by which the network divides their side, "
+            "received 16; use a larger --side, fewer --blocks or --stem small",
+        ),
+        (
+            {"side": 64, "recipe": "crop20", "blocks": (1,) * 4, "stem": "imagenet"},
+            "side: expected views of at least 32 pixels, .*, received 20; use a larger --side",
+        ),
+    ],
+)
+def test_a_side_that_is_too_small_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)
+    replace(SMALL, side=8, blocks=(1,) * 4)
+    replace(SMALL, side=20, recipe="crop20", stem="imagenet", blocks=(1,) * 3)
+
+
+def test_fewer_images_than_those_of_the_run_are_refused(tmp_path):
+    np.savez(tmp_path / "few.npz", pixels=np.zeros((3, 16, 16, 3), np.uint8))
+    message = r"few\.npz: expected at least 16 images, received 3; pass --n-images 3"
+    with pytest.raises(ValueError, match=message):
+        runs.load(replace(SMALL, data=f"npz:{tmp_path}/few.npz"))
 
 
 def test_neighbour_accuracy_is_that_of_the_test_split_and_is_cached(tmp_path, monkeypatch):
