@@ -6,6 +6,7 @@ Every `law=` argument accepts a function (problem, d) -> Law and defaults to `DE
 """
 
 from stepwise.laws.barlow_twins import BarlowTwins
+from stepwise.laws.barlow_twins_normalised import BarlowTwinsNormalised
 from stepwise.laws.base import Law, LawOf, Modes, NotKnownError, cast
 from stepwise.laws.byol import BYOL
 from stepwise.laws.choice import DEFAULT, law_of
@@ -29,6 +30,7 @@ __all__ = [
     "DEFAULT",
     "DINO",
     "BarlowTwins",
+    "BarlowTwinsNormalised",
     "DeepLinear",
     "IsoLoss",
     "Law",

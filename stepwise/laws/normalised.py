@@ -3,7 +3,7 @@
 The flow of one row w is w' = (4/r²)(1 − C)(Γ − C Σ) w with r² = wᵀΣw + eps and C = wᵀΓw/r².
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,30 @@ from jaxtyping import Array, Float
 
 from stepwise.laws import lag, scalar
 from stepwise.types import Real, Whole
+
+
+class Parts(NamedTuple):
+    """Rows w_i of an embedding and their correlations.
+
+    Attributes:
+        unit: w_i/r_i [d, r].
+        spread: Σ w_i/r_i [d, r].
+        C: the correlation matrix [d, d], w_i Γ w_j/(r_i r_j).
+        size: r_i = √(w_i Σ w_i + eps) [d].
+    """
+
+    unit: Array
+    spread: Array
+    C: Array
+    size: Array
+
+
+def parts(A: Array, gamma: Array, sigma: Array, eps: Real) -> Parts:
+    """Return the parts of mode coordinates A [d, r]; sigma is a vector [r] or a matrix [r, r]."""
+    spread = A * sigma[None] if sigma.ndim == 1 else A @ sigma
+    size = jnp.sqrt(jnp.sum(spread * A, axis=1) + eps)
+    unit = A / size[:, None]
+    return Parts(unit, spread / size[:, None], (unit * gamma[None]) @ unit.T, size)
 
 
 def speed(x: Float[Array, "..."], rho: Float[Array, "..."]) -> Float[Array, "..."]:
