@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stepwise import _check
+
 GENERATOR = "threefry2x32"
 """JAX's default. Its numbers are the same on every device and for every batch size, unlike those
 of "rbg", which `JAX_DEFAULT_PRNG_IMPL` may select.
@@ -17,7 +19,13 @@ def key(seed: Any) -> jax.Array:
 
 
 def threefry(key: jax.Array) -> jax.Array:
-    """Return the key itself, or one that is derived from a key of another generator."""
+    """Return the key itself, or one that is derived from a key of another generator.
+
+    Raises:
+        ValueError: if this is no key.
+    """
+    is_array = hasattr(key, "dtype")
+    _check.require(is_array, "key", "a random key such as jax.random.key(0)", repr(key))
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # as `jax.random.PRNGKey` returns
         key = jax.random.wrap_key_data(key, impl=GENERATOR if key.shape == (2,) else "rbg")
     if str(jax.random.key_impl(key)) == GENERATOR:

@@ -83,19 +83,29 @@ def knn_accuracy(
         temperature: temperature of the weights.
 
     Raises:
-        ValueError: if the shapes of rows and labels do not match, or k is not in 1 ... n.
+        ValueError: if the shapes or kinds of rows and labels do not match, k is not in 1 ... n, or
+            the temperature is not positive.
     """
     train, train_labels, test, test_labels = _check_sets(train, train_labels, test, test_labels)
-    _check.require(
-        1 <= k <= len(train), "k", f"a number in 1 ... {len(train)}, the number of train rows", k
-    )
+    _check.whole("k", k, 1, len(train), ", the number of train rows")
+    fits = 0 < temperature < np.inf
+    _check.require(fits, "temperature", "a positive number", temperature)
     # imported here because the import takes seconds, which would delay every import of this module
     from sklearn.neighbors import KNeighborsClassifier
 
-    classifier = KNeighborsClassifier(
-        int(k), metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature)
-    )
-    return float(classifier.fit(train, train_labels).score(test, test_labels))
+    def weigh(distances: np.ndarray) -> np.ndarray:
+        # relative to the nearest neighbour, since e^{cos/temperature} may overflow
+        return np.exp((distances.min(axis=1, keepdims=True) - distances) / temperature)
+
+    classifier = KNeighborsClassifier(int(k), metric="cosine", weights=weigh)
+    classifier.fit(_scale_rows(train), train_labels)
+    return float(classifier.score(_scale_rows(test), test_labels))
+
+
+def _scale_rows(rows: np.ndarray) -> np.ndarray:
+    """Divide each row by its largest entry, since squares of small or large numbers vanish."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    return rows / np.where(largest == 0, 1, largest)
 
 
 def linear_accuracy(
@@ -114,9 +124,13 @@ def linear_accuracy(
         penalty: weight of the L2 penalty, scikit-learn's 1/C.
 
     Raises:
-        ValueError: if the shapes of rows and labels do not match.
+        ValueError: if the shapes or kinds of rows and labels do not match, there is only one class,
+            or the penalty is not positive.
     """
     train, train_labels, test, test_labels = _check_sets(train, train_labels, test, test_labels)
+    _check.require(0 < penalty < np.inf, "penalty", "a positive number", penalty)
+    classes = len(np.unique(train_labels))
+    _check.require(classes > 1, "train_labels", "at least two classes", f"{classes}")
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -136,12 +150,20 @@ def _check_sets(
     for name, rows, labels in (("train", train, train_labels), ("test", test, test_labels)):
         rows = np.asarray(_check.real_array(name, rows, ndim=2))
         labels = np.asarray(labels)
+        if labels.dtype.kind in "OT" and all(isinstance(each, str) for each in labels.flat):
+            labels = labels.astype(str)
         _check.require(
             labels.shape == (len(rows),),
             f"{name}_labels",
             f"[{len(rows)}], one per row of {name}",
             labels,
         )
+        _check.require(len(rows) > 0, name, "at least one row", rows)
+        whole = labels.dtype.kind in "biuUS" or (
+            labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all())
+        )
+        expected = "whole numbers or names of classes"
+        _check.require(whole, f"{name}_labels", expected, f"{labels.dtype} {labels[:3].tolist()}")
         arrays += [rows, labels]
     _check.require(
         arrays[2].shape[1] == arrays[0].shape[1],
@@ -149,4 +171,7 @@ def _check_sets(
         f"{arrays[0].shape[1]} columns as train",
         arrays[2],
     )
+    kinds = [array.dtype.kind in "US" for array in (arrays[1], arrays[3])]
+    expected = f"names or numbers as train_labels ({arrays[1].dtype})"
+    _check.require(kinds[0] == kinds[1], "test_labels", expected, f"{arrays[3].dtype}")
     return tuple(arrays)

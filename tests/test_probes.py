@@ -64,7 +64,7 @@ def test_features_are_those_of_the_backbone_in_evaluation_mode_for_any_batch_siz
         ),
         (
             lambda: probes.knn_accuracy(np.ones((3, 2)), [0, 1, 0], np.ones((1, 2)), [0], k=4),
-            "k: expected a number in 1 ... 3",
+            "k: expected a whole number in 1 ... 3",
         ),
         (
             lambda: probes.features(
@@ -80,3 +80,47 @@ def test_features_are_those_of_the_backbone_in_evaluation_mode_for_any_batch_siz
 def test_bad_arguments_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_neighbours_do_not_depend_on_the_size_of_features(size):
+    (a, la), (b, lb) = clusters(60, 0.05), clusters(40, 0.05)
+    assert probes.knn_accuracy(size * a, la, size * b, lb) > 0.97
+
+
+def test_a_low_temperature_is_the_nearest_neighbour():
+    (a, la), (b, lb) = clusters(60, 0.5), clusters(40, 0.5)
+    nearest = probes.knn_accuracy(a, la, b, lb, k=1)
+    assert probes.knn_accuracy(a, la, b, lb, k=20, temperature=1e-5) == nearest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "temperature: expected a positive number"),
+        ({"temperature": -1.0}, "temperature: expected a positive number"),
+        ({"train_labels": [0.5, 1, 2]}, "train_labels: expected whole numbers or names"),
+        ({"test_labels": [np.nan, 1, 2]}, "test_labels: expected whole numbers or names"),
+        ({"test_labels": ["0", "1", "2"]}, r"test_labels: expected names or numbers as train"),
+        ({"test": np.empty((0, 3)), "test_labels": []}, "test: expected at least one row"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_by_name(change, message):
+    given = {"train": np.eye(3), "train_labels": [0, 1, 2], "k": 1}
+    given |= {"test": np.eye(3), "test_labels": [0, 1, 2]}
+    with pytest.raises(ValueError, match=message):
+        probes.knn_accuracy(**(given | change))
+
+
+def test_names_of_classes_may_be_python_strings():
+    names = np.array(["cat", "dog", "owl"], object)
+    assert probes.knn_accuracy(np.eye(3), names, np.eye(3), names.astype(str), k=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "penalty", "message"),
+    [([0, 0], 1.0, "train_labels: expected at least two classes"), ([0, 1], 0.0, "penalty: ")],
+)
+def test_a_classifier_needs_classes_and_a_penalty(labels, penalty, message):
+    with pytest.raises(ValueError, match=message):
+        probes.linear_accuracy(np.eye(2), labels, np.eye(2), labels, penalty=penalty)

@@ -50,6 +50,8 @@ class Checkpoints:
     ) -> None:
         _check.require(keep >= 2, "keep", "at least 2 checkpoints", keep)
         self.folder, self.about, self.warn = Path(folder).absolute(), about, warn
+        named = not any("\udc80" <= char <= "\udcff" for char in str(self.folder))
+        _check.require(named, "folder", "a name in UTF-8, which orbax needs", ascii(str(folder)))
         self._options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             step_prefix=_NAME,

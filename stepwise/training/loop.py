@@ -19,7 +19,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from stepwise import _terminal, models, spectra
+from stepwise import _check, _terminal, models, spectra
 from stepwise._moved import former_arguments
 from stepwise.methods import Objective
 from stepwise.training import ownership, snapshots
@@ -99,6 +99,10 @@ def train(
         OSError: if a checkpoint could not be written; earlier checkpoints remain.
     """
     plan.require()
+    fits = isinstance(encoder, nnx.Module)
+    _check.require(fits, "encoder", "a Flax NNX module", type(encoder).__name__)
+    is_file = folder is not None and Path(folder).is_file()
+    _check.require(not is_file, "folder", "a folder", f"the file {str(folder)!r}")
     with contextlib.ExitStack() as resources:
         resources.enter_context(jax.enable_x64(_in_float64(encoder, predictor)))
         step = Step(encoder, pixels, objective, plan, predictor, mesh)

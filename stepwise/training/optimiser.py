@@ -1,5 +1,6 @@
 """The optimiser of a run: any optax transformation, with a state of plain arrays."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ class Optimiser:
 
     Random keys in its state are stored as their numbers, which a checkpoint can hold. Every update
     receives `value`, `grad` and `value_fn` of its batch, as line searches and transformations of
-    the kind `reduce_on_plateau` need; transformations that do not use them ignore them.
+    the kind `reduce_on_plateau` need; others ignore them. One that names its arguments, such as
+    `sam`, receives those alone, and `grad_fn`.
 
     Args:
         plan: its `optimiser` is a transformation, or a function from a learning rate or schedule to
@@ -39,6 +41,9 @@ class Optimiser:
         )
         self._transformation = optax.with_extra_args_support(transformation)
         self._generators: dict[int, str] = {}
+        named = inspect.signature(self._transformation.update).parameters.values()
+        takes_all = any(each.kind == each.VAR_KEYWORD for each in named)
+        self._names = None if takes_all else {each.name for each in named}
 
     def init(self, params: Any) -> Any:
         """Return the first state."""
@@ -57,18 +62,26 @@ class Optimiser:
         value_fn: Callable[[Any], Array],
         value: Array,
     ) -> tuple[Any, Any]:
-        """Return the updates of the parameters and the next state."""
+        """Return the updates of the parameters and the next state.
+
+        Raises:
+            ValueError: if the optimiser needs parameters of a type of its own, as lookahead does.
+        """
         leaves, tree = jax.tree.flatten(state)
         for i, impl in self._generators.items():
             leaves[i] = jax.random.wrap_key_data(leaves[i], impl=impl)
-        updates, state = self._transformation.update(
-            gradient,
-            jax.tree.unflatten(tree, leaves),
-            params,
-            value=value,
-            grad=gradient,
-            value_fn=value_fn,
-        )
+        extra: dict[str, Any] = {"value": value, "grad": gradient, "value_fn": value_fn}
+        if self._names is not None:  # a line search passes what it does not use to `value_fn`
+            extra["grad_fn"] = lambda params, step: jax.grad(value_fn)(params)
+            extra = {name: each for name, each in extra.items() if name in self._names}
+        try:
+            updates, state = self._transformation.update(
+                gradient, jax.tree.unflatten(tree, leaves), params, **extra
+            )
+        except (AttributeError, TypeError) as error:
+            expected = "an optimiser of a plain tree of parameters"
+            received = f"one whose update raises {type(error).__name__}: {error}"
+            raise ValueError(f"Plan.optimiser: expected {expected}, received {received}") from error
         return updates, _with_numbers(state)
 
 

@@ -4,6 +4,7 @@ process.
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,13 @@ def identity(
     and name, and a `functools.partial` also by its arguments; values inside a closure do not enter.
     """
     images = _files.digest(pixels)
+    plain = _files.jsonable(metadata or {})
+    try:
+        json.dumps(plain)
+    except TypeError as error:
+        raise ValueError(f"metadata: expected what JSON can hold, received {error}") from error
     fingerprint = {
-        "about": metadata or {},
+        "about": plain,
         "images": [*map(int, np.shape(pixels)), images],
         "samples": log.at.tolist(),
     }

@@ -74,6 +74,8 @@ class Plan:
             "covariance",
         ):
             _check.whole(name, getattr(self, name))
+        outside = [step for step in self.snapshot_at if not 0 <= step <= self.steps]
+        _check.require(not outside, "snapshot_at", f"steps in 0 ... {self.steps}", f"{outside[:3]}")
         rates = self.rates()
         fits = bool(np.isfinite(rates).all() and (rates >= 0).all() and rates.max() > 0)
         _check.require(fits, "lr", "positive learning rates", f"{rates[:3]}")
@@ -99,5 +101,12 @@ class Plan:
     def rates(self) -> np.ndarray:
         """Return the learning rate of every step [steps]."""
         if not callable(self.lr):
+            fits = np.ndim(self.lr) == 0 and np.asarray(self.lr).dtype.kind in "iuf"
+            _check.require(fits, "lr", "a number or an optax schedule", repr(self.lr))
             return np.full(self.steps, float(self.lr))
-        return np.asarray(jax.vmap(self.lr)(jnp.arange(self.steps)), np.float64)
+        try:
+            rates = jax.vmap(self.lr)(jnp.arange(self.steps))
+        except jax.errors.ConcretizationTypeError as error:
+            expected = "a number or a schedule that JAX can trace (jnp.where instead of if)"
+            raise ValueError(f"lr: expected {expected}, received {self.lr!r}") from error
+        return np.asarray(rates, np.float64)

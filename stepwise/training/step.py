@@ -61,6 +61,8 @@ class Step:
             f"at least a batch of {plan.batch_size} images",
             pixels,
         )
+        fits = isinstance(objective, Objective)
+        _check.require(fits, "objective", "an Objective", type(objective).__name__)
         received = "none" if predictor is None else "one"
         expected = "a module" if objective.predictor else "None, as the objective has none"
         fits = objective.predictor == (predictor is not None)
@@ -97,7 +99,15 @@ class Step:
         key = jax.random.fold_in(_random.key(plan.seed), 1)
         probe = self._draw_views(np.asarray(pixels[rows]), key)
         self.probe = tuple(self._place(view) for view in probe)
-        d = jax.eval_shape(self._embed, params, stats, self.probe[0]).shape[1]
+        out = jax.eval_shape(self._embed, params, stats, self.probe[0])
+        form = (
+            f"{out.dtype} {list(out.shape)} of {len(self.probe[0])} images"
+            if hasattr(out, "shape")
+            else type(out).__name__
+        )
+        fits = len(getattr(out, "shape", ())) == 2 and jnp.issubdtype(out.dtype, jnp.floating)
+        _check.require(fits, "encoder", "real embeddings [k, d] of k images", form)
+        d = out.shape[1]
         if objective.parameters is not None:
             self.params["loss"] = jax.tree.map(jnp.asarray, objective.parameters(d))
         first = {} if objective.state is None else objective.state(d)
@@ -265,7 +275,7 @@ class Step:
         pairs = [views.positive_pairs(pixels, each, self.plan.recipe) for each in keys]
         return tuple(view for pair in pairs for view in pair)[:count]
 
-    def _embed(self, params: Any, stats: Any, images: Array) -> Array:
+    def _embed(self, params: Any, stats: Any, images: Array) -> Any:
         return self.forward(params, stats, images, True)[0]
 
     def _draw_batch(self, key: Array, step: Array, pixels: Array) -> Array:

@@ -1,6 +1,7 @@
 """The training loop: its steps, its measurements and its end."""
 
 import json
+import os
 from functools import partial
 
 import jax
@@ -282,3 +283,75 @@ def test_a_run_whose_embeddings_overflow_between_two_steps_has_diverged(tmp_path
 def test_bad_arguments_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         train(encoder(), **options)
+
+
+class Other(nnx.Module):
+    """A module with an output of another form."""
+
+    def __init__(self, form):
+        self.layer, self.form = nnx.Linear(16, 3, rngs=nnx.Rngs(0)), form
+
+    def __call__(self, x):
+        return self.form(self.layer(x.reshape(len(x), -1)))
+
+
+@pytest.mark.parametrize(
+    ("form", "received"),
+    [
+        (lambda z: z[:, 0], r"float32 \[16\] of 16 images"),
+        (lambda z: z[:, None, None], r"float32 \[16, 1, 1, 3\] of 16 images"),
+        (lambda z: (z, z), "tuple"),
+    ],
+    ids=["vector", "map", "tuple"],
+)
+def test_outputs_that_are_no_embeddings_are_refused(form, received):
+    message = f"encoder: expected real embeddings .* received {received}"
+    with pytest.raises(ValueError, match=message):
+        train(Other(form))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"snapshot_at": [99]}, r"snapshot_at: expected steps in 0 \.\.\. 12, received \[99\]"),
+        ({"lr": lambda step: 0.1 if step < 3 else 0.01}, "lr: expected .* that JAX can trace"),
+        (
+            {"optimiser": lambda lr: optax.lookahead(optax.sgd(lr), 2, 0.5)},
+            "Plan.optimiser: .*fast",
+        ),
+    ],
+    ids=["snapshot", "schedule", "lookahead"],
+)
+def test_plans_that_cannot_be_followed_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        train(encoder(), **options)
+
+
+def test_folders_that_cannot_hold_a_run_are_refused_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="folder: expected a folder, received the file"):
+        train(encoder(), folder=tmp_path / "file")
+    with pytest.raises(ValueError, match="folder: expected a name in UTF-8"):
+        train(encoder(), folder=tmp_path / os.fsdecode(b"caf\xe9"))
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_an_optimiser_that_names_its_arguments_trains(opaque):
+    sam = lambda lr: optax.contrib.sam(optax.sgd(lr), optax.sgd(0.05), opaque_mode=opaque)  # noqa: E731
+    run = train(encoder(), optimiser=sam)
+    assert run.finished and np.isfinite(run.trajectory.loss).all()
+
+
+@pytest.mark.parametrize(
+    "value", [(1, 2), np.float32(0.1), float("nan"), {1: 2}], ids=["tuple", "numpy", "nan", "keys"]
+)
+def test_a_finished_run_is_read_whatever_json_does_to_its_metadata(value, tmp_path):
+    first, second = (
+        train(encoder(), folder=tmp_path, metadata={"a": value}, steps=2) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.trajectory.loss, second.trajectory.loss)
+
+
+def test_metadata_that_json_cannot_hold_are_refused_before_the_training(tmp_path):
+    with pytest.raises(ValueError, match="metadata: expected what JSON can hold, received Object"):
+        train(encoder(), folder=tmp_path, metadata={"a": object()})
