@@ -150,7 +150,7 @@ class Pencil(Law):
         falling = lam0[None] * decay / (1 + lam0[None] * beta[None] * span)
         return jnp.where(grows[None], rest[None] * curve, falling)
 
-    def steptimes(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
+    def step_times(self, lam0: Numbers, level: Real = 0.5) -> Float[Array, " d"]:
         """Return when each mode rises through level · rest [d], or infinity if it never does."""
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
         _, lam0, modes = self.check_arguments(jnp.zeros(1), lam0)

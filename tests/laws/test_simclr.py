@@ -194,7 +194,6 @@ def test_the_offset_chooses_the_law():
         ({"temperature": 0.0}, "temperature: expected a positive number"),
         ({"offset": -1.0}, "offset: expected a positive number"),
         ({"n": 0}, "n: expected a positive whole number"),
-        ({"offset": 1.0, "sigma": np.diag(SIGMA) + 0.1}, "sigma: expected .* diagonal"),
         ({"offset": 1.0, "gamma": SIGMA}, r"gamma: expected γ/σ \+ 1/\(2n − 1\) < 1"),
     ],
 )
@@ -203,3 +202,33 @@ def test_arguments_are_checked(arguments, message):
         SimCLR(**{"gamma": GAMMA, "sigma": SIGMA, "temperature": 0.5} | arguments)
     with pytest.raises(ValueError, match="offset: expected the norm of the offset"):
         CosineSimCLR(GAMMA, SIGMA, 0.5)
+
+
+def test_the_error_of_a_high_temperature_is_what_the_law_says_it_neglects(x64):
+    gamma, sigma, T, n = np.array([0.8, 0.3]), np.array([1.0, 0.6]), 0.05, 150
+    law = SimCLR(gamma, sigma, T, offset=3.0, n=n)
+    x, x2 = pairs.pairs(gamma, sigma, n)
+    lam0 = np.full(2, 1e-6)
+    tau = np.asarray(law.step_times(lam0))
+    b = jnp.zeros(3).at[-1].set(3.0)
+
+    def slope(A):
+        loss = jax.grad(
+            lambda A: losses.simclr(x @ A.T + b[None], x2 @ A.T + b[None], temperature=T)
+        )
+        return -loss(A)
+
+    def along_modes(A):
+        z = np.concatenate([x, x2]) @ A.T + b[None]
+        u = z / jnp.linalg.norm(z, axis=1, keepdims=True)
+        return jnp.var(u[:, :2], axis=0) / T
+
+    lr = 0.1 / float(law.growth().max())
+    A0 = np.pad(law.aligned_start(lam0), ((0, 1), (0, 0)))
+    curves, _ = pairs.descend(slope, A0, lr, int(1.3 * tau.max() / lr), along_modes)
+    measured = [pairs.crossing(curves[:, j], float(law.rest()[j]) / 2, lr) for j in range(2)]
+    error, estimate = np.abs(measured / tau - 1), law.neglected(tau, 3)
+    assert (error > 0.02).all()
+    assert (error < 1.1 * estimate).all() and (estimate < 8 * error).all()
+    warm = SimCLR(gamma, sigma, 1.0, offset=3.0, n=n)
+    assert (warm.neglected(warm.step_times(lam0), 3) == np.inf).all()
