@@ -25,9 +25,15 @@ FLAGS = {"size": ("side",), "limit": ("n_pairs", "n_images"), "name": ("data",)}
 def script() -> None:
     """Run the command of the command line, and exit with its code."""
     _terminal.escape_output()
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    code = 0
+    try:
+        code = main()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed before
+            stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            code = _fail(sys.argv[1:], f"the output: {error.strerror}")
     # an interrupted run leaves threads of XLA and orbax, which crash the interpreter's exit
     if code == 130:
         os._exit(code)
@@ -74,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None:  # raised by this package, with a complete message
             return _fail(arguments, str(error))
-        return _fail(arguments, f"{error.filename}: {error.strerror}")
+        return _fail(arguments, f"{error.filename or 'the output'}: {error.strerror}")
     except ImportError as error:  # an optional package is missing; the message names it
         return _fail(arguments, str(error))
     except ValueError as error:

@@ -32,3 +32,13 @@ def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr
         assert escaped in done.stdout
+
+
+@pytest.mark.parametrize("arguments", ["--version", "data show photos"])
+def test_an_output_that_is_closed_or_full_gives_no_traceback(arguments):
+    """A full device is an error in words; the results of a command do not need the output."""
+    command = f"{sys.executable} -m stepwise.cli {arguments}"
+    for target, code in ((">&-", 0), ("> /dev/full", 2)):
+        done = subprocess.run(["sh", "-c", f"{command} {target}"], capture_output=True, text=True)
+        assert done.returncode == code and "Traceback" not in done.stderr
+    assert done.stderr.endswith(": the output: No space left on device\n")
