@@ -118,16 +118,17 @@ def test_rows_along_different_modes_follow_the_curves(seed, x64):
     A0 = law.aligned_start(lam0)
     np.testing.assert_allclose(law.measure(A0), np.diag(lam0), rtol=1e-12)
     (squares, C), _ = flow(make_views(gamma, sigma, seed), law, A0, lr, 8000, correlations)
-    times = lr * np.arange(0, 8000, 100)
-    np.testing.assert_allclose(C[::100], law.eigenvalues(times, lam0), rtol=1e-5)
+    times = np.append(lr * np.arange(0, 8000, 100), 10.0)
+    curves = law.eigenvalues(times, lam0)
+    np.testing.assert_allclose(C[::100], curves[:-1], rtol=1e-5)
+    np.testing.assert_allclose(curves[-1], ends, rtol=1e-2)
     sizes = np.sqrt(squares.sum(axis=2))
-    np.testing.assert_allclose(sizes[::100] / sizes[0], law.amplitude(times, lam0), rtol=1e-5)
+    np.testing.assert_allclose(sizes[::100] / sizes[0], law.amplitude(times, lam0)[:-1], rtol=1e-5)
     loss = np.sum((1 - C[::100]) ** 2, axis=1)
-    np.testing.assert_allclose(law.loss(times, lam0), loss, rtol=1e-5)
+    np.testing.assert_allclose(law.loss(times, lam0)[:-1], loss, rtol=1e-5)
     for level in (0.5, 0.9):
         seen = [pairs.crossing(C[:, i], level * ends[i], lr) for i in range(3)]
         np.testing.assert_allclose(seen, law.step_times(lam0, level), rtol=1e-3)
-    np.testing.assert_allclose(law.eigenvalues([10.0], lam0)[0], ends, rtol=1e-2)
 
 
 @pytest.mark.parametrize("seed", pairs.SEEDS)
@@ -184,7 +185,7 @@ def test_modes_leave_a_collapsed_state_above_their_threshold(seed, d, x64):
     views = make_views(gamma, sigma, seed)
     A = jnp.zeros((d, 4)).at[:, first].set(1.3 * np.where(np.arange(d) % 2, -1, 1))
     for k in set(range(4)) - {first}:
-        for factor, sign in [(0.99, -1), (1.01, 1), (3, 1)]:
+        for factor, sign in [(0.99, -1), (1.01, 1)]:
             weight = factor * float(thresholds[k]) if d > 1 else factor
             law = BarlowTwinsNormalised(gamma, sigma, weight, norm=1.3)
             rate = fastest(views, law, A, k)
