@@ -1,7 +1,7 @@
 """Update rules: each is a law for every mode, and an optax transformation.
 
     rule = updates.RelativePolar(lr=0.5)
-    rule.law(problem.gamma).steptimes(lam0)                 # when each mode is learned
+    rule.law(problem.gamma).step_times(lam0)                # when each mode is learned
     dynamics.descent(problem, A0, 0.5, 60, update=rule.optax(gamma=problem.gamma))
 
 The rules act on one matrix W [d, m] under the loss ‖C − I‖², C = W Γ Wᵀ, with the gradient
