@@ -70,9 +70,8 @@ class Predict(ImageOptions):
         _flag(
             "STR",
             "Barlow Twins in the form that the theory solves",
-            "Method to predict, which must have a law: barlow_twins_unnormalised, or FILE.py:NAME "
-            "for a method of your own. If a built-in method has no law, the error lists those that "
-            "have one.",
+            f"Method to predict: one of {METHODS}, or FILE.py:NAME for a method of your own. It "
+            "must have a law; if it has none, the error lists the methods that have one.",
         ),
     ] = ""
     n_pairs: int = 500
