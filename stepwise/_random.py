@@ -5,8 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stepwise import _check
-
 GENERATOR = "threefry2x32"
 """JAX's default. Its numbers are the same on every device and for every batch size, unlike those
 of "rbg", which `JAX_DEFAULT_PRNG_IMPL` may select.
@@ -24,8 +22,8 @@ def threefry(key: jax.Array) -> jax.Array:
     Raises:
         ValueError: if this is no key.
     """
-    is_array = hasattr(key, "dtype")
-    _check.require(is_array, "key", "a random key such as jax.random.key(0)", repr(key))
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key: expected a random key such as jax.random.key(0), received {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # as `jax.random.PRNGKey` returns
         key = jax.random.wrap_key_data(key, impl=GENERATOR if key.shape == (2,) else "rbg")
     if str(jax.random.key_impl(key)) == GENERATOR:

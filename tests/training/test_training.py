@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -355,3 +357,11 @@ def test_a_finished_run_is_read_whatever_json_does_to_its_metadata(value, tmp_pa
 def test_metadata_that_json_cannot_hold_are_refused_before_the_training(tmp_path):
     with pytest.raises(ValueError, match="metadata: expected what JSON can hold, received Object"):
         train(encoder(), folder=tmp_path, metadata={"a": object()})
+
+
+def test_a_seed_in_place_of_a_key_is_refused_by_name():
+    """A separate process is used, because the test session checks argument types first."""
+    code = "import numpy as np; from stepwise import views\n"
+    code += "views.positive_pairs(np.zeros((2, 8, 8, 3), np.uint8), 0, 'small')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: key: expected a random key such as jax.random.key(0)" in done.stderr
