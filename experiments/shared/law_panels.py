@@ -169,7 +169,7 @@ def _refused(points: int) -> dict[str, np.ndarray]:
 
         start = jnp.full(points, 1e-3)
         end = _record(step, start, steps, lambda w: w**2, every=steps // 100)[-1]
-        arrays[f"refused_{i}"] = end
+        arrays[f"refused_{i}"] = end * np.asarray(law_at(rho).unit())
         arrays[f"refused_{i}_law"] = np.asarray(law_at(rho).rest())
         arrays[f"refused_{i}_grid"] = np.asarray(law_at(grid).rest())
     return arrays
@@ -309,8 +309,8 @@ def draw(axes: Any, arrays: dict[str, np.ndarray]) -> None:
         ax.plot(*dashes, **DASHED)
         ax.plot(p0, seen, "o", color=colour, label=label)
     ax.axvspan(GAMMA / SIGMA, 1.0, color="0.88", lw=0)
-    ax.text(math.sqrt(GAMMA / SIGMA), 3.2, "never", color="0.35", ha="center", rotation=90)
-    ax.set(xscale="log", yscale="log", xlim=(0.015, 1.0))
+    ax.text(math.sqrt(GAMMA / SIGMA), 2.0, "never", color="0.35", ha="center", rotation=90)
+    ax.set(xscale="log", yscale="log", xlim=(0.015, 1.0), ylim=(0.2, None))
     ax.set(xlabel="start p0 of the predictor", ylabel="step time t = lr × step")
     ax.set_title("BYOL waits for its predictor")
     ax.legend(loc="lower left", title=f"error {percent(number['wait'])}", alignment="left")
