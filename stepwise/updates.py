@@ -2,7 +2,7 @@
 
     rule = updates.RelativePolar(lr=0.5)
     rule.law(problem.gamma).step_times(lam0)                # when each mode is learned
-    dynamics.descent(problem, A0, 0.5, 60, update=rule.optax(gamma=problem.gamma))
+    dynamics.descent(problem, A0, 0.5, 60, update=rule)
 
 The rules act on one matrix W [d, m] under the loss ‖C − I‖², C = W Γ Wᵀ, with the gradient
 G = −4 (I − C) W Γ. The transformation of a rule adds its step to the parameters, as in optax, and

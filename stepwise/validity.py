@@ -57,6 +57,8 @@ class Report:
         lr_limit: the law's largest stable learning rate, or None if it is not known;
             min(1/(4 γ_1), 1/(2 |γ_min|)) for Barlow Twins.
         stable: whether lr is below that limit. None without lr or without a limit.
+        kurtosis: excess kurtosis of the views along each mode [d], 0 for Gaussian ones, if the law
+            assumes Gaussian views; else 0.
         small: whether the observable at the start is below 0.01 of its final value, as the law of
             a generic start assumes.
     """
@@ -77,6 +79,7 @@ class Report:
     lr_limit: float | None
     stable: bool | None
     small: bool
+    kurtosis: Float[np.ndarray, " d"]
 
     def __str__(self) -> str:
         """Format a table with one line for each mode that can be learned, and the warnings."""
@@ -120,6 +123,12 @@ class Report:
         if self.stable is False and self.lr_limit is not None:
             sentences.append(
                 f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}"
+            )
+        if self.kurtosis.any() and self.n_known > 1:
+            sentences.append(
+                "the law assumes Gaussian views; their excess kurtosis along the modes is "
+                f"{', '.join(f'{value:.2g}' for value in self.kurtosis[:SHOWN])}, ...: final "
+                "values, and the later steps at risk, are approximate"
             )
         if self.at_risk[: self.n_known].any():
             names = _ranges(np.flatnonzero(self.at_risk[: self.n_known]) + 1)
@@ -238,6 +247,11 @@ def report(
 
     risk = safety * error + neglected > tolerance
     risk = risk | (delay > tolerance) | ~np.isfinite(tau)
+    kurtosis = np.zeros(k)
+    if resolved.gaussian is not None:
+        kurtosis = _kurtosis(problem, resolved, order[:k])
+        # the first mode's step hardly depends on its final value, unlike the rates after it
+        risk[1:] |= np.maximum.accumulate(np.abs(kurtosis))[:-1] > resolved.gaussian
     unknown = (np.arange(d) >= k) & (np.arange(d) < count)
     return Report(
         d=int(d),
@@ -255,6 +269,7 @@ def report(
         at_risk=pad(risk, 0.0).astype(bool) | unknown,
         lr_limit=limit,
         stable=None if lr is None or limit is None else bool(lr < limit),
+        kurtosis=pad(kurtosis, 0.0),
         small=bool(largest < 0.01 * goal.min()),
     )
 
@@ -279,6 +294,14 @@ def _refused(law: laws.Law, gamma: np.ndarray, d: int) -> tuple[tuple[int, str],
         for number, mode in enumerate(largest)
         if gamma[mode] > 0 and not grows[mode]
     )
+
+
+def _kurtosis(problem: Problem, law: laws.Law, modes: np.ndarray) -> np.ndarray:
+    """Return the excess kurtosis of all views along modes of a law [k]."""
+    rows = np.asarray(law.from_modes(jnp.eye(np.size(problem.gamma))[modes]), np.float64)
+    values = np.asarray(problem.features, np.float64) @ rows.T
+    centred = values - values.mean(axis=0)
+    return np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2 - 3
 
 
 def _modes(count: int) -> str:

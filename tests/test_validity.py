@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from stepwise import laws, spectra, validity
+from stepwise import laws, problem, spectra, validity
 from stepwise.dynamics import closed_form, flow
 from tests import problems
+from tests.laws import pairs
 
 pytestmark = pytest.mark.xdist_group("validity")  # the measurement is shared
 GAMMA = 0.75 ** np.arange(8.0)
@@ -134,3 +135,64 @@ def test_reports_of_unusual_starts_can_be_written_as_json(A0, x64):
 def test_bad_arguments_are_rejected_by_name(options, message, x64):
     with pytest.raises(ValueError, match=message):
         validity.report(problems.modes([1.0, 0.4, -5.0]), 2, **options)
+
+
+def test_a_refused_mode_is_said_with_the_reason(x64):
+    gamma, sigma = np.array([0.6, 0.3, 0.1]), np.array([1.0, 1.0, 0.9])
+    p = pair_problem(gamma, sigma)
+    report = validity.report(
+        p, 3, law=lambda p, d: laws.DINO(p.gamma, p.sigma, d), start_scale=1e-6
+    )
+    assert report.n_positive == 1 and report.n_known == 1
+    assert [number for number, _ in report.refused] == [2, 3]
+    text = str(report)
+    said = "mode 2 by size of γ is not learned: agreement 0.30 is below 0.40, the ratio of the temp"
+    assert said in text and "mode 3 by size of γ is not learned: agreement 0.11" in text
+    byol = validity.report(
+        p, 3, law=lambda p, d: laws.BYOL(p.gamma, p.sigma, 0.2), start_scale=1e-6
+    )
+    assert byol.refused == ((3, "agreement 0.11 is not beyond 0.20, the start of the predictor"),)
+    quadratic = validity.report(
+        p, 3, law=lambda p, d: laws.QuadraticVICReg(p.gamma, p.sigma, 2.0, 1.0), start_scale=1e-6
+    )
+    reason = "agreement is not above 0.50 = 1 − variance/invariance"
+    assert quadratic.refused == ((2, reason), (3, reason))
+    assert validity.report(p, 3, start_scale=1e-6).refused == ()
+
+
+def test_a_law_of_the_first_mode_vouches_for_no_other(x64):
+    p = pair_problem(np.array([0.8, 0.3, 0.1]), np.array([1.0, 0.8, 0.5]))
+    report = validity.report(p, 3, law=laws.VICReg, start_scale=1e-9)
+    assert report.n_known == 1 and report.n_positive == 3
+    assert not report.at_risk[0] and report.at_risk[1:].all()
+    assert np.isinf(report.step_times[1:]).all()
+    assert "the law gives the step of mode 1 only; later steps of this loss depend on" in str(
+        report
+    )
+
+
+def test_later_modes_are_at_risk_where_views_are_not_gaussian(x64):
+    rng = np.random.default_rng(0)
+    gamma, sigma = np.array([0.8, 0.2]), np.array([1.0, 0.5])
+
+    def report(draw):
+        a, b = draw((2, 4000, 2))
+        a, b = (part - part.mean(axis=0) for part in (a, b))
+        a = a / a.std(axis=0) * np.sqrt((sigma + gamma) / 2)
+        b = b / b.std(axis=0) * np.sqrt((sigma - gamma) / 2)
+        views = np.concatenate([a + b, a - b]), np.concatenate([a - b, a + b])
+        p = problem.from_views(*views, center="pooled")
+        law = laws.OneTowerCLIP(p.gamma, p.sigma, 1.0, d=2)
+        return validity.report(p, 2, law=law, start_scale=1e-7, tolerance=0.1)
+
+    gaussian, heavy = (
+        report(lambda shape: rng.normal(size=shape)),
+        report(lambda shape: rng.laplace(size=shape) ** 3),
+    )
+    assert np.abs(gaussian.kurtosis).max() < 0.3 and not gaussian.at_risk.any()
+    assert heavy.kurtosis[0] > 1 and list(heavy.at_risk) == [False, True]
+    assert "the law assumes Gaussian views; their excess kurtosis" in str(heavy)
+
+
+def pair_problem(gamma, sigma):
+    return problem.from_views(*pairs.both_orders(*pairs.pairs(gamma, sigma, 30)), center="pooled")

@@ -1,5 +1,6 @@
 """Gradient descent of linear and kernel models in mode coordinates."""
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -51,7 +52,8 @@ def descent(
             coordinates [n, r]. The eigenvalues of C and of the covariance are recorded. The lowest
             value of such a loss is known only if a law is also given; without one the result is
             never "converged". Each function object is compiled separately.
-        update: an optax transformation, or an object with a method `optax()` that returns one. It
+        update: an optax transformation, or an object with a method `optax()` that returns one, such
+            as a rule of `stepwise.updates`, which also receives the modes of the problem. It
             replaces −lr · gradient and has its own rate; `lr` then only defines the time. Each
             object is compiled separately.
         embed: function (tree, x) -> embeddings [n, d] of a pytree, used for the records. The
@@ -76,7 +78,7 @@ def descent(
     """
     weak = type(lr) in (int, float)  # a Python number does not widen the dtype
     lr, record_steps = loop.rate(lr), loop.recording_steps(steps, record_every, record_at)
-    rule = _transformation(update)
+    rule = _transformation(update, problem)
     tree = _is_tree(A0)
     _check.require(
         not tree or loss is not None, "loss", "a function loss(tree, x, x2) for a pytree A0", "None"
@@ -201,9 +203,15 @@ def _stable_rate(law: Law | None) -> Any:
         return None
 
 
-def _transformation(update: Any) -> Any:
-    """Return the optax transformation of an `update` argument."""
-    rule = update.optax() if hasattr(update, "optax") else update
+def _transformation(update: Any, problem: Problem) -> Any:
+    """Return the optax transformation of an `update` argument.
+
+    A rule of `stepwise.updates` that needs the modes receives those of the problem.
+    """
+    rule = update
+    if hasattr(update, "optax"):
+        needs_modes = "gamma" in inspect.signature(update.optax).parameters
+        rule = update.optax(gamma=problem.gamma) if needs_modes else update.optax()
     fits = rule is None or (hasattr(rule, "init") and hasattr(rule, "update"))
     _check.require(
         fits, "update", "an optax transformation, or an object with .optax()", repr(update)

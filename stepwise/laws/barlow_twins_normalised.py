@@ -39,7 +39,9 @@ class BarlowTwinsNormalised(Law):
     a plateau, then a step that ends slowly, because 1 − u falls as time^{−1/2}. `eigenvalues` and
     `step_times` are those of rows along one mode each; they are exact, but such rows are a saddle.
     From a small generic start, row i follows `eigenvalues(times, [γ_1 w_i1²/eps])` through its
-    first step, up to terms of the order of β (d − 1).
+    first step, up to terms of the order of β (d − 1). With `rows` = d > 1 the law describes this
+    collective step: one mode with the eigenvalue λ = d C_ii of C, from the median of ln w_i1², as
+    λ is half of its final value when half of the rows are. `from_problem` builds this law.
 
     *Larger start.* If deviations are far above √eps, |w_i|² changes only at the rate
     8 eps [(1 − C_ii) C_ii − β Σ_{j≠i} C_ij²]/r_i², and the other rates are proportional to 1/|w|².
@@ -62,9 +64,12 @@ class BarlowTwinsNormalised(Law):
     Args:
         gamma: cross-view moments γ of the modes [r].
         sigma: single-view moment Σ in the same coordinates, σ [r] or a matrix [r, r]. If it is not
-            diagonal, only `growth`, `objective`, `rhs` and `measure` are known.
+            diagonal, curves and final values neglect its entries between modes; `growth`,
+            `objective`, `rhs` and `measure` are exact.
         off_diagonal, eps: the arguments of `losses.barlow_twins`.
         norm: |w_i| of rows at rest, for `takeover`, `next_growth` and `aligned_start`.
+        rows: number of rows that learn the first mode together. With the default, 1, curves are
+            those of rows along one mode each.
 
     Raises:
         ValueError: if gamma is not a vector of finite numbers, sigma has another shape or a
@@ -76,6 +81,7 @@ class BarlowTwinsNormalised(Law):
     off_diagonal: Real = 0.0051
     eps: Real = 1e-5
     norm: Real = 1.0
+    rows: int = 1
 
     domain = "linear models, symmetrised pairs; curves of one row, or of rows along one mode each"
     observable = "correlation"
@@ -94,7 +100,7 @@ class BarlowTwinsNormalised(Law):
         "Another mode leaves the rows that share the first one only if the off-diagonal weight is "
         "above a threshold, which d and the ρ of both modes determine."
     )
-    second_moment = "any for the flow; diagonal in the modes for curves and final values"
+    second_moment = "any; if it is not diagonal, curves neglect its entries between modes"
     rotates = False
     centred = True
 
@@ -113,8 +119,8 @@ class BarlowTwinsNormalised(Law):
 
     @classmethod
     def from_problem(cls, problem: Any, d: Whole) -> "BarlowTwinsNormalised":
-        """Build the law of a problem, with the official weight and eps."""
-        return cls(problem.gamma, problem.sigma)
+        """Build the law of the first step of d rows, with the official weight and eps."""
+        return cls(problem.gamma, problem.sigma, rows=int(d))
 
     def growth(self) -> Float[Array, " r"]:
         """Return the rates 8γ/eps [r] of rows whose deviations are far below √eps."""
@@ -125,8 +131,30 @@ class BarlowTwinsNormalised(Law):
         return self.gamma / self.eps
 
     def rest(self) -> Float[Array, " r"]:
-        """Return ρ = γ/σ [r], which C_ii of a row on one mode approaches; 0 if it does not grow."""
-        return jnp.maximum(self._agreement(), 0)
+        """Return ρ = γ/σ [r], which C_ii of a row on one mode approaches; 0 if it does not grow.
+
+        It is multiplied by `rows`.
+        """
+        return self.rows * jnp.maximum(self._agreement(), 0)
+
+    def known_modes(self, d: Whole) -> int:
+        """Return 1: all rows learn the first mode, and later curves depend on the whole start."""
+        return 1
+
+    def generic_start(self, A: Numbers) -> Float[Array, " 1"]:
+        """Return λ(0) = rows · γ_1 e^{median_i ln w_i1²}/eps [1] of a small start A [d, r]."""
+        A = jnp.asarray(_check.real_array("A", A, ndim=2))
+        first = self.order[:1]
+        return self.rows * self.unit()[first] * jnp.exp(jnp.median(jnp.log(A[:, first] ** 2)))
+
+    def expected_start(self, d: Whole) -> tuple[Float[Array, " 1"], Float[Array, " 1"]]:
+        """Return about the mean and standard deviation of ln λ(0) [1] over Gaussian starts.
+
+        The squares are χ² variables with one degree of freedom, of median 0.4549. The logarithm of
+        the median of d of them varies by 2.33/√d.
+        """
+        mean = jnp.log(0.4549 * self.rows * self.unit()[self.order[:1]])
+        return mean, jnp.full(1, 2.33 / np.sqrt(d))
 
     def measure(self, A: Numbers) -> Float[Array, "d d"]:
         """Return the correlation matrix C [d, d] of the two views for mode coordinates A [d, r]."""
@@ -148,26 +176,28 @@ class BarlowTwinsNormalised(Law):
         """Return A [d, r] whose row i lies along mode modes[i] and has C_ii = lam[i].
 
         By default modes[i] is order[i]. C_ii is below ρ in any row, so a row with lam[i] ≥ ρ has
-        the norm `norm` instead.
+        the norm `norm` instead. If `rows` > 1, lam [1] is shared by as many equal rows.
         """
-        lam = jnp.asarray(lam)
+        lam = self._each(jnp.asarray(lam))
         columns = jnp.asarray(self.order[: lam.shape[0]] if modes is None else modes)
         part, inside = self._saturation(lam, columns)
         small = jnp.sqrt(self.eps / self._variances()[columns] * part / (1 - part))
         size = jnp.where(inside, small, jnp.where(lam == 0, 0, self.norm))
         rows = jnp.zeros((lam.shape[0], self.gamma.shape[0]), jnp.result_type(lam, self.gamma))
-        return rows.at[jnp.arange(lam.shape[0]), columns].set(size.astype(rows.dtype))
+        rows = rows.at[jnp.arange(lam.shape[0]), columns].set(size.astype(rows.dtype))
+        return rows if self.rows == 1 else jnp.broadcast_to(rows, (self.rows, rows.shape[1]))
 
     def eigenvalues(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
         """Return C_ii(t) [T, d] of rows along one mode each, by integration of ln(σs²/eps).
 
         Args:
             times: t [T], learning rate × step.
-            lam0: C_ii(0) [d], d ≤ r, between 0 and ρ; other values stay as they are.
+            lam0: C_ii(0) [d], d ≤ r, between 0 and ρ; other values stay as they are. If
+                `rows` > 1, rows · C_ii(0) [1].
         """
         times, lam0, modes = self.check_arguments(times, lam0)
         x, _, moves = self._follow(times, lam0, modes)
-        curves = self._agreement()[modes][None] * jax.nn.sigmoid(x)
+        curves = self.rows * self._agreement()[modes][None] * jax.nn.sigmoid(x)
         return jnp.where(moves[None], curves, lam0[None])
 
     def amplitude(self, times: Numbers, lam0: Numbers) -> Float[Array, "T d"]:
@@ -183,7 +213,7 @@ class BarlowTwinsNormalised(Law):
         """
         _check.require(0 < level < 1, "level", "a number between 0 and 1", level)
         _, lam0, modes = self.check_arguments(jnp.zeros(1), lam0)
-        part, inside = self._saturation(lam0, modes)
+        part, inside = self._saturation(self._each(lam0), modes)
         crosses = inside & (self.gamma[modes] > 0) & (part <= level)
         first, last = logit(jnp.where(crosses, part, level)), np.log(level) - np.log1p(-level)
         total = normalised.duration(first, last, self._agreement()[modes])
@@ -267,16 +297,22 @@ class BarlowTwinsNormalised(Law):
         return super().final_modes(d)
 
     def _variances(self) -> Array:
-        """Return σ [r]. The entries of a traced matrix are not checked.
+        """Return σ [r], the diagonal of Σ."""
+        sigma = jnp.asarray(self.sigma)
+        return sigma if sigma.ndim == 1 else jnp.diagonal(sigma)
+
+    def _each(self, lam: Array) -> Array:
+        """Return C_ii of each row, for eigenvalues that `rows` equal rows share.
 
         Raises:
-            NotKnownError: if Σ is not diagonal in the modes.
+            NotKnownError: if several modes share several rows.
         """
-        sigma = jnp.asarray(self.sigma)
-        if sigma.ndim == 2 and not _check.is_traced(sigma):
-            what = "Σ diagonal in the modes (to neglect its other entries, pass its diagonal)"
-            raise NotKnownError(self._lacks("sigma", what))
-        return sigma if sigma.ndim == 1 else jnp.diagonal(sigma)
+        if self.rows == 1:
+            return lam
+        if lam.shape != (1,):
+            what = "curves of several modes, because all rows learn one mode first"
+            raise NotKnownError(self._lacks("lam0", what))
+        return lam / self.rows
 
     def _agreement(self) -> Array:
         return self.gamma / self._variances()
@@ -293,6 +329,6 @@ class BarlowTwinsNormalised(Law):
 
     def _follow(self, times: Array, lam0: Array, modes: Array) -> tuple[Array, Array, Array]:
         """Return x = ln(σs²/eps) [T, d] of rows along one mode each, x(0), and which rows move."""
-        part, moves = self._saturation(lam0, modes)
+        part, moves = self._saturation(self._each(lam0), modes)
         rate, rho = self.growth()[modes], self._agreement()[modes]
         return normalised.follow(logit(part), rate, rho, times), logit(part), moves

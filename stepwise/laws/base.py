@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from stepwise import _check
 from stepwise.laws import numeric, tree
 from stepwise.laws.description import Description
+from stepwise.laws.generic import GenericStart
 from stepwise.types import Numbers, Real, Whole
 
 FLOW = {"rhs", "objective", "unit", "measure"}
@@ -31,7 +32,7 @@ class NotKnownError(ValueError):
     """A property that a law does not have, or that is not known for its loss."""
 
 
-class Law(Description):
+class Law(Description, GenericStart):
     """How modes grow under one loss: the interface between laws and solvers.
 
     λ_j is the eigenvalue of the observable along mode j, and t = learning rate × step. `growth`,
@@ -47,6 +48,8 @@ class Law(Description):
             truncated to its largest modes.
         centred: whether the law needs views without a mean, because its loss does not depend on the
             mean of the embeddings.
+        gaussian: None, or if final values and the growth beside learned modes are those of Gaussian
+            views, the largest excess kurtosis of learned modes up to which later steps are trusted.
         rotates: whether the loss is invariant under rotations of the embedding. If so, a generic
             start acts as an aligned one (`effective_start`).
         domain, observable, formula and others: descriptions in words (`Description`).
@@ -54,6 +57,7 @@ class Law(Description):
 
     follows_gamma: ClassVar[bool] = False
     centred: ClassVar[bool] = False
+    gaussian: ClassVar[float | None] = None
     rotates: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -144,57 +148,6 @@ class Law(Description):
         """
         order = self.order
         return order[jnp.argsort(-jnp.asarray(self.rest())[order])][:d]
-
-    def reason(self, mode: Whole) -> str:
-        """Return why a mode does not grow, as half a sentence."""
-        return f"its growth rate {float(self.growth()[mode]):.3g} is not positive"
-
-    def free_rows(self, d: Whole) -> int:
-        """Return the number of dimensions in which modes can grow, of d: by default all."""
-        return int(d)
-
-    def known_modes(self, d: Whole) -> int:
-        """Return the number k of modes whose curves are known from a generic start of d rows."""
-        return min(self.free_rows(d), jnp.shape(self.unit())[0])
-
-    def generic_start(self, A: Numbers) -> Float[Array, " k"]:
-        """Return λ(0) [k] of the aligned start as which a small generic start A [d, r] acts.
-
-        By default it is λ_j/s_j² times the squares of `laws.effective_start`.
-
-        Raises:
-            ValueError: if the loss is not invariant under rotations of the embedding.
-        """
-        from stepwise.laws import start  # here, because that module imports this one
-
-        A = jnp.asarray(A)
-        modes = start.leading_modes(self, self.known_modes(len(A)))
-        s0 = jnp.abs(jnp.diagonal(jnp.linalg.qr(self.to_modes(A)[:, modes], mode="r")))
-        return self.unit()[modes] * s0**2
-
-    def expected_start(self, d: Whole) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Return mean and standard deviation of ln λ_j(0) [k] over Gaussian starts of scale 1.
-
-        Raises:
-            ValueError: if the loss is not invariant under rotations of the embedding.
-        """
-        from stepwise.laws import start  # here, because that module imports this one
-
-        modes = start.leading_modes(self, self.known_modes(d))
-        mean, deviation = start.expected_start(max(self.free_rows(d), 1))
-        k = modes.shape[0]
-        return mean[:k] + jnp.log(jnp.abs(self.unit()[modes])), deviation[:k]
-
-    def neglected(self, tau: Numbers, d: Whole) -> Float[np.ndarray, " k"]:
-        """Return the relative error [k] of step times tau that the law's own approximations leave.
-
-        By default it is 0.
-
-        Args:
-            tau: the law's step times [k], in order.
-            d: dimension of the embedding.
-        """
-        return np.zeros(np.shape(tau))
 
     def rhs(self, A: Numbers) -> Float[Array, "d r"]:
         """Return the exact flow dA/dt = −∂L/∂A [d, r]."""

@@ -287,6 +287,60 @@ class BYOL(Framed):
         )
         return 2 / jnp.maximum(jnp.max(lag.decay(pull, drive, self.ema)), jnp.max(spare))
 
+    def _exact_growth(self, j: int, d: Whole) -> float:
+        """Return the largest rate of a spare row beside modes order[:j] at rest.
+
+        `rhs_tree` is linearised in the row of the encoder (in the first 32 modes), that of the
+        target, and the entries of the predictor between the row and the learned ones, which modes
+        without a common eigenbasis excite.
+        """
+        modes, first = self.order[:j], self.order[:32]
+        W = self.aligned_start(self.rest()[modes], modes)
+        W = jnp.concatenate([W, jnp.zeros((1, W.shape[1]), W.dtype)])
+        P = jnp.diag(jnp.concatenate([self.agreement()[modes], self._start()[:1]]))
+        every = self.from_modes(jnp.eye(W.shape[1], dtype=W.dtype)[first])
+        m = len(every)
+
+        def flow(y: Array) -> Array:
+            row, target_row, left, right = jnp.split(y, (m, 2 * m, 2 * m + j))
+            predictor = P.at[j, :j].add(left).at[:j, j].add(right)
+            encoder, target = (W.at[j].add(part @ every) for part in (row, target_row))
+            change = self.rhs_tree(Weights(encoder=encoder, predictor=predictor, target=target))
+            target = change["target"] if self.ema is not None else change["encoder"]
+            return jnp.concatenate([
+                every @ change["encoder"][j],
+                every @ target[j],
+                change["predictor"][j, :j],
+                change["predictor"][:j, j],
+            ])  # fmt: skip
+
+        jacobian = jax.jit(jax.jacfwd(flow))(jnp.zeros(2 * (m + j), W.dtype))
+        return float(2 * np.linalg.eigvals(np.asarray(jacobian)).real.max())
+
+    def neglected(self, tau: Numbers, d: Whole) -> Float[np.ndarray, " k"]:
+        """Return the relative error [k] of step times tau without a common eigenbasis.
+
+        That of `Framed`, and the relative change of the earlier modes until the step. A learned row
+        rotates towards modes of larger ρ, and loses variance if theirs is small. The change is
+        extrapolated from the flow at rest, which is an upper bound if the row settles.
+        """
+        errors = super().neglected(tau, d)
+        if self.basis is None:
+            return errors
+        tau, drift = np.asarray(tau, np.float64), np.zeros(len(tau))
+        for j in range(1, len(tau)):
+            if np.isfinite(tau[j]) and tau[j] > 0:
+                drift[:j] += self._leaving(self.order[:j]) * max(tau[j] - tau[j - 1], 0)
+                errors[j] += drift[:j].max()
+        return errors
+
+    def _leaving(self, modes: Array) -> Float[np.ndarray, " j"]:
+        """Return the rates |d ln λ/dt| [j] at which modes leave their rests."""
+        W, P = self.aligned_start(self.rest()[modes], modes), jnp.diag(self.agreement()[modes])
+        change = self.rhs_tree(Weights(encoder=W, predictor=P, target=W))["encoder"]
+        spread = self._by_sigma(W)
+        return np.abs(2 * jnp.sum(spread * change, axis=1) / jnp.sum(spread * W, axis=1))
+
     def _start(self) -> Array:
         return jnp.broadcast_to(jnp.asarray(self.predictor), jnp.shape(self.frame.gamma))
 

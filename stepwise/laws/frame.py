@@ -104,17 +104,23 @@ class Framed(Law):
 
         Between the steps of modes j − 1 and j, mode j grows as the exact flow says beside the modes
         that are learned, and not at `growth_in_turn(j)`. The ratio of the two rates moves the step
-        by as much, for this part of the wait. If the flow has more variables than the encoder, the
-        exact rate is not known, and the error of later modes is infinite.
+        by as much, for this part of the wait. If the flow has more variables than the encoder, and
+        the law does not say that rate, the error of later modes is infinite.
         """
         tau = np.asarray(tau, np.float64)
         errors = np.zeros(tau.shape)
         if self.basis is None:
             return errors
         for j in range(1, len(tau)):
-            if np.isfinite(tau[j]) and tau[j] > 0:
-                wait = np.clip(1 - tau[j - 1] / tau[j], 0, 1)
-                errors[j] = wait * abs(self._exact_growth(j, d) / self.growth_in_turn(j) - 1)
+            if not (np.isfinite(tau[j]) and tau[j] > 0):
+                continue
+            try:
+                growth = self._exact_growth(j, d)
+            except NotKnownError:
+                errors[j] = np.inf
+                continue
+            wait = np.clip(1 - tau[j - 1] / tau[j], 0, 1)
+            errors[j] = wait * abs(growth / self.growth_in_turn(j) - 1)
         return errors
 
     def _rest_of(self, modes: Array) -> Array:
@@ -124,8 +130,7 @@ class Framed(Law):
     def _exact_growth(self, j: int, d: Whole) -> float:
         """Return the largest rate of `rhs` in a spare row beside modes order[:j] at rest.
 
-        The row is restricted to the first 32 modes in the order of growth (Rayleigh and Ritz). The
-        rate is infinite if `rhs` is not known.
+        The row is restricted to the first 32 modes in the order of growth (Rayleigh and Ritz).
         """
         modes, first = self.order[:j], self.order[:32]
         rows = self.aligned_start(self._rest_of(modes), modes)
@@ -134,15 +139,16 @@ class Framed(Law):
         every = self.from_modes(jnp.eye(rows.shape[1], dtype=rows.dtype)[first])
         step = 1e-3 * jnp.linalg.norm(rows)
 
+        @jax.jit
+        def products(rows: Array) -> Array:
+            return jax.lax.map(product, rows)
+
         def product(row: Array) -> Array:
             # Differences, because an eigendecomposition in `rhs` has no derivative at equal values.
             change = jnp.zeros_like(A).at[j].set(step * row)
             return (self.rhs(A + change) - self.rhs(A - change))[j] / (2 * step)
 
-        try:
-            operator = every @ jax.lax.map(product, every).T
-        except NotKnownError:
-            return np.inf
+        operator = every @ products(every).T
         return float(2 * jnp.linalg.eigvalsh((operator + operator.T) / 2)[-1])
 
     def _by_gamma(self, A: Array) -> Array:

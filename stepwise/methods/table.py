@@ -49,6 +49,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Zbontar et al., Barlow Twins, ICML 2021 (arXiv 2103.03230)",
                 objective=Objective(losses.barlow_twins),
                 collapse=lambda n, d: float(d),
+                law=laws.BarlowTwinsNormalised,
                 recipe="barlow_twins",
                 # The official loss ignores the scale of embeddings, so a growing head slows its own
                 # learning. A larger rate makes the first modes larger, but the later ones no

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepwise import laws, losses, problem, spectra
+from stepwise import laws, losses, problem, spectra, updates
 from stepwise.dynamics import closed_form, descent, flow
 from tests import problems
 
@@ -246,6 +246,13 @@ def test_an_update_replaces_the_plain_step(x64):
     assert "lr_limit" not in twice.stats
     with pytest.raises(ValueError, match="update: expected an optax transformation"):
         descent(p, A0, 0.02, 10, update=0.9)
+
+
+def test_a_rule_that_needs_the_modes_receives_those_of_the_problem(x64):
+    p, A0 = problems.modes(GAMMA), problems.gaussian((3, 6), 0.1)
+    rule = updates.InputPower(0.02, power=0.5)
+    given = descent(p, A0, 0.02, 50, update=rule.optax(gamma=p.gamma))
+    np.testing.assert_array_equal(descent(p, A0, 0.02, 50, update=rule).loss, given.loss)
 
 
 def test_momentum_is_a_heavy_ball(x64):

@@ -275,6 +275,7 @@ def main() -> None:
             print(seed, network.name, gaps, flush=True)
         if seed % 20 == 0:
             jax.clear_caches()
+            print(f"{seed - first + 1} of {count}, {bad} differ", end="\r", file=sys.stderr)
     print(f"{count} networks from seed {first} on, {bad} differ")
 
 

@@ -253,10 +253,10 @@ def test_special_starts(x64):
 
 
 def test_what_is_not_known_and_what_is_wrong():
-    matrix = BarlowTwinsNormalised(np.ones(2) / 2, np.eye(2) + 0.1)
-    for name, arguments in [("rest", ()), ("eigenvalues", ([1.0], [0.1])), ("takeover", (0, 1))]:
-        with pytest.raises(NotKnownError, match="expected a law with Σ diagonal in the modes"):
-            getattr(matrix, name)(*arguments)
+    shared = BarlowTwinsNormalised(np.ones(2) / 2, np.eye(2) + 0.1, rows=3)
+    np.testing.assert_allclose(shared.rest(), 3 * 0.5 / 1.1, rtol=1e-6)
+    with pytest.raises(NotKnownError, match="because all rows learn one mode first"):
+        shared.step_times(np.full(2, 1e-6))
     law = BarlowTwinsNormalised(np.ones(2) / 2, np.ones(2))
     for name, arguments in [("final_modes", (2,)), ("max_stable_lr", ())]:
         with pytest.raises(NotKnownError, match=r"expected a law with .*Normalised"):
@@ -271,3 +271,29 @@ def test_what_is_not_known_and_what_is_wrong():
         law.row([1.0], np.ones(3))
     with pytest.raises(ValueError, match="learned: expected a state with a mode that is not"):
         law.next_growth([0, 1])
+
+
+def test_the_first_step_of_several_rows_from_a_generic_start(x64):
+    gamma, sigma = np.array([0.7, 0.3, 0.2]), np.array([1.0, 0.8, 0.5])
+    x, x2 = make_views(gamma, sigma)
+    law = BarlowTwinsNormalised.from_problem(laws.Modes(gamma, sigma), 5)
+    A0 = problems.gaussian((5, 3), 1e-8, seed=2)
+    lam0 = law.generic_start(A0)
+    np.testing.assert_allclose(lam0, 5 * 0.7 * np.median(A0[:, 0] ** 2) / 1e-5)
+    tau = float(law.step_times(lam0)[0])
+    lr = 0.05 / float(law.growth().max())
+
+    def top(A):
+        return jnp.linalg.eigvalsh(law.measure(A))[-1:]
+
+    curves, _ = pairs.descend(make_slope(x, x2), jnp.asarray(A0), lr, int(1.5 * tau / lr), top)
+    assert pairs.crossing(curves[:, 0], float(law.rest()[0]) / 2, lr) == pytest.approx(
+        tau, rel=0.03
+    )
+    again = law.aligned_start(lam0)
+    np.testing.assert_allclose(law.generic_start(again), lam0, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.eigvalsh(law.measure(again))[-1], lam0[0], rtol=1e-6)
+    starts = [law.generic_start(problems.gaussian((5, 3), 1.0, seed=s))[0] for s in range(400)]
+    mean, deviation = law.expected_start(5)
+    assert np.mean(np.log(starts)) == pytest.approx(float(mean[0]), abs=0.2)
+    assert np.std(np.log(starts)) == pytest.approx(float(deviation[0]), rel=0.15)
