@@ -23,6 +23,14 @@ start, the measured errors were 0.7 to 1 times the estimate in the median, and a
 estimate in 95% of the cases.
 """
 
+DEPENDENT = 0.4
+"""Largest dependence between the squares of modes up to which views count as Gaussian.
+
+On 100 to 300 pairs of crops of the photographs, second modes (0.17 to 0.24) came within 4% of their
+step times under CLIP and LeJEPA. Third modes (0.5 to 0.65) were 4% to 11% off under CLIP, and more
+than 30% under LeJEPA.
+"""
+
 SHOWN = 3
 """Number of modes whose refusal `Report.warnings` explains one by one."""
 
@@ -57,8 +65,8 @@ class Report:
         lr_limit: the law's largest stable learning rate, or None if it is not known;
             min(1/(4 γ_1), 1/(2 |γ_min|)) for Barlow Twins.
         stable: whether lr is below that limit. None without lr or without a limit.
-        kurtosis: excess kurtosis of the views along each mode [d], 0 for Gaussian ones, if the law
-            assumes Gaussian views; else 0.
+        dependence: largest |E u_i² u_j²/(E u_i² E u_j²) − 1| of the views u along mode j and the
+            earlier modes i [d], 0 for Gaussian views; computed if the law assumes such views.
         small: whether the observable at the start is below 0.01 of its final value, as the law of
             a generic start assumes.
     """
@@ -79,7 +87,7 @@ class Report:
     lr_limit: float | None
     stable: bool | None
     small: bool
-    kurtosis: Float[np.ndarray, " d"]
+    dependence: Float[np.ndarray, " d"]
 
     def __str__(self) -> str:
         """Format a table with one line for each mode that can be learned, and the warnings."""
@@ -124,11 +132,11 @@ class Report:
             sentences.append(
                 f"lr = {self.lr:.4g} is not below the stability limit {self.lr_limit:.4g}"
             )
-        if self.kurtosis.any() and self.n_known > 1:
+        if self.dependence.max(initial=0) > DEPENDENT:
+            mode = int(np.argmax(self.dependence > DEPENDENT)) + 1
             sentences.append(
-                "the law assumes Gaussian views; their excess kurtosis along the modes is "
-                f"{', '.join(f'{value:.2g}' for value in self.kurtosis[:SHOWN])}, ...: final "
-                "values, and the later steps at risk, are approximate"
+                f"the law assumes Gaussian views, but from mode {mode} on the squares of the modes "
+                f"depend on each other ({self.dependence[mode - 1]:.2f}, 0 for Gaussian views)"
             )
         if self.at_risk[: self.n_known].any():
             names = _ranges(np.flatnonzero(self.at_risk[: self.n_known]) + 1)
@@ -247,11 +255,8 @@ def report(
 
     risk = safety * error + neglected > tolerance
     risk = risk | (delay > tolerance) | ~np.isfinite(tau)
-    kurtosis = np.zeros(k)
-    if resolved.gaussian is not None:
-        kurtosis = _kurtosis(problem, resolved, order[:k])
-        # the first mode's step hardly depends on its final value, unlike the rates after it
-        risk[1:] |= np.maximum.accumulate(np.abs(kurtosis))[:-1] > resolved.gaussian
+    dependence = _dependence(problem, resolved, order[:k]) if resolved.gaussian else np.zeros(k)
+    risk = risk | (dependence > DEPENDENT)
     unknown = (np.arange(d) >= k) & (np.arange(d) < count)
     return Report(
         d=int(d),
@@ -269,7 +274,7 @@ def report(
         at_risk=pad(risk, 0.0).astype(bool) | unknown,
         lr_limit=limit,
         stable=None if lr is None or limit is None else bool(lr < limit),
-        kurtosis=pad(kurtosis, 0.0),
+        dependence=pad(dependence, 0.0),
         small=bool(largest < 0.01 * goal.min()),
     )
 
@@ -296,12 +301,18 @@ def _refused(law: laws.Law, gamma: np.ndarray, d: int) -> tuple[tuple[int, str],
     )
 
 
-def _kurtosis(problem: Problem, law: laws.Law, modes: np.ndarray) -> np.ndarray:
-    """Return the excess kurtosis of all views along modes of a law [k]."""
+def _dependence(problem: Problem, law: laws.Law, modes: np.ndarray) -> np.ndarray:
+    """Return how much the squares of the views along each mode depend on earlier modes [k].
+
+    Beside a learned mode i, the negatives of a contrastive loss and the slices of LeJEPA weigh
+    views by u_i², so that mode j grows at another rate if u_j² depends on it.
+    """
     rows = np.asarray(law.from_modes(jnp.eye(np.size(problem.gamma))[modes]), np.float64)
     values = np.asarray(problem.features, np.float64) @ rows.T
-    centred = values - values.mean(axis=0)
-    return np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2 - 3
+    squares = (values - values.mean(axis=0)) ** 2
+    means = squares.mean(axis=0)
+    excess = squares.T @ squares / len(squares) / np.outer(means, means) - 1
+    return np.abs(np.triu(excess, 1)).max(axis=0, initial=0)
 
 
 def _modes(count: int) -> str:

@@ -80,7 +80,7 @@ class DINO(Framed):
         "first mode's curve for Gaussian data and a start along two prototypes"
     )
     observable = "covariance"
-    gaussian = 0.5
+    gaussian = True
     formula = "H(softmax(V x′/τt), softmax(W x/τs))"
     title = "DINO, without centre"
     call = (
@@ -221,9 +221,8 @@ class DINO(Framed):
 
     def reason(self, mode: Whole) -> str:
         """Return why a mode does not grow."""
-        rho = float(self.frame.gamma[mode] / self.frame.sigma[mode])
-        ratio = self.teacher / self.student
-        return f"agreement {rho:.2f} is below {ratio:.2f}, the ratio of the temperatures"
+        rho, least = self.frame.gamma[mode] / self.frame.sigma[mode], self.teacher / self.student
+        return f"agreement {rho:.2f} is below {least:.2f}, the ratio of the temperatures"
 
     def aligned_start(self, lam: Numbers, modes: Numbers | None = None) -> Float[Array, "K r"]:
         """Return the logits' mode coordinates e wᵀ [K, r] with e = (−1, 0, …, 0, 1)/√2.
@@ -305,17 +304,14 @@ class DINO(Framed):
 
     def _rate(self, modes: Any, soft: Any, sharp: Any) -> Array:
         """Return r of modes along an eigenvector of both J̄ with these eigenvalues."""
-        pull = self.unit()[modes] * soft / self.student**2
         drive = self.frame.gamma[modes] * sharp / (self.student * self.teacher)
-        return lag.growth(pull, drive, self.ema)
+        return lag.growth(self.unit()[modes] * soft / self.student**2, drive, self.ema)
 
     def _curvatures_at_rest(self, j: Whole) -> tuple[softmax.Curvatures, softmax.Curvatures]:
         """Return the eigenvalues of J̄ of student and teacher while mode j rests."""
-        size = jnp.sqrt(self.rest()[j])
-        return (
-            softmax.curvatures(size / self.student, self.prototypes),
-            softmax.curvatures(size / self.teacher, self.prototypes),
-        )
+        sizes = (jnp.sqrt(self.rest()[j]) / T for T in (self.student, self.teacher))
+        soft, sharp = (softmax.curvatures(size, self.prototypes) for size in sizes)
+        return soft, sharp
 
     def _require_one(self, name: str, lam: Array) -> None:
         """Raise NotKnownError unless lam has at most one entry."""

@@ -79,7 +79,7 @@ class LeJEPA(Framed):
     )
     observable = "covariance"
     centred = True
-    gaussian = 0.5
+    gaussian = True
     formula = "weight E T(aᵀSa) + (1 − weight)/(2d) tr W(Σ − Γ)Wᵀ"
     title = "LeJEPA"
     call = (
