@@ -28,7 +28,7 @@ from experiments.shared import descents, images, law_cases, law_panels
 from experiments.shared.images import digest
 from experiments.shared.law_panels import percent
 from stepwise import _random, laws, plotting, problem, validity
-from stepwise.methods import METHODS
+from stepwise.laws import Law
 from stepwise.plotting import Figure
 from stepwise.problem import Problem
 
@@ -100,20 +100,22 @@ def run(config: Config, progress: Progress = silent) -> Result:
             arrays |= _arrays(f"shared_{len(shared) - 1}", stairs)
     progress("views and the spectrum of Γ")
     model = problem.from_views(*images.crops(config), center="pooled")
-    rows = [row for row in METHODS.values() if row.law is not None]
-    for row in rows[:: config.every]:
-        progress(f"images: {row.title}")
-        stairs, risk = _on_images(model, row, config)
-        pictured.append(_numbers(stairs) | {"title": row.title, "risk": risk})
+    for i, (title, law, trained) in enumerate(law_cases.on_images(model, config.d)):
+        if i % config.every:
+            continue
+        progress(f"images: {title}")
+        stairs, risk = _on_images(model, law, trained, config)
+        pictured.append(_numbers(stairs) | {"title": title, "risk": risk})
         arrays |= _arrays(f"images_{len(pictured) - 1}", stairs)
     progress("DINO, BYOL, VICReg and deep encoders: one number against another")
     numbers = {"shared": shared, "images": pictured, "config": asdict(config)}
     return Result(arrays | law_panels.compute(config.points), numbers)
 
 
-def _on_images(model: Problem, row: Any, config: Config) -> tuple[descents.Staircase, list[bool]]:
-    """Descend the loss of a method, and return which of its modes the report flags."""
-    law = laws.law_of(row.law, model, config.d)
+def _on_images(
+    model: Problem, law: Law, loss: descents.Model, config: Config
+) -> tuple[descents.Staircase, list[bool]]:
+    """Descend a loss, and return which of its modes the report flags."""
     start = model.start(_random.key(config.seed), config.d, config.start_scale)
     if law.free_rows(config.d) < config.d:
         start = start.at[-1].set(0)  # an offset takes this dimension
@@ -123,11 +125,7 @@ def _on_images(model: Problem, row: Any, config: Config) -> tuple[descents.Stair
     x, x2 = jnp.split(jnp.asarray(model.features), 2)
     trained = descents.train(
         law,
-        descents.model_of(
-            law,
-            descents.loss_of(row, config.d),
-            row.objective.decay is not None and not row.objective.predictor,
-        ),
+        loss,
         start,
         law.generic_start(start),
         (x, x2),
@@ -186,7 +184,7 @@ def _trusted_errors(each: dict[str, Any]) -> list[float]:
 def plot(result: Result) -> Figure:
     """Draw a staircase for every law, first of made-up pairs, then of images, and four panels."""
     shared, pictured = result.numbers["shared"], result.numbers["images"]
-    columns = {"shared": 5, "images": 6}
+    columns = {"shared": 5, "images": 5}
     rows = [-(-len(result.numbers[name]) // count) for name, count in columns.items()]
     heights = [2.35 * count + 0.5 for count in rows] + [3.4]
     fig = plotting.figure(15, sum(heights))

@@ -211,6 +211,24 @@ def shared_basis(n: int, seed: int) -> Iterator[Case]:
     yield Case("Deep linear, 2 layers", deep, theory, both, EXACT, aligned=(1e-4,) * d)
 
 
+def on_images(model: Any, d: int) -> Iterator[tuple[str, Law, descents.Model]]:
+    """Return title, law and model of every loss with a law of image pairs."""
+    for row in METHODS.values():
+        if row.law is not None:
+            law = laws.law_of(row.law, model, d)
+            targets = row.objective.decay is not None and not row.objective.predictor
+            yield row.title, law, descents.model_of(law, descents.loss_of(row, d), targets)
+    n, temperature, (a, b) = model.n_pairs, 0.5, (1.0, 2.0)
+    dot = laws.SimCLR(model.gamma, model.sigma, temperature, n=n, d=d)
+
+    def dot_products(z: Any, z2: Any) -> Any:
+        return losses.simclr(z, z2, temperature=temperature, normalise=False)
+
+    yield "SimCLR, dot products", dot, descents.model_of(dot, dot_products)
+    quadratic = laws.QuadraticVICReg(model.gamma, model.sigma, a, b, d)
+    yield "VICReg, quadratic", quadratic, descents.model_of(quadratic, quadratic_loss(a, b))
+
+
 def quadratic_loss(a: float, b: float) -> Callable[..., Any]:
     """Return b ‖S − I‖² + a E‖z − z'‖² of two views' embeddings, S their second moment."""
 

@@ -48,8 +48,8 @@ class Law(Description, GenericStart):
             truncated to its largest modes.
         centred: whether the law needs views without a mean, because its loss does not depend on the
             mean of the embeddings.
-        gaussian: whether final values, and the growth beside learned modes, are those of Gaussian
-            views.
+        gaussian: "no", or what the growth beside learned modes needs of the views: "independent"
+            squares of different modes, or "normal" modes as well.
         rotates: whether the loss is invariant under rotations of the embedding. If so, a generic
             start acts as an aligned one (`effective_start`).
         domain, observable, formula and others: descriptions in words (`Description`).
@@ -57,7 +57,7 @@ class Law(Description, GenericStart):
 
     follows_gamma: ClassVar[bool] = False
     centred: ClassVar[bool] = False
-    gaussian: ClassVar[bool] = False
+    gaussian: ClassVar[str] = "no"
     rotates: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -80,7 +80,7 @@ class DINO(Framed):
         "first mode's curve for Gaussian data and a start along two prototypes"
     )
     observable = "covariance"
-    gaussian = True
+    gaussian = "normal"
     formula = "H(softmax(V x′/τt), softmax(W x/τs))"
     title = "DINO, without centre"
     call = (

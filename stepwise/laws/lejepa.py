@@ -79,7 +79,7 @@ class LeJEPA(Framed):
     )
     observable = "covariance"
     centred = True
-    gaussian = True
+    gaussian = "normal"
     formula = "weight E T(aᵀSa) + (1 − weight)/(2d) tr W(Σ − Γ)Wᵀ"
     title = "LeJEPA"
     call = (

@@ -46,7 +46,7 @@ class OneTowerCLIP(Pencil):
     d: Whole | None = None
 
     domain = "one linear encoder, dot products, many pairs of Gaussian views, a constant scale"
-    gaussian = True
+    gaussian = "independent"
     formula = "−k tr WΓWᵀ + (k²/2)‖WΣWᵀ‖²"
     title = "CLIP with one encoder, unnormalised"
     call = "losses.clip(z1, z2, scale=scale, normalise=False)"

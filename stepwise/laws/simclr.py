@@ -114,7 +114,7 @@ class DotProductSimCLR(SimCLR, Pencil):
     """
 
     domain = "linear models, dot products, Gaussian data, many pairs, a small start"
-    gaussian = True
+    gaussian = "independent"
     formula = "−(2/T) tr WΓWᵀ + ‖WΣWᵀ‖²/T²"
     title = "SimCLR, dot products"
     call = "losses.simclr(z1, z2, temperature=T, normalise=False)"
@@ -176,7 +176,7 @@ class CosineSimCLR(SimCLR, Framed):
 
     domain = "linear models around an offset, Gaussian data, many pairs, low temperature"
     observable = "covariance / T"
-    gaussian = True
+    gaussian = "independent"
     formula = "2 tr (1 − ρ)P − ln det(1 + P) − tr P(1 + P)⁻¹"
     title = "SimCLR, official, around an offset"
     call = (
