@@ -6,7 +6,7 @@ Claim          Under every loss with a law, gradient descent of the linear model
 Paper          beyond the paper, which has the law of one loss; the sources are in the docstrings of
                `stepwise.laws`
 Command        make laws (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
-Time, 2 cores  smoke about a minute and laptop 11 min, both while other jobs ran
+Time, 2 cores  smoke 40 s, laptop 5 min
 Expected       shared eigenbasis: step times within 2% and final values within 1%, or the weaker
                bound that the law states (experiments/shared/law_cases.py has the reasons); images:
                no step that the report trusts is off by more than 10%, and it trusts at least half
@@ -34,7 +34,7 @@ from stepwise.problem import Problem
 
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
-SECONDS = {"smoke": 60, "laptop": 650}
+SECONDS = {"smoke": 40, "laptop": 310}
 """About what it takes on two cores, for the time left of `make figures`."""
 
 TOLERANCE = 0.1
