@@ -48,6 +48,7 @@ class Report:
             square of A0 if A0 was given.
         n_positive: number of modes that can be learned. For each dimension beyond this number, the
             loss keeps the part that learning a mode would remove.
+        n_free: number of dimensions in which modes can grow: d, or d − 1 if an offset takes one.
         n_known: number of modes whose curves the law gives, at most d: for example 1 if the law
             describes the first mode only.
         refused: why modes are not learned although their γ is one of the d largest: pairs of the
@@ -78,6 +79,7 @@ class Report:
     lr: float | None
     tolerance: float
     n_positive: int
+    n_free: int
     n_known: int
     refused: tuple[tuple[int, str], ...]
     step_times: Float[np.ndarray, " d"]
@@ -115,7 +117,7 @@ class Report:
                 f"{missing} of {self.d} dimensions cannot be learned: only {self.n_positive} modes "
                 f"grow"
             )
-        if self.n_known < min(self.d, self.n_positive):
+        if self.n_known < min(self.n_free, self.n_positive):
             sentences.append(
                 f"the law gives the step of {_modes(self.n_known)} only; later steps of this loss "
                 f"depend on the whole start"
@@ -259,13 +261,14 @@ def report(
     risk = risk | (delay > tolerance) | ~np.isfinite(tau)
     dependence = _dependence(problem, resolved, order[:k])
     risk = risk | (dependence > DEPENDENT)
-    unknown = (np.arange(d) >= k) & (np.arange(d) < count)
+    unknown = (np.arange(d) >= k) & (np.arange(d) < min(count, resolved.free_rows(d)))
     return Report(
         d=int(d),
         start_scale=scale,
         lr=None if lr is None else float(lr),
         tolerance=float(tolerance),
         n_positive=count,
+        n_free=resolved.free_rows(d),
         n_known=k,
         refused=_refused(resolved, np.asarray(problem.gamma, np.float64), int(d)),
         step_times=pad(tau, np.inf),

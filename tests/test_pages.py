@@ -115,3 +115,8 @@ def test_a_law_of_a_user_needs_no_description():
     row = methods.Method("x", "X", "me", methods.Objective(losses.vicreg), law=laws.DEFAULT)
     assert pages.law_of_row(row) == "[BarlowTwins](laws.md#barlowtwins)"
     assert Law.title == Law.call == ""
+
+
+def test_the_page_on_laws_is_up_to_date():
+    written = (pages.TEMPLATE.parent / "laws.md").read_text(encoding="utf-8")
+    assert written == pages.laws_page(), "run `make docs` and commit docs/laws.md"

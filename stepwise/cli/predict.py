@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import textwrap
 import time
 from dataclasses import asdict
 from typing import Any
@@ -162,14 +163,16 @@ def _figure(a: dict[str, np.ndarray], law: laws.Law, title: str) -> plotting.Fig
     """Draw the loss, the eigenvalues, and the growth rates of the modes."""
     fig = plotting.figure(13, 4.4)
     axes: Any = fig.subplots(1, 3)
-    curve = (a["times"], a["eigenvalues"], a["loss"])
+    d = a["eigenvalues"].shape[1]
+    known = law.known_modes(d)
+    curve = (a["times"], a["eigenvalues"][:, :known], a["loss"])
     plotting.loss(axes[0], curve, steps=a["step_times"], law=law)
     axes[0].set_title("A  Expected loss")
+    axes[0].set_ylabel(textwrap.fill(axes[0].get_ylabel(), 36))
     plotting.eigenvalues(axes[1], curve, steps=a["step_times"])
-    axes[1].set_title("B  Expected eigenvalues")
+    axes[1].set_title(f"B  Expected eigenvalue{'s' if known > 1 else ' of mode 1'}")
     axes[1].set_ylabel(f"eigenvalues of {law.observable}")
     rates = np.sort(a["growth"][a["growth"] > 0])[::-1]
-    d = a["eigenvalues"].shape[1]
     rank = np.arange(1, rates.size + 1)
     axes[2].plot(rank, rates, color="0.75", label="all modes that grow")
     for j, colour in enumerate(plotting.mode_colours(d)[: rates.size]):

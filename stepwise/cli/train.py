@@ -141,7 +141,7 @@ def _describe_steps(numbers: dict[str, Any]) -> str:
     if not steps:
         return staircase.describe(numbers)
     noun = "step" if len(steps) == 1 else "steps"
-    return f"{staircase.describe(numbers)}, at {noun} {', '.join(steps)}"
+    return f"{staircase.describe(numbers)}; half of the final values at {noun} {', '.join(steps)}"
 
 
 def _figure(a: dict[str, np.ndarray], numbers: dict[str, Any], title: str) -> plotting.Figure:

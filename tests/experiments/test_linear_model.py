@@ -47,6 +47,9 @@ def test_a_wrong_theory_fails_the_check(wrong, monkeypatch, request):
         monkeypatch.setattr(laws.BarlowTwins, "RATE", 7.0)
     elif wrong == "no QR":
         monkeypatch.setattr(laws, "effective_start", lambda A: jnp.abs(jnp.diagonal(A)))
+        monkeypatch.setattr(
+            laws.Law, "generic_start", lambda law, A: law.unit()[: len(A)] * jnp.diagonal(A) ** 2
+        )
     else:
         uncentred = partial(problem.from_views, center="none")
         monkeypatch.setattr(linear_model, "theory_problem", lambda x, x2, _: uncentred(x, x2))
