@@ -213,12 +213,12 @@ def report(
     resolved = laws.cast(laws.law_of(law, problem, d), jax.dtypes.canonicalize_dtype(float))
     modes = int(np.size(problem.gamma))
     k = resolved.known_modes(d)
+    mean, deviation = (np.asarray(part, np.float64) for part in resolved.expected_start(d))
     order = np.asarray(resolved.order)
     unit, growth, rest = (
         np.asarray(part, np.float64)[order]
         for part in (resolved.unit(), resolved.growth(), resolved.rest())
     )
-    mean, deviation = (np.asarray(part, np.float64) for part in resolved.expected_start(d))
     if A0 is None:
         assert start_scale is not None
         _check.require(start_scale > 0, "start_scale", "a positive number", start_scale)

@@ -219,10 +219,11 @@ def on_images(model: Any, d: int) -> Iterator[tuple[str, Law, descents.Model]]:
             targets = row.objective.decay is not None and not row.objective.predictor
             yield row.title, law, descents.model_of(law, descents.loss_of(row, d), targets)
     n, temperature, (a, b) = model.n_pairs, 0.5, (1.0, 2.0)
+    contrastive = row_of(laws.SimCLR).objective.loss
     dot = laws.SimCLR(model.gamma, model.sigma, temperature, n=n, d=d)
 
     def dot_products(z: Any, z2: Any) -> Any:
-        return losses.simclr(z, z2, temperature=temperature, normalise=False)
+        return contrastive(z, z2, temperature=temperature, normalise=False)
 
     yield "SimCLR, dot products", dot, descents.model_of(dot, dot_products)
     quadratic = laws.QuadraticVICReg(model.gamma, model.sigma, a, b, d)

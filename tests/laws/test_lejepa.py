@@ -181,6 +181,6 @@ def test_arguments_are_checked(x64):
         law.next_growth([0])
     with pytest.raises(ValueError, match=r"weight: expected a number in \(0, 1\], received 0"):
         LeJEPA([0.5], [1.0], 1, 0)
-    with pytest.raises(ValueError, match="sigma: expected a moment that is diagonal"):
-        LeJEPA([0.5, 0.4], np.array([[1.0, 0.5], [0.5, 1.0]]), 1)
+    with pytest.raises(ValueError, match="sigma: expected positive variances"):
+        LeJEPA([0.5, 0.4], [1.0, -0.5], 1)
     np.testing.assert_array_equal(law.eigenvalues([0.0, 5.0], [0.0]), [[0], [0]])

@@ -178,8 +178,8 @@ def test_what_is_not_known_and_what_is_wrong():
             getattr(law, name)(*arguments)
     with pytest.raises(ValueError, match="invariance: expected a number that is not negative"):
         VICReg(np.ones(3), np.ones(3), 2, invariance=-1.0)
-    with pytest.raises(ValueError, match=r"sigma: expected .* diagonal"):
-        VICReg(np.ones(3), np.eye(3) + 0.1, 2)
+    with pytest.raises(ValueError, match="sigma: expected positive variances"):
+        VICReg(np.ones(3), np.eye(3) - 1.1, 2)
     with pytest.raises(ValueError, match="variance: expected a positive number"):
         QuadraticVICReg(np.ones(3), np.ones(3), 1.0, 0.0)
     with pytest.raises(ValueError, match=r"A: expected shape \[2, 3\]"):
