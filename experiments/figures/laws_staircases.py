@@ -67,7 +67,7 @@ class Config:
     points: int = 9
     """Number of points along each curve of the last four panels."""
     every: int = 1
-    """Of the laws, every so many are computed: 1 for all."""
+    """Compute one law in this many; 1 for all."""
     seed: int = 0
     x64: bool = True
 
@@ -218,7 +218,7 @@ def plot(result: Result) -> Figure:
 
 
 def _grid(part: Any, count: int, columns: int) -> list[Any]:
-    """Return so many axes, in rows of `columns`."""
+    """Return `count` axes, in rows of `columns`."""
     shown = min(count, columns)
     grid = part.subplots(-(-count // shown), shown, squeeze=False).ravel()
     for ax in grid[count:]:

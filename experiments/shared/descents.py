@@ -227,7 +227,7 @@ def train(
 def _descend(
     model: Model, parameters: Any, x: Array, x2: Array, lr: float, samples: int, every: int
 ) -> np.ndarray:
-    """Return the observable's eigenvalues [samples, d], every so many steps from the start."""
+    """Return the observable's eigenvalues [samples, d], at even intervals from the start."""
 
     @jax.jit
     def run(parameters: Any, x: Array, x2: Array) -> Array:

@@ -32,7 +32,7 @@ LAYERS = {1: (0.01, 0.5), 2: (0.03, 0.5), 3: (0.12, 0.5)}
 
 
 def compute(points: int) -> dict[str, np.ndarray]:
-    """Return the arrays of all four panels, with so many points along each curve."""
+    """Return the arrays of all four panels, with this number of points along each curve."""
     return {**_growth(points), **_waits(points), **_refused(points), **_powers(points)}
 
 

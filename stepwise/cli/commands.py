@@ -70,8 +70,8 @@ class Predict(ImageOptions):
         _flag(
             "STR",
             "Barlow Twins in the form that the theory solves",
-            f"Method to predict: one of {METHODS}, or FILE.py:NAME for a method of your own. It "
-            "must have a law; if it has none, the error lists the methods that have one.",
+            f"Method to predict: one of {METHODS}, or FILE.py:NAME for a method of your own, "
+            "which needs a law.",
         ),
     ] = ""
     n_pairs: int = 500

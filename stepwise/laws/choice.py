@@ -77,10 +77,9 @@ def _require_modes(law: Law, shape: tuple[int, ...]) -> None:
 
 def _require_centred(problem: Any, name: str) -> None:
     """Raise if the views of a problem have a mean of more than a tenth of their norm."""
-    features = getattr(problem, "features", None)
-    if features is None or _check.is_traced(features):
+    if getattr(problem, "center", None) != "none" or _check.is_traced(problem.features):
         return
-    views = np.asarray(features, np.float64)
+    views = np.asarray(problem.features, np.float64)
     share = float(np.sum(views.mean(axis=0) ** 2) / np.mean(np.sum(views**2, axis=1)))
     _check.require(
         share <= 0.01,

@@ -216,7 +216,7 @@ class DINO(Framed):
         return mean, jnp.sqrt(polygamma(1, half))[None]
 
     def neglected(self, tau: Numbers, d: Whole) -> Float[np.ndarray, " k"]:
-        """Return 0.12 for K > 2, where steps from a random start came up to 10% late in tests."""
+        """Return 0.12 for K > 2: steps from a random start came up to 10% late, and a margin."""
         return np.full(np.shape(tau), 0.12 if self.prototypes > 2 else 0.0)
 
     def reason(self, mode: Whole) -> str:

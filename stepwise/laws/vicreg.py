@@ -41,7 +41,7 @@ class VICReg(Framed):
         u' = (1/d) [b σ_u/√(u² + eps) − 4a (σ − γ) − 8c (d − 1) σ_u u²] u,   √(u² + eps) ≤ 1,
 
     at rest where the bracket is 0, or else at the hinge's kink. `eigenvalues`, `step_times` and
-    `rest` describe this first step, so `lam0` has one entry; `collective_start` finds it. With one
+    `rest` describe this first step, so `lam0` has one entry; `generic_start` finds it. With one
     row, and u ≫ 0.01, u = min(u* (1 − e^{−kt}), 1) with k = 4a(σ − γ)/d and u* = b/(4a(1 − ρ)): the
     deviation of a mode with ρ < 1 − b/(4a) stays below 1, and growth is additive. The plateau ends
     at about ln(√eps/u(0)) √eps d/(bσ_u).
@@ -196,7 +196,7 @@ class VICReg(Framed):
         apart = self._by_sigma(A) - self._by_gamma(A)
         return -(4 * self.invariance * apart + 8 * self.covariance * mixed) / self.d
 
-    def collective_start(self, A: Numbers) -> Float[Array, " 1"]:
+    def generic_start(self, A: Numbers) -> Float[Array, " 1"]:
         """Return λ(0) [1] of the first mode, from a small generic start A [d, r].
 
         It is d σ_u e^{mean_i ln A_i1²}: each row leaves its plateau on its own, at a time linear in
@@ -217,12 +217,8 @@ class VICReg(Framed):
         """Return 1: all rows learn the first mode together, and later curves are not known."""
         return 1
 
-    def generic_start(self, A: Numbers) -> Float[Array, " 1"]:
-        """Return `collective_start`."""
-        return self.collective_start(A)
-
     def expected_start(self, d: Whole) -> tuple[Float[Array, " 1"], Float[Array, " 1"]]:
-        """Return mean and standard deviation of the logarithm of `collective_start` [1].
+        """Return mean and standard deviation of the logarithm of `generic_start` [1].
 
         It is ln(dσ_u) plus the mean of d logarithms of χ² variables with one degree of freedom.
         """

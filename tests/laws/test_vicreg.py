@@ -88,7 +88,7 @@ def test_all_rows_learn_the_first_mode_together(seed, x64):
     gamma = sigma * np.array([[0.6, 0.5, 0.9][seed], 0.4, 0.3])
     loss, n = official_loss(gamma, sigma, 10, seed)
     law, A0 = VICReg(gamma, sigma, d, n), problems.gaussian((d, 3), 1e-7, seed)
-    lam0 = law.collective_start(A0)
+    lam0 = law.generic_start(A0)
     tau = float(law.step_times(lam0)[0])
     lr, steps = tau / 8000, 16_000
     slope = jax.grad(loss)
@@ -183,6 +183,6 @@ def test_what_is_not_known_and_what_is_wrong():
     with pytest.raises(ValueError, match="variance: expected a positive number"):
         QuadraticVICReg(np.ones(3), np.ones(3), 1.0, 0.0)
     with pytest.raises(ValueError, match=r"A: expected shape \[2, 3\]"):
-        law.collective_start(np.ones((3, 3)))
+        law.generic_start(np.ones((3, 3)))
     with pytest.raises(ValueError, match="eps: expected a number between 0 and 1"):
         VICReg(np.ones(3), np.ones(3), 2, eps=0.0)
