@@ -79,7 +79,7 @@ def run(options: Predict) -> int:
         steps = "; ".join(f"{math.ceil(time / lr):,}" for time in times if time < 1e300 * lr)
         print(f"learned at these steps of gradient descent with lr = {lr:.4g}: {steps}, ...")
     title = f"{images.source}: {len(x)} pairs, {options.model.replace('_', ' ')} model, "
-    with plotting.style():
+    with plotting.style(), jax.enable_x64(True):
         figure = _figure(arrays, law, f"{title}{method.title}, d = {options.d}")
         seconds = time.perf_counter() - began
         config = asdict(options) | {"command": "predict", "method": method.name}

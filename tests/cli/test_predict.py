@@ -26,7 +26,8 @@ def test_a_method_is_predicted_by_its_law(name, tmp_path, capsys):
     report = summary["numbers"]["validity"]
     known = report["n_known"]
     steps = np.array([np.inf if t is None else t for t in report["step_times"]])
-    arrays = np.load(tmp_path / "arrays.npz")
+    with np.load(tmp_path / "arrays.npz") as stored:
+        arrays = dict(stored)
     first = arrays["eigenvalues"][:, 0]
     assert np.isfinite(steps[0]) and (np.diff(steps[:known]) > 0).all()
     # at its step, the first mode is at half of its final value, which it approaches afterwards
