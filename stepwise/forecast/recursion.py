@@ -1,0 +1,152 @@
+"""Heavy-ball descent of the rows that are not learned yet, on features that only their own mode
+strengthens.
+
+The embedding is z = H φ. Beside learned rows H1, the other rows A descend
+
+    ‖C_b − I‖² averaged over batches,    C = A D Aᵀ,    D = Γ − Γ H1ᵀ diag(1/λ) H1 Γ,
+
+because a learned row adapts at once, and keeps what lies along its own mode. In a batch of n pairs
+that the loss centres, C has the mean C − (S + C)/(2n), and for Gaussian features the squared
+deviation [(tr S)² + tr S² + (tr C)² + tr C²]/(2n) up to terms in C² /n of the mean, where S is the
+moment of single views and the traces include the learned rows.
+
+While a row grows, the backbone strengthens the same mode. As in a linear network of two layers, the
+feature along direction j has a strength u_j, which starts at 1 and descends at the rate
+`sensitivity` times that of the row: u² = 1 + sensitivity · |row|² along gradient flow.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+HORIZON = 10_000
+"""Number of steps after which a mode counts as not coming."""
+LEVEL = 0.5
+"""Eigenvalue of C from which a mode counts as learned."""
+TAKEOFF = 0.1
+"""Eigenvalue of C up to which the mean loss of a batch describes the next row. Above it the noise
+of the batches keeps a mode below its rest (`forecast.simulation`).
+"""
+LARGEST_STRENGTH = 10.0
+"""Bound on the strength of a feature relative to now; the recursion is not valid beyond it."""
+
+
+class Moments(NamedTuple):
+    """Second moments of the features on p directions, and what the learned rows add.
+
+    Attributes:
+        deflated: D [p, p].
+        cross: the cross-view moment Γ [p, p].
+        single: the moment of single views Σ [p, p].
+        learned_cross, learned_single: traces of C and of S over the learned rows.
+    """
+
+    deflated: Float[Array, "p p"]
+    cross: Float[Array, "p p"]
+    single: Float[Array, "p p"]
+    learned_cross: Float[Array, ""]
+    learned_single: Float[Array, ""]
+
+
+class Descent(NamedTuple):
+    """How the rows descend.
+
+    Attributes:
+        rates: learning rate of each coming step [HORIZON].
+        momentum: β of the heavy ball.
+        batch: number of pairs in a batch; infinite for full batches.
+        sensitivity: of the backbone; 0 for features that stay as they are.
+    """
+
+    rates: Float[Array, " steps"]
+    momentum: Float[Array, ""]
+    batch: Float[Array, ""]
+    sensitivity: Float[Array, ""]
+
+
+def batch_loss(
+    rows: Float[Array, "k p"], moments: Moments, batch: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Return the mean loss of a batch as a function of the rows that are not learned [k, p]."""
+    C, single = rows @ moments.deflated @ rows.T, rows @ moments.single @ rows.T
+    mean = C - (single + C) / (2 * batch)
+    traces = (moments.learned_single + jnp.trace(single)) ** 2
+    traces += (moments.learned_cross + jnp.trace(C)) ** 2
+    spread = (traces + jnp.sum(single**2) + jnp.sum(C**2)) / (2 * batch)
+    return jnp.sum((mean - jnp.eye(len(rows), dtype=C.dtype)) ** 2) + spread
+
+
+def growth_operator(moments: Moments, batch: Float[Array, ""]) -> Float[Array, "p p"]:
+    """Return M [p, p], with dA/dt = 4 A M for rows A near zero.
+
+    M = D − (Σ + D)/(2n) − (s Σ + c D)/(2n), where s and c are the learned rows' traces of S and C.
+    """
+    D, single = moments.deflated, moments.single
+    noise = (1 + moments.learned_single) * single + (1 + moments.learned_cross) * D
+    return D - noise / (2 * batch)
+
+
+def factor(rate: Float[Array, ""], momentum: Float[Array, ""]) -> Float[Array, ""]:
+    """Return the root z of z² − (1 + β + rate) z + β = 0, by which an amplitude grows in one step.
+
+    `rate` is lr times the growth rate of the amplitude, 4 lr γ.
+    """
+    half = (1 + momentum + rate) / 2
+    return half + jnp.sqrt(jnp.maximum(half**2 - momentum, 0))
+
+
+class Taken(NamedTuple):
+    """Where the rows are when they take off.
+
+    Attributes:
+        steps: number of steps taken, infinite if the mode does not take off.
+        rows, velocity: the rows [k, p] and their momentum.
+        strength: u of each direction [p].
+    """
+
+    steps: Float[Array, ""]
+    rows: Float[Array, "k p"]
+    velocity: Float[Array, "k p"]
+    strength: Float[Array, " p"]
+
+
+@jax.jit
+def takeoff(
+    rows: Float[Array, "k p"],
+    velocity: Float[Array, "k p"],
+    moments: Moments,
+    descent: Descent,
+) -> Taken:
+    """Descend until the largest eigenvalue of C crosses `TAKEOFF`, for at most `HORIZON` steps.
+
+    Args:
+        rows: the rows that are not learned [k, p].
+        velocity: their momentum V; a step is V ← β V + gradient, A ← A − lr V.
+        moments: of the features on the p directions.
+        descent: how the rows descend.
+    """
+    slope = jax.grad(lambda rows, u: batch_loss(rows * u[None], moments, descent.batch), (0, 1))
+    start = jnp.ones(rows.shape[1], rows.dtype)
+
+    def largest(effective: Array) -> Array:
+        return jnp.linalg.eigvalsh(effective @ moments.deflated @ effective.T)[-1]
+
+    def pending(state: tuple[Array, ...]) -> Array:
+        return (state[0] < HORIZON) & (state[-1] < TAKEOFF)
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, rows, velocity, u, u_velocity, _ = state
+        rows_slope, u_slope = slope(rows, u)
+        velocity = descent.momentum * velocity + rows_slope
+        u_velocity = descent.momentum * u_velocity + descent.sensitivity * u_slope
+        rate = descent.rates[count]
+        rows = rows - rate * velocity
+        u = jnp.clip(u - rate * u_velocity, 1 / LARGEST_STRENGTH, LARGEST_STRENGTH)
+        return count + 1, rows, velocity, u, u_velocity, largest(rows * u[None])
+
+    state = (jnp.zeros((), int), rows, velocity, start, 0 * start, largest(rows))
+    count, rows, velocity, u, _, now = jax.lax.while_loop(pending, step, state)
+    steps = jnp.where(now >= TAKEOFF, count.astype(now.dtype), jnp.inf)
+    return Taken(steps, rows, velocity, u)
