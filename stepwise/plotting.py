@@ -124,6 +124,38 @@ def eigenvalues(
         ax.legend(loc="center left")
 
 
+def fans(
+    ax: Axes, steps: Numbers, eigenvalues: Numbers, forecasts: Numbers, level: Real = 0.5
+) -> None:
+    """Draw eigenvalues against the training step on logarithmic axes, and forecasts as dashed fans.
+
+    A fan runs from an eigenvalue at the step of its snapshot to `level` at the step that was
+    forecast. A bar at the level is the 80% interval.
+
+    Args:
+        ax: axes.
+        steps: training steps [T].
+        eigenvalues: of C [T, d].
+        forecasts: rows (step, eigenvalue, forecast, low, high) [k, 5].
+        level: eigenvalue at which a mode counts as learned.
+    """
+    t, values = np.asarray(steps, np.float64), np.asarray(eigenvalues, np.float64)
+    for j, colour in enumerate(mode_colours(values.shape[1])):
+        shown = (t > 0) & (values[:, j] > 0)
+        label = "eigenvalues of C" if j == 0 else None
+        ax.plot(t[shown], values[shown, j], color=colour, label=label)
+    for i, (begin, value, expected, low, high) in enumerate(np.asarray(forecasts, np.float64)):
+        labels = ("forecast", "its 80% interval") if i == 0 else (None, None)
+        x = [max(begin, t[t > 0].min()), expected]
+        ax.plot(x, [value, level], color=INK, ls=(0, (4, 2)), lw=1.0, label=labels[0])
+        ax.plot(x[0], value, "o", color=INK, ms=3.5)
+        ax.plot([low, high], [level, level], color=ORANGE, lw=3, alpha=0.7, label=labels[1])
+    ax.set(xscale="log", yscale="log", xlabel="training step", ylabel="eigenvalues of C")
+    smallest = values[t > 0]
+    ax.set_ylim(max(smallest[smallest > 0].min(), 1e-9), 2)
+    ax.legend(loc="lower right")
+
+
 def pictures(
     axes: list[Axes], images: Numbers, titles: list[str], colours: np.ndarray | None = None
 ) -> None:

@@ -14,6 +14,7 @@ from stepwise._user import run_user_code
 from stepwise.cli.commands import NetworkOptions
 from stepwise.cli.data import load, say_if_fewer
 from stepwise.training import runs
+from stepwise.training.loop import Trained
 
 
 def open_network(options: NetworkOptions, out: Path) -> "Network":
@@ -65,20 +66,33 @@ class Network:
     nulls: dict[str, Any]
 
 
-def _open_run(options: NetworkOptions, folder: Path) -> Network:
-    folder = folder.resolve()  # "." has no name, and its parent is itself
-    config = subject.configuration(folder)
+def _configuration(options: NetworkOptions, folder: Path) -> runs.Config:
+    """Return the configuration of a run, with the images that the options name."""
     for name in ("side", "recipe", "seed"):
         value, default = getattr(options, name), getattr(NetworkOptions, name)
         expected = "no value with --run-dir, whose run sets it"
         _check.require(value == default, f"--{name}", expected, value)
+    return configuration(options, folder)
+
+
+def configuration(options: Any, folder: Path) -> runs.Config:
+    """Return the configuration of a run; its images are elsewhere if the options say so."""
+    config = subject.configuration(folder)
     for name in runs.ELSEWHERE:
-        if getattr(options, name) != getattr(NetworkOptions, name):
-            config = replace(config, **{name: getattr(options, name)})
-    steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
-    step = config.steps if options.step is None else options.step
-    saved = ", ".join(map(str, steps))
-    _check.require(step in steps, "--step", f"a step that the run saved, one of {saved}", step)
+        default = getattr(NetworkOptions, name)
+        value = getattr(options, name, default)
+        if value != default:
+            config = replace(config, **{name: value})
+    return config
+
+
+def open_finished(config: runs.Config, folder: Path) -> Trained:
+    """Load the finished run of a folder.
+
+    Raises:
+        ValueError: if the run is not finished, or the folder has another name than its settings
+            and images give.
+    """
     names = [path.name.removeprefix("step_") for path in folder.glob("checkpoints/step_*")]
     # a run that was killed may leave a temporary folder, whose name has more than digits
     reached = max((int(name) for name in names if name.isdecimal()), default=0)
@@ -96,7 +110,17 @@ def _open_run(options: NetworkOptions, folder: Path) -> Network:
         "another name: the folder was renamed, its config.json or its method's file was edited, or "
         "the images differ",
     )
-    trained = runs.train(config, root=folder.parent)
+    return runs.train(config, root=folder.parent)
+
+
+def _open_run(options: NetworkOptions, folder: Path) -> Network:
+    folder = folder.resolve()  # "." has no name, and its parent is itself
+    config = _configuration(options, folder)
+    steps = sorted({0, config.steps, *runs.snapshot_steps(config)})
+    step = config.steps if options.step is None else options.step
+    saved = ", ".join(map(str, steps))
+    _check.require(step in steps, "--step", f"a step that the run saved, one of {saved}", step)
+    trained = open_finished(config, folder)
     run = subject.from_run(config, trained, options.n_pairs, root=folder.parent)
     say_if_fewer(len(run.images), options.n_pairs)
     nulls = {

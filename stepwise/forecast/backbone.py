@@ -42,19 +42,26 @@ def sensitivity(
     rows = np.zeros((0, w.size)) if learned is None else np.asarray(learned)
     size = jax.eval_shape(features, params)[0].shape[-1]
     _check.require(w.size == size, "weights", f"{size} numbers, one for each feature", w)
-    value, slopes = _differentiate(features, params, w, jnp.asarray(rows, w.dtype))
-    if not float(value) > 0:
+    outside = jnp.asarray(rows, w.dtype)
+    value, slopes = jax.value_and_grad(lambda params: mode_moment(*features(params), w, outside))(
+        params
+    )
+    return from_gradient(value, slopes)
+
+
+def from_gradient(gamma: Any, slopes: Any) -> float:
+    """Return ‖∇γ‖²/(4 γ²), or 0 if γ is not positive."""
+    if not float(gamma) > 0:
         return 0.0
     square = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(slopes))
-    return square / (4 * float(value) ** 2)
-
-
-def _differentiate(features: Any, params: Any, w: Array, rows: Array) -> tuple[Array, Any]:
-    return jax.value_and_grad(lambda params: mode_moment(*features(params), w, rows))(params)
+    return square / (4 * float(gamma) ** 2)
 
 
 def mode_moment(first: Array, second: Array, w: Array, rows: Array) -> Array:
-    """Return wᵀ D w of features [n, f], with D outside the learned rows [k, f]."""
+    """Return wᵀ D w of features [n, f], with D outside the learned rows [k, f].
+
+    Rows of zeros count as none.
+    """
     mean = (first.mean(axis=0) + second.mean(axis=0)) / 2
     first, second = first - mean[None], second - mean[None]
     n = first.shape[0]
@@ -64,4 +71,6 @@ def mode_moment(first: Array, second: Array, w: Array, rows: Array) -> Array:
         return gamma
     mixed = (y.T @ v + y2.T @ u) / (2 * n)
     C = (y.T @ y2 + y2.T @ y) / (2 * n)
+    empty = jnp.all(rows == 0, axis=1)
+    C = C + jnp.diag(empty.astype(C.dtype))
     return gamma - mixed @ jnp.linalg.solve(C, mixed)

@@ -1,7 +1,7 @@
 """The forecasts of all kept snapshots of a run, against what then happened."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import numpy as np
 
 from stepwise import _check, _random, models, spectra, views
 from stepwise.data import Images
-from stepwise.forecast.backbone import sensitivity
+from stepwise.forecast.backbone import from_gradient, mode_moment
 from stepwise.forecast.extrapolation import extrapolate
 from stepwise.forecast.modes import split
-from stepwise.forecast.recursion import LEVEL
-from stepwise.forecast.snapshot import Forecast, next_step
+from stepwise.forecast.recursion import LEVEL, TAKEOFF
+from stepwise.forecast.snapshot import Forecast, next_step, require_law
 from stepwise.training import runs, snapshots
 from stepwise.trajectory import Trajectory
-from stepwise.types import Whole
+from stepwise.types import Real, Whole
 
 PAIRS = 1024
 """Number of images whose features a forecast uses by default."""
@@ -45,10 +45,10 @@ class Entry:
 
     step: int
     forecast: Forecast
-    actual: float
-    extrapolated: float
-    direction: float
-    null: float
+    actual: Real
+    extrapolated: Real
+    direction: Real
+    null: Real
 
     def summary(self) -> dict[str, Any]:
         """Return the entry as JSON values; a step that is not finite is None."""
@@ -66,6 +66,21 @@ class Entry:
         }
         numbers = {name: float(v) if np.isfinite(v) else None for name, v in steps.items()}
         return {"step": self.step, "learned": said.learned, **numbers, "reason": said.reason}
+
+
+def require_supported(config: runs.Config) -> None:
+    """Raise unless a run can be forecast.
+
+    Raises:
+        ValueError: if its method, optimiser or head is another than the forecast knows; the message
+            names the setting.
+    """
+    require_law(config.method)
+    optimiser, decay = config.optimiser, config.weight_decay
+    _check.require(
+        optimiser == "sgd", "optimiser", "sgd, whose steps the forecast knows", optimiser
+    )
+    _check.require(decay == 0, "weight_decay", "0, because decay is not in the forecast", decay)
 
 
 class Network:
@@ -99,7 +114,8 @@ class Network:
         probe = np.unique(np.linspace(0, everywhere, min(config.probe, everywhere + 1)).astype(int))
         self.probe = self._views(images.pixels[probe], jax.random.fold_in(key, 1))
         self._evaluate: Callable[..., Any] = jax.jit(self._apply)
-        self._slopes: Any = None
+        self._slopes: Any = jax.jit(jax.value_and_grad(self._mode_moment))
+        self._loaded: tuple[Any, Any] = (None, None)
 
     def _views(self, pixels: np.ndarray, key: Any) -> tuple[np.ndarray, np.ndarray]:
         first, second = views.positive_pairs(pixels, key, self.config.recipe)
@@ -109,8 +125,10 @@ class Network:
         """Return the parameters and statistics at a snapshot."""
         if step == 0:
             return self.start
-        snapshots.load(self.encoder, self.folder, step)
-        return models.stateful(self.encoder)[1:]
+        if step != self._loaded[0]:
+            snapshots.load(self.encoder, self.folder, step)
+            self._loaded = step, models.stateful(self.encoder)[1:]
+        return self._loaded[1]
 
     def _apply(self, params: Any, stats: Any, first: Any, second: Any) -> tuple[Any, ...]:
         """Return features and embeddings of both views, normalised as in training."""
@@ -126,7 +144,9 @@ class Network:
         parts = [
             self._evaluate(*state, *(view[i : i + size] for view in self.views))[:2] for i in starts
         ]
-        first, second = (np.concatenate(list(map(np.asarray, each))) for each in zip(*parts, strict=True))
+        first, second = (
+            np.concatenate(list(map(np.asarray, each))) for each in zip(*parts, strict=True)
+        )
         return first, second
 
     def probe_of(self, step: Whole) -> tuple[np.ndarray, ...]:
@@ -139,14 +159,19 @@ class Network:
         return np.asarray(layers[max(layers)]["kernel"]).T
 
     def sensitivity(self, step: Whole, weights: np.ndarray, learned: np.ndarray) -> float:
-        """Return the sensitivity of the backbone along a direction of the features."""
+        """Return the sensitivity of the backbone along a direction (`forecast.sensitivity`)."""
         params, stats = self.at(step)
+        rest = {name: part for name, part in params.items() if name != "backbone"}
+        rows = np.zeros((self.config.head[-1], weights.size), np.float32)
+        rows[: len(learned)] = learned  # in one shape, so that one program serves all snapshots
+        direction = weights.astype(np.float32)
+        gamma, slopes = self._slopes(params["backbone"], rest, stats, direction, rows)
+        return from_gradient(gamma, slopes)
+
+    def _mode_moment(self, backbone: Any, rest: Any, stats: Any, w: Any, rows: Any) -> Any:
         first, second = (view[:GRADIENT_PAIRS] for view in self.views)
-
-        def features(backbone: Any) -> Any:
-            return self._apply(params | {"backbone": backbone}, stats, first, second)[:2]
-
-        return sensitivity(features, params["backbone"], weights, learned)
+        a, b, *_ = self._apply(rest | {"backbone": backbone}, stats, first, second)
+        return mode_moment(a, b, w, rows)
 
     def forecast(self, step: Whole, history: tuple[np.ndarray, np.ndarray]) -> Forecast:
         """Return the forecast of a snapshot.
@@ -157,7 +182,8 @@ class Network:
         """
         config = self.config
         first, second = self.features(step)
-        head, probe = self.head(step), self.probe_of(step)[:2]
+        head, (a, b, *_) = self.head(step), self.probe_of(step)
+        probe = a, b
         options: dict[str, Any] = {
             "step": int(step),
             "lr": runs.plan(config).lr,
@@ -166,14 +192,14 @@ class Network:
             "method": config.method,
             "probe": probe,
         }
-        said = next_step(first, second, head, **options)
         steps, values = history
-        if said.learned < values.shape[1]:
-            options["history"] = steps, values[:, said.learned]
-        if said.weights is None:
-            return next_step(first, second, head, **options)
-        rows = split(first, second, head, probe).learned_rows
-        strength = self.sensitivity(step, said.weights, rows)
+        learned = split(first, second, head, probe).learned
+        if learned < values.shape[1]:
+            options["history"] = steps, values[:, learned]
+
+        def strength(weights: np.ndarray, rows: np.ndarray) -> float:
+            return self.sensitivity(step, weights, rows)
+
         return next_step(first, second, head, sensitivity=strength, **options)
 
 
@@ -214,7 +240,20 @@ def run_forecasts(
     return entries
 
 
-def next_crossing(steps: np.ndarray, curve: np.ndarray, after: float) -> float:
+def rows(entries: Sequence[Entry], most: int = 10) -> np.ndarray:
+    """Return (step, eigenvalue, forecast, low, high) of forecasts to draw [k, 5].
+
+    They are those of modes that have not taken off, at most `most` of them, evenly chosen.
+    """
+    said = [(e.step, e.forecast) for e in entries if e.forecast.coming]
+    drawn = [
+        (step, f.amplitude, f.step, f.low, f.high) for step, f in said if f.amplitude < TAKEOFF
+    ]
+    chosen = np.unique(np.linspace(0, len(drawn) - 1, min(most, len(drawn))).round().astype(int))
+    return np.array(drawn)[chosen] if drawn else np.zeros((0, 5))
+
+
+def next_crossing(steps: np.ndarray, curve: np.ndarray, after: Real) -> float:
     """Return when a curve next rises through 1/2 after a step, or infinity."""
     for i in np.flatnonzero((curve[:-1] < LEVEL) & (curve[1:] >= LEVEL)):
         share = (LEVEL - curve[i]) / (curve[i + 1] - curve[i])

@@ -120,9 +120,7 @@ def split(
     )
 
 
-def _pair(
-    name: str, first: Numbers, name2: str, second: Numbers
-) -> tuple[np.ndarray, np.ndarray]:
+def _pair(name: str, first: Numbers, name2: str, second: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """Return both views' features, centred at their pooled mean."""
     a, b = (
         np.asarray(_check.real_array(each, values, ndim=2), np.float64)

@@ -15,11 +15,13 @@ feature along direction j has a strength u_j, which starts at 1 and descends at 
 `sensitivity` times that of the row: u² = 1 + sensitivity · |row|² along gradient flow.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from stepwise.types import Numbers
 
 HORIZON = 10_000
 """Number of steps after which a mode counts as not coming."""
@@ -43,11 +45,11 @@ class Moments(NamedTuple):
         learned_cross, learned_single: traces of C and of S over the learned rows.
     """
 
-    deflated: Float[Array, "p p"]
-    cross: Float[Array, "p p"]
-    single: Float[Array, "p p"]
-    learned_cross: Float[Array, ""]
-    learned_single: Float[Array, ""]
+    deflated: Numbers
+    cross: Numbers
+    single: Numbers
+    learned_cross: Numbers
+    learned_single: Numbers
 
 
 class Descent(NamedTuple):
@@ -60,15 +62,13 @@ class Descent(NamedTuple):
         sensitivity: of the backbone; 0 for features that stay as they are.
     """
 
-    rates: Float[Array, " steps"]
-    momentum: Float[Array, ""]
-    batch: Float[Array, ""]
-    sensitivity: Float[Array, ""]
+    rates: Numbers
+    momentum: Numbers
+    batch: Numbers
+    sensitivity: Numbers
 
 
-def batch_loss(
-    rows: Float[Array, "k p"], moments: Moments, batch: Float[Array, ""]
-) -> Float[Array, ""]:
+def batch_loss(rows: Numbers, moments: Moments, batch: Numbers) -> Float[Array, ""]:
     """Return the mean loss of a batch as a function of the rows that are not learned [k, p]."""
     C, single = rows @ moments.deflated @ rows.T, rows @ moments.single @ rows.T
     mean = C - (single + C) / (2 * batch)
@@ -78,17 +78,17 @@ def batch_loss(
     return jnp.sum((mean - jnp.eye(len(rows), dtype=C.dtype)) ** 2) + spread
 
 
-def growth_operator(moments: Moments, batch: Float[Array, ""]) -> Float[Array, "p p"]:
+def growth_operator(moments: Moments, batch: Numbers) -> Float[Array, "p p"]:
     """Return M [p, p], with dA/dt = 4 A M for rows A near zero.
 
     M = D − (Σ + D)/(2n) − (s Σ + c D)/(2n), where s and c are the learned rows' traces of S and C.
     """
-    D, single = moments.deflated, moments.single
+    D, single = jnp.asarray(moments.deflated), jnp.asarray(moments.single)
     noise = (1 + moments.learned_single) * single + (1 + moments.learned_cross) * D
     return D - noise / (2 * batch)
 
 
-def factor(rate: Float[Array, ""], momentum: Float[Array, ""]) -> Float[Array, ""]:
+def factor(rate: Numbers, momentum: Numbers) -> Float[Array, ""]:
     """Return the root z of z² − (1 + β + rate) z + β = 0, by which an amplitude grows in one step.
 
     `rate` is lr times the growth rate of the amplitude, 4 lr γ.
@@ -106,19 +106,14 @@ class Taken(NamedTuple):
         strength: u of each direction [p].
     """
 
-    steps: Float[Array, ""]
-    rows: Float[Array, "k p"]
-    velocity: Float[Array, "k p"]
-    strength: Float[Array, " p"]
+    steps: Numbers
+    rows: Numbers
+    velocity: Numbers
+    strength: Numbers
 
 
 @jax.jit
-def takeoff(
-    rows: Float[Array, "k p"],
-    velocity: Float[Array, "k p"],
-    moments: Moments,
-    descent: Descent,
-) -> Taken:
+def takeoff(rows: Numbers, velocity: Numbers, moments: Moments, descent: Descent) -> Taken:
     """Descend until the largest eigenvalue of C crosses `TAKEOFF`, for at most `HORIZON` steps.
 
     Args:
@@ -133,10 +128,10 @@ def takeoff(
     def largest(effective: Array) -> Array:
         return jnp.linalg.eigvalsh(effective @ moments.deflated @ effective.T)[-1]
 
-    def pending(state: tuple[Array, ...]) -> Array:
+    def pending(state: Any) -> Array:
         return (state[0] < HORIZON) & (state[-1] < TAKEOFF)
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(state: Any) -> Any:
         count, rows, velocity, u, u_velocity, _ = state
         rows_slope, u_slope = slope(rows, u)
         velocity = descent.momentum * velocity + rows_slope

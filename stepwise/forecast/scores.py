@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from stepwise.forecast.history import Entry
+from stepwise.types import Real
 
 LEAST = 5
 """Steps before the crossing from which a snapshot no longer counts."""
 
 
-def factor(predicted: float, actual: float, now: float) -> float:
+def factor(predicted: Real, actual: Real, now: Real) -> float:
     """Return exp |ln((predicted − now)/(actual − now))|; infinite if predicted is not later."""
     if not (np.isfinite(predicted) and predicted > now):
         return float("inf")

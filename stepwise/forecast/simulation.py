@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from stepwise.forecast.recursion import LARGEST_STRENGTH, LEVEL
 from stepwise.moments import centre, cross_moment
+from stepwise.types import Numbers
 
 MEMBERS = 16
 """Number of runs on different batches."""
@@ -32,15 +33,15 @@ near 1/2 if it is weak, and rises while the features improve. Chosen on two runs
 class Pairs(NamedTuple):
     """Features of both views on a basis [n, p]."""
 
-    first: Float[Array, "n p"]
-    second: Float[Array, "n p"]
+    first: Numbers
+    second: Numbers
 
 
 class Head(NamedTuple):
     """Rows of a head on the same basis [d, p], and their momentum."""
 
-    rows: Float[Array, "d p"]
-    velocity: Float[Array, "d p"]
+    rows: Numbers
+    velocity: Numbers
 
 
 def crossings(
@@ -50,7 +51,7 @@ def crossings(
     head: Head,
     sensitivity: Float[np.ndarray, " p"],
     *,
-    rates: Float[np.ndarray, " steps"],
+    rates: Numbers,
     momentum: float,
     batch: int,
     learned: int,

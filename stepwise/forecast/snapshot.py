@@ -47,15 +47,15 @@ class Forecast:
     """
 
     learned: int
-    amplitude: float
-    rate: float
-    step: float
-    low: float
-    high: float
+    amplitude: Real
+    rate: Real
+    step: Real
+    low: Real
+    high: Real
     direction: Float[np.ndarray, " n"] | None
     weights: Float[np.ndarray, " f"] | None
     reason: str = ""
-    extrapolated: float = float("nan")
+    extrapolated: Real = float("nan")
 
     @property
     def coming(self) -> bool:
@@ -84,7 +84,7 @@ def next_step(
     method: str = "",
     bias: Numbers | None = None,
     velocity: Numbers | None = None,
-    sensitivity: Real = 0.0,
+    sensitivity: Real | Callable[[np.ndarray, np.ndarray], float] = 0.0,
     probe: tuple[Numbers, Numbers] | None = None,
     history: tuple[Numbers, Numbers] | None = None,
     seed: Whole = 0,
@@ -118,7 +118,8 @@ def next_step(
         bias: of the last layer. The loss centres the embedding, so it has no effect.
         velocity: the optimiser's momentum buffer of the head [d, f], in the convention of optax and
             PyTorch (V ← momentum · V + gradient); by default that of steady growth.
-        sensitivity: of the backbone (`forecast.sensitivity`).
+        sensitivity: of the backbone (`forecast.sensitivity`), or a function that computes it from
+            the direction of the next mode [f] and the learned rows of the head [k, f].
         probe: features of both views of the images on which the crossing is measured, if these are
             others. They decide how many modes are learned.
         history: (steps [T], amplitudes [T]): the next eigenvalue so far, for the extrapolation.
@@ -131,11 +132,11 @@ def next_step(
         ValueError: if a shape does not fit, a number is out of range or not finite, or the method
             has another law.
     """
-    row = _require_law(method)
+    row = require_law(method)
     _check.whole("step", step, 0)
     _check.require(0 <= momentum < 1, "momentum", "a number in 0 ≤ x < 1", momentum)
-    fits = np.isfinite(sensitivity) and sensitivity >= 0
-    _check.require(fits, "sensitivity", "a number of at least 0", sensitivity)
+    if not callable(sensitivity):
+        _require_sensitivity(sensitivity)
     if batch_size is not None:
         _check.whole("batch_size", batch_size, 2)
     modes = split(features1, features2, head, probe)
@@ -145,7 +146,7 @@ def next_step(
         return _none(modes, f"all {modes.learned} dimensions are learned", extrapolated)
     with jax.enable_x64(True):
         batch = np.inf if batch_size is None else float(batch_size)
-        optimiser = Descent(_rates(lr, int(step)), float(momentum), batch, float(sensitivity))
+        optimiser = Descent(_rates(lr, int(step)), float(momentum), batch, 0.0)
         n = len(modes.pair[0])
         draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
         moments = modes.moments(np.concatenate([np.ones((1, n)), draws]) / n)
@@ -156,6 +157,12 @@ def next_step(
             return _none(modes, reason, extrapolated)
         z = float(recursion.factor(4 * optimiser.rates[0] * gamma, optimiser.momentum))
         V = None if velocity is None else _rows_of(velocity, modes, head)
+        if callable(sensitivity):
+            first = jax.tree.map(lambda part: np.asarray(part)[None], here)
+            direction = _direction(modes, here, _take_off(modes, first, optimiser, z, V)[1])
+            sensitivity = sensitivity(direction, modes.learned_rows)
+            _require_sensitivity(sensitivity)
+        optimiser = optimiser._replace(sensitivity=float(sensitivity))
         steps, taken = _take_off(modes, moments, optimiser, z, V)
     if not np.isfinite(steps[0]):
         return _none(modes, f"none within {HORIZON:,} steps", extrapolated)
@@ -164,9 +171,7 @@ def next_step(
     remaining = max(float(steps[0] + np.median(members)), 0.5)
     spread = _spread(steps, members, DRIFT)
     low, high = (remaining * float(np.exp(sign * NORMAL_80 * spread)) for sign in (-1, 1))
-    end = np.asarray(taken.rows) * np.asarray(taken.strength)
-    vectors = np.linalg.eigh(end @ here.deflated @ end.T)[1]
-    along = modes.basis @ (end.T @ vectors[:, -1])
+    along = _direction(modes, here, taken)
     scores = (modes.pair[0] + modes.pair[1]) @ along
     return Forecast(
         modes.learned,
@@ -176,10 +181,23 @@ def next_step(
         step + low,
         step + high,
         scores / np.linalg.norm(scores),
-        along / np.linalg.norm(along),
+        along,
         "",
         extrapolated,
     )
+
+
+def _require_sensitivity(value: Any) -> None:
+    fits = np.isfinite(value) and value >= 0
+    _check.require(fits, "sensitivity", "a number of at least 0", value)
+
+
+def _direction(modes: Modes, moments: Moments, taken: Taken) -> np.ndarray:
+    """Return the unit direction in the features [f] of the largest row when it takes off."""
+    end = np.asarray(taken.rows) * np.asarray(taken.strength)
+    vectors = np.linalg.eigh(end @ moments.deflated @ end.T)[1]
+    along = modes.basis @ (end.T @ vectors[:, -1])
+    return along / np.linalg.norm(along)
 
 
 def _take_off(
@@ -241,7 +259,7 @@ def _simulate(
     )
 
 
-def _require_law(method: str) -> methods.Method:
+def require_law(method: str) -> methods.Method:
     """Return the method, or raise unless its loss has the flow that the recursion follows."""
     row = methods.find(method)
     known = [name for name, each in methods.METHODS.items() if each.law == laws.DEFAULT]
