@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from stepwise import _check, _terminal, models, spectra
 from stepwise._moved import former_arguments
 from stepwise.methods import Objective
 from stepwise.training import ownership, snapshots
+from stepwise.training.callbacks import CallbackError
+from stepwise.training.calls import Calls
 from stepwise.training.checkpoints import Checkpoints
 from stepwise.training.log import RunLog
 from stepwise.training.plan import Plan
@@ -62,6 +64,7 @@ def train(
     metadata: dict[str, Any] | None = None,
     mesh: Mesh | None = None,
     progress: bool | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Train an encoder by stochastic gradient descent on random views of every image.
 
@@ -85,6 +88,14 @@ def train(
             the batch evenly.
         progress: whether to show a bar with loss, rank and time left; by default, if stderr is a
             terminal.
+        callbacks: functions that are called with a `callbacks.Event` after each measured sample, in
+            this order. Each returns None or a dict of numbers, which are written to callbacks.jsonl
+            in the folder and to TensorBoard as callback/NAME. They do not change the run, and are
+            not part of its fingerprint. A resumed run calls them for the samples after its
+            checkpoint; a finished one calls none. A callback with the methods `state()`, which
+            returns a tree of arrays (dicts, lists and tuples), and `load(state)`, which receives
+            it with NumPy arrays, resumes from its state at the checkpoint. In a `jax.distributed`
+            program every process calls them.
 
     Returns:
         The measurements, with times = Σ lr, and the trained encoder. If a loss or gradient is not
@@ -94,22 +105,26 @@ def train(
     Raises:
         ValueError: if pixels are not uint8 [n, h, w, c] or are fewer than a batch; a number of the
             plan is not positive; a predictor is missing or unused; the folder holds another run
-            (of other images, objective, plan, `metadata` or starting weights); or another process
-            trains in the folder.
+            (of other images, objective, plan, `metadata` or starting weights); another process
+            trains in the folder; or a callback is not callable.
+        callbacks.CallbackError: if a callback raises an exception, or returns neither None nor a
+            dict of numbers. The run is saved first. When it resumes, all callbacks are called for
+            this sample again.
         OSError: if a checkpoint could not be written; earlier checkpoints remain.
     """
     plan.require()
     fits = isinstance(encoder, nnx.Module)
     _check.require(fits, "encoder", "a Flax NNX module", type(encoder).__name__)
+    calls = Calls(callbacks, encoder, folder)
     is_file = folder is not None and Path(folder).is_file()
     _check.require(not is_file, "folder", "a folder", f"the file {str(folder)!r}")
     with contextlib.ExitStack() as resources:
         resources.enter_context(jax.enable_x64(_in_float64(encoder, predictor)))
         step = Step(encoder, pixels, objective, plan, predictor, mesh)
         state, samples = step.start(), plan.samples()
-        first = _measure(step, state, plan)
+        first, _ = _measure(step, state, plan)
         log = RunLog(samples, plan.times()[samples], first, folder)
-        store = None
+        store, resumed = None, None
         if folder is not None:
             resources.enter_context(ownership.alone(Path(folder)))
             identity = ownership.identity(pixels, objective, plan, log, metadata)
@@ -117,14 +132,15 @@ def train(
             resources.callback(store.close)
             restored = store.restore({"state": state, "log": log.arrays()})
             if restored is not None:
-                _, checkpoint = restored
+                resumed, checkpoint = restored
                 state = checkpoint["state"]
                 ownership.require_start(Path(folder), checkpoint["log"], first)
                 log.load(checkpoint["log"])
-        if int(state["step"]) < plan.steps and bool(state["ok"]):
+        due = calls.begin(resumed)
+        if due or (int(state["step"]) < plan.steps and bool(state["ok"])):
             log.open()
             resources.callback(log.close)
-        state, finished = _run(step, state, plan, log, store, progress, folder)
+        state, finished = _run(step, state, plan, log, store, progress, folder, calls, due)
         last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
         models.restore(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
@@ -154,8 +170,13 @@ def _run(
     store: Checkpoints | None,
     progress: bool | None,
     folder: str | os.PathLike[str] | None,
+    calls: Calls,
+    due: bool,
 ) -> tuple[Any, bool]:
-    """Run the loop. Return the last state, and whether the run finished or diverged."""
+    """Run the loop. Return the last state, and whether the run finished or diverged.
+
+    If `due`, the callbacks are first called for the present sample, which the log has already.
+    """
     samples, position = set(plan.samples().tolist()), int(state["step"])
     snapshot_steps = (
         set(map(int, plan.snapshot_at))
@@ -169,9 +190,18 @@ def _run(
             encoder = (state["params"]["encoder"], state["stats"]["encoder"])
             snapshots.write(folder or "", position, *encoder)
 
-    def save() -> None:
-        if store is not None:
+    def save(failed: bool = False) -> None:
+        if store is not None and position not in store.steps():
+            calls.save(position, failed=failed)  # first, since no checkpoint may lack its states
             store.save(position, {"state": state, "log": log.arrays()})
+            calls.prune(store.steps())
+
+    def call(measured: dict[str, Any], outputs: tuple[Any, ...]) -> None:
+        try:
+            calls.call(position, measured, outputs, state, log)
+        except CallbackError:
+            save(failed=True)
+            raise
 
     with (
         _watch_signals() as interrupted,
@@ -183,6 +213,12 @@ def _run(
         ) as bar,
     ):
         save_snapshot()
+        if due:
+            measured, outputs = _measure(step, state, plan)
+            recorded = log.arrays()  # the state has lost the sum behind the mean training loss
+            loss = float(recorded["train_loss"][int(recorded["done"]) - 1])
+            call(measured | {"train_loss": loss}, outputs)
+            calls.settle(position)
         while position < plan.steps and bool(state["ok"]):
             ends = (
                 min((s for s in stops if s > position), default=plan.steps),
@@ -196,13 +232,13 @@ def _run(
                 break  # the run diverged; the state is the one before the bad step
             save_snapshot()
             if position in samples:
-                measured = _measure(step, state, plan)
+                measured, outputs = _measure(step, state, plan)
                 log.add(measured)
-                # the step itself was finite, but the embeddings that it leads to are not
-                if not np.isfinite(measured["loss"]):
-                    state = step.mark_failed(state)
-                    break
-                state = step.reset_mean_loss(state)
+                finite = bool(np.isfinite(measured["loss"]))
+                state = step.reset_mean_loss(state) if finite else step.mark_failed(state)
+                call(measured, outputs)
+                if not finite:
+                    break  # the step itself was finite, but the embeddings that it leads to are not
                 bar.set_postfix(loss=f"{measured['loss']:.4g}", rank=f"{measured['rankme']:.1f}")
             if position % plan.checkpoint_every == 0:
                 save()
@@ -213,10 +249,11 @@ def _run(
     return state, True
 
 
-def _measure(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
-    """Return the measurements of one sample, by name.
+def _measure(step: Step, state: Any, plan: Plan) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    """Return the measurements of one sample by name, and the outputs that they describe.
 
-    All but the training loss are NaN if an embedding or a representation is not finite.
+    All but the training loss are NaN if an embedding or a representation is not finite. The outputs
+    are the embeddings of the first and of the second view, and the hidden representations by name.
     """
     z1, z2, loss, hidden = step.evaluate_probe(state)
     d, count = z1.shape[1], max(int(state["taken"]), 1)
@@ -237,7 +274,7 @@ def _measure(step: Step, state: Any, plan: Plan) -> dict[str, Any]:
         size = min(values.shape[1], plan.covariance)
         stage = spectra.covariance_eigenvalues(values)[:size] if finite else np.full(size, np.nan)
         measured[f"stages/{name}"] = stage
-    return measured
+    return measured, (z1, z2, hidden)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,11 @@ def __getattr__(name: str) -> Any:
 
 
 def train(
-    config: Config, *, root: str | os.PathLike[str] = "runs", progress: bool | None = None
+    config: Config,
+    *,
+    root: str | os.PathLike[str] = "runs",
+    progress: bool | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Trained:
     """Train, resume or load the run of a configuration.
 
@@ -59,12 +63,15 @@ def train(
         config: all settings of the run.
         root: folder of all runs; this run has the folder root/HASH (`folder`).
         progress: whether to show a progress bar; by default, if stderr is a terminal.
+        callbacks: functions that are called after each measured sample, as in `training.train`.
+            They do not enter the hash of the run.
 
     Returns:
         The run, as `training.train` returns it.
 
     Raises:
         ValueError: if the data set has fewer than `n_images` images, or as in `training.train`.
+        callbacks.CallbackError: if a callback fails; the run is saved and can be resumed.
         OSError: if a checkpoint could not be written.
     """
     images = load(config)
@@ -86,6 +93,7 @@ def train(
         folder=run_folder,
         metadata=json.loads(json.dumps(_fingerprint(config))),
         progress=progress,
+        callbacks=callbacks,
     )
     record = run_folder / "config.json"
     if not record.is_file():
