@@ -31,6 +31,8 @@ The modules, in the order of the data flow:
 - `validity`: where the small-start theory will hold, and its expected error, before any run.
 - `compare`: the gaps between theory and experiment, as numbers.
 - `plotting`: drawings of trajectories; the only module that imports matplotlib.
+- `forecast`: when a network in training learns its next mode, from one snapshot; a monitor for any
+  trainer.
 - `record`: the files of a result.
 - `cli`: the command line.
 

@@ -130,7 +130,7 @@ def fans(
     """Draw eigenvalues against the training step on logarithmic axes, and forecasts as dashed fans.
 
     A fan runs from an eigenvalue at the step of its snapshot to `level` at the step that was
-    forecast. A bar at the level is the 80% interval.
+    forecast, and spreads to the 80% interval there.
 
     Args:
         ax: axes.
@@ -149,7 +149,8 @@ def fans(
         x = [max(begin, t[t > 0].min()), expected]
         ax.plot(x, [value, level], color=INK, ls=(0, (4, 2)), lw=1.0, label=labels[0])
         ax.plot(x[0], value, "o", color=INK, ms=3.5)
-        ax.plot([low, high], [level, level], color=ORANGE, lw=3, alpha=0.7, label=labels[1])
+        corners = [x[0], low, high], [value, level, level]
+        ax.fill(*corners, color=ORANGE, alpha=0.3, lw=0, label=labels[1])
     ax.set(xscale="log", yscale="log", xlabel="training step", ylabel="eigenvalues of C")
     smallest = values[t > 0]
     ax.set_ylim(max(smallest[smallest > 0].min(), 1e-9), 2)

@@ -90,7 +90,7 @@ def lines(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_a_page_can_be_given(page, monkeypatch, capsys):
     given = []
-    for name in ("Predict", "Train", "Align", "Entk", "Show", "Fetch"):
+    for name in ("Predict", "Train", "Align", "Entk", "Forecast", "Watch", "Show", "Fetch"):
         monkeypatch.setattr(getattr(commands, name), "run", lambda self: given.append(self) or 0)
     asked = [line for line in lines(page) if line.startswith("stepwise ")]
     for line in asked:

@@ -45,6 +45,7 @@ training
 subject
 validity compare
 plotting
+forecast
 record
 cli
 cli.__main__

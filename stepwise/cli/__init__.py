@@ -1,4 +1,4 @@
-"""The command line: `stepwise predict`, `train`, `entk`, `align`, `figure` and `data`.
+"""The command line: `stepwise predict`, `train`, `entk`, `align`, `forecast` and others.
 
 The flags of a command are the fields of one dataclass. Exit codes:
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     import tyro  # here, because --version does not need it and it is slow to import
 
     from stepwise.cli import figure
-    from stepwise.cli.commands import Align, Data, Entk, Predict, Train
+    from stepwise.cli.commands import Align, Data, Entk, Forecast, Predict, Train, Watch
 
     figures = figure.command()
     if arguments[:1] == ["figure"] and figures is figure.Elsewhere and "--help" not in arguments:
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         "train": Train,
         "entk": Entk,
         "align": Align,
+        "forecast": Forecast,
+        "watch": Watch,
         "figure": figures,
         "data": Data,
     }

@@ -150,6 +150,8 @@ class Train:
     """Folder of all training runs."""
     out: Path = Path("results/train")
     """Parent of the run's results folder (summary.json, arrays.npz, config.json and the figure)."""
+    forecast: bool = True
+    """Forecast at each measurement when the next mode comes, for a run that has a forecast."""
 
     def run(self) -> int:
         """Train, resume or load the run; then write its files."""
@@ -230,6 +232,65 @@ class Align(NetworkOptions):
     def run(self) -> int:
         """Print a line for each kernel and write the files."""
         return _run("align", self)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecast the next step of a training run from each of its saved networks, and score it.
+
+    The run needs saved networks (`stepwise train --snapshots 29`). Every forecast uses only what
+    was known at that step; it is then compared with what happened.
+    """
+
+    run_dir: Path
+    """Folder of a finished training run, RUNS-DIR/HASH."""
+    n_pairs: int = 1024
+    """Number of images, with two fresh views of each; all images if there are fewer."""
+    data: Annotated[str, _flag("STR", "the run's")] = ImageOptions.data
+    """Images, only if they have moved since training."""
+    data_dir: Annotated[str | None, _flag("STR", "the run's")] = None
+    """Folder of the cifar10 or stl10 files, only if they have moved since training."""
+    out: Path = Path("results/forecast")
+    """Folder for summary.json, arrays.npz, config.json and the figure; later calls replace them."""
+
+    def run(self) -> int:
+        """Print a line for each saved network, and write the files."""
+        return _run("forecast", self)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Report on another trainer's run while it trains: modes learned, the next step, the diagnosis.
+
+    The trainer writes a file step_N.npz for each sample, with the embeddings z1 and z2 [n, d] of
+    both views and optionally features1, features2, head, loss and sensitivity
+    (forecast.log_arrays). The command follows the folder until it is interrupted.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """Folder of files step_N.npz, or one such file."""
+    method: Annotated[
+        str,
+        _flag(
+            "STR",
+            "Barlow Twins in the form that the theory solves",
+            f"Method of the loss: one of {METHODS}, or FILE.py:NAME for a method of your own.",
+        ),
+    ] = ""
+    lr: Annotated[float | None, _flag("FLOAT", "none, and forecasts are extrapolations")] = None
+    """Learning rate of SGD."""
+    momentum: float = 0.0
+    """Momentum of SGD."""
+    batch_size: Annotated[int | None, _flag("INT", "full batches")] = None
+    """Number of pairs in a training batch."""
+    once: bool = False
+    """Report on the files that exist, and end."""
+    out: Annotated[Path | None, _flag("PATH", "none")] = None
+    """File for the reports, one JSON line each; an existing one is continued."""
+
+    def run(self) -> int:
+        """Print a report for each file."""
+        return _run("watch", self)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def run(options: Forecast) -> int:
 
 def _line(entry: history.Entry) -> str:
     """Say a forecast and what happened in one line."""
-    came = f"it came at {entry.actual:,.0f}" if np.isfinite(entry.actual) else "it did not come"
+    came = f"came at {entry.actual:,.0f}" if np.isfinite(entry.actual) else "none came"
     return f"step {entry.step:>6,}: {entry.forecast}; {came}"
 
 

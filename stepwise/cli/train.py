@@ -13,6 +13,7 @@ import numpy as np
 from stepwise import _files, methods, plotting, record, staircase
 from stepwise.cli.commands import Train
 from stepwise.data import Images
+from stepwise.forecast.live import NextStep
 from stepwise.training import runs
 
 STILL = 1e-6
@@ -46,7 +47,11 @@ def run(options: Train) -> int:
                 f"{shorter} is the same run with fewer steps; this one starts again at step 0, "
                 f"because its curves are recorded at other steps"
             )
-    trained = methods.run_with(config.method, lambda: runs.train(config, root=options.runs_dir))
+    callbacks = _forecasts(config) if options.forecast else []
+    trained = methods.run_with(
+        config.method,
+        lambda: runs.train(config, root=options.runs_dir, callbacks=callbacks),
+    )
     if not trained.finished:
         raise KeyboardInterrupt
     arrays, numbers = (
@@ -87,6 +92,14 @@ def run(options: Train) -> int:
     )
     print(f"next: stepwise align --run-dir {folder}")
     return 0
+
+
+def _forecasts(config: runs.Config) -> list[NextStep]:
+    """Return the callback that forecasts the next step, if the run has a forecast."""
+    try:
+        return [NextStep(config)]
+    except ValueError:
+        return []
 
 
 def _require_batch(options: Train, config: runs.Config, count: int) -> None:

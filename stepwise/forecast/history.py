@@ -80,6 +80,11 @@ def require_supported(config: runs.Config) -> None:
     _check.require(
         optimiser == "sgd", "optimiser", "sgd, whose steps the forecast knows", optimiser
     )
+    layers, expected = (
+        len(config.head),
+        "one linear layer, before which are the backbone's features",
+    )
+    _check.require(layers == 1, "head", expected, f"{layers} layers")
     _check.require(decay == 0, "weight_decay", "0, because decay is not in the forecast", decay)
 
 

@@ -1,6 +1,6 @@
 """The row of a method: its objective, start and schedules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -90,6 +90,25 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A known value of a loss: where it is flat, and why.
+
+    Attributes:
+        name: of the state of the embedding, in a few words.
+        value: the loss there.
+        meaning: what the state is, one clause.
+        advice: what to change, one sentence.
+        learned: number of modes that are learned there; None if the level does not count modes.
+    """
+
+    name: str
+    value: float
+    meaning: str
+    advice: str
+    learned: int | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """One row of the table.
 
@@ -101,6 +120,10 @@ class Method:
         recipe: a name in `views.RECIPES`: the views that it was published with.
         collapse: the loss at full collapse, when every embedding is the same vector of norm
             `collapse_norm`, as a function of (n, d); None if no closed form is known.
+        collapse_is_least: whether no embedding has a smaller loss, so that only the predictor or
+            the stopped gradient keeps training from collapse.
+        levels: the other known levels of the loss, as a function of (n, d, eigenvalues of the
+            uncentred C [d], or None if they are not known); None if no others are known.
         collapse_norm: 1, or 0 for a loss whose value depends on the vector of norm 1.
         law: the law that predicts its modes, a function of (problem, d); None if there is no law.
         law_loss: the loss of `stepwise.losses` for which the law is exact; by default, the loss of
@@ -122,6 +145,8 @@ class Method:
     recipe: str = "small"
     collapse: Callable[[int, int], float] | None = None
     collapse_norm: float = 1.0
+    collapse_is_least: bool = False
+    levels: Callable[[int, int, Any], Sequence[Level]] | None = None
     law: Callable[[Any, Whole], Any] | None = None
     law_loss: Callable[..., Any] | None = None
     start: Start = field(default_factory=Start)

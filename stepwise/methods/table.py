@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from stepwise import laws, losses
 from stepwise.losses import isotropy
-from stepwise.methods import theory
+from stepwise.methods import plateaus, theory
 from stepwise.methods.row import Method, Objective, Schedule, Start
 
 
@@ -33,6 +33,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Simon et al., On the Stepwise Nature of SSL, ICML 2023 (arXiv 2303.15438)",
                 objective=Objective(losses.barlow_twins_unnormalised),
                 collapse=lambda n, d: float(d),
+                levels=plateaus.whitening,
                 law=laws.DEFAULT,
                 recipe="barlow_twins",
                 start=Start(scale=1e-3),
@@ -67,6 +68,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Chen et al., SimCLR, ICML 2020 (arXiv 2002.05709)",
                 objective=Objective(losses.simclr),
                 collapse=_collapsed_nt_xent,
+                levels=plateaus.averaged,
                 law=theory.simclr,
                 recipe="simclr",
                 # The loss ignores the scale of embeddings, so they start near one vector, the
@@ -108,6 +110,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="HaoChen et al., Spectral Contrastive Loss, NeurIPS 2021 (arXiv 2106.04156)",
                 objective=Objective(losses.spectral_contrastive),
                 collapse=lambda n, d: -1.0,
+                levels=plateaus.factorisation,
                 law=theory.spectral_contrastive,
                 law_loss=theory.unclipped_spectral_contrastive,
                 recipe="spectral",
@@ -120,6 +123,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Grill et al., BYOL, NeurIPS 2020 (arXiv 2006.07733)",
                 objective=Objective(losses.byol, predictor=True, decay=0.996),
                 collapse=lambda n, d: 0.0,
+                collapse_is_least=True,
                 law=theory.byol,
                 law_loss=theory.unnormalised_byol,
                 recipe="byol",
@@ -132,6 +136,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 paper="Chen and He, SimSiam, CVPR 2021 (arXiv 2011.10566)",
                 objective=Objective(losses.simsiam, predictor=True),
                 collapse=lambda n, d: -1.0,
+                collapse_is_least=True,
                 law=theory.simsiam,
                 law_loss=theory.unnormalised_simsiam,
                 recipe="simsiam",
@@ -149,6 +154,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     losses.dino_with_running_center, decay=0.996, state=losses.dino_center
                 ),
                 collapse=lambda n, d: math.log(d),
+                levels=plateaus.assignments,
                 collapse_norm=0.0,
                 law=theory.dino,
                 recipe="dino",
@@ -190,6 +196,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 # own moment, of which a law is exact, and not of a running mean.
                 objective=Objective(losses.isoloss),
                 collapse=lambda n, d: 0.0,
+                collapse_is_least=True,
                 law=laws.IsoLoss,
                 recipe="byol",
                 colour="#661100",

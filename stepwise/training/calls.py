@@ -90,8 +90,8 @@ class Calls:
 
     def call(
         self, step: int, measured: dict[str, Any], outputs: tuple[Any, ...], state: Any, log: RunLog
-    ) -> None:
-        """Call all callbacks for a sample, and record the numbers that they return.
+    ) -> dict[str, float]:
+        """Call all callbacks for a sample, record the numbers that they return, and return them.
 
         Args:
             step: the step.
@@ -105,7 +105,7 @@ class Calls:
                 numbers.
         """
         if not self._functions:
-            return
+            return {}
         self._before = self._pack()
         build = partial(_copy, self._encoder, state["params"]["encoder"], state["stats"]["encoder"])
         z1, z2, hidden = outputs
@@ -125,8 +125,8 @@ class Calls:
             with (self._folder / "callbacks.jsonl").open("a") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         for name, value in event.numbers.items():
-            if log._writer is not None and np.isfinite(value):
-                log._writer.add_scalar(f"callback/{name}", value, step)
+            log.add_scalar(f"callback/{name}", value, step)
+        return event.numbers
 
     def save(self, step: int, *, failed: bool = False) -> None:
         """Write the states that belong to the checkpoint of a step; call this before it is written.

@@ -60,6 +60,11 @@ class RunLog:
         if self._writer is not None:
             self._write(self._done - 1)
 
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Write one more TensorBoard event, if files are open and the value is finite."""
+        if self._writer is not None and np.isfinite(value):
+            self._writer.add_scalar(name, value, step)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return a copy of all samples, NaN for those not measured yet, in the form of `load`."""
         return {name: array.copy() for name, array in self._arrays.items()} | {

@@ -196,9 +196,9 @@ def _run(
             store.save(position, {"state": state, "log": log.arrays()})
             calls.prune(store.steps())
 
-    def call(measured: dict[str, Any], outputs: tuple[Any, ...]) -> None:
+    def call(measured: dict[str, Any], outputs: tuple[Any, ...]) -> dict[str, float]:
         try:
-            calls.call(position, measured, outputs, state, log)
+            return calls.call(position, measured, outputs, state, log)
         except CallbackError:
             save(failed=True)
             raise
@@ -236,10 +236,12 @@ def _run(
                 log.add(measured)
                 finite = bool(np.isfinite(measured["loss"]))
                 state = step.reset_mean_loss(state) if finite else step.mark_failed(state)
-                call(measured, outputs)
+                numbers = call(measured, outputs)
                 if not finite:
                     break  # the step itself was finite, but the embeddings that it leads to are not
-                bar.set_postfix(loss=f"{measured['loss']:.4g}", rank=f"{measured['rankme']:.1f}")
+                shown = {name: f"{value:.4g}" for name, value in numbers.items()}
+                shown |= {"rank": f"{measured['rankme']:.1f}"}
+                bar.set_postfix(loss=f"{measured['loss']:.4g}", **shown)
             if position % plan.checkpoint_every == 0:
                 save()
             if interrupted() and position < plan.steps:

@@ -24,6 +24,8 @@ COMMANDS = (
     ["train"],
     ["entk"],
     ["align"],
+    ["forecast"],
+    ["watch"],
     ["figure"],
     ["data"],
     ["data", "show"],
@@ -34,6 +36,7 @@ SMALL = [
     "--n-images", "48", "--side", "8", "--blocks", "1", "--width", "4", "--head", "2",
     "--steps", "40",
     "--batch-size", "16", "--probe", "16", "--lr", "0.02", "--records", "20", "--snapshots", "2",
+    "--no-forecast",
 ]  # fmt: skip
 
 

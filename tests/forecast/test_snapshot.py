@@ -20,7 +20,7 @@ def pairs(n=600, gamma=(1.6, 0.9, 0.5, 0.02, 0.01), seed=0):
 
 
 def train(x, x2, steps, *, batch=None, d=4, seed=0, scale=1e-4):
-    """Train a linear head by heavy ball; return weights [T, d, f], momenta, and eigenvalues of C."""
+    """Train a linear head by heavy ball; return weights [T, d, f], momenta and eigenvalues."""
     rng = np.random.default_rng(seed)
     mean = (x.mean(axis=0) + x2.mean(axis=0)) / 2
     full = (x - mean).T @ (x2 - mean) / len(x)
@@ -124,7 +124,7 @@ def test_small_batches_can_drown_every_further_mode(full):
 
 
 def test_all_dimensions_learned(full):
-    x, x2, weights, _, curves = full
+    x, x2, weights, _, _ = full
     said = forecast.next_step(x, x2, weights[-1][:3], step=699, lr=LR, momentum=MOMENTUM)
     assert said.learned == 3 and said.reason == "all 3 dimensions are learned"
 
