@@ -115,9 +115,9 @@ def first_crossing(
     return steps
 
 
-@partial(jax.jit, static_argnames=("loss", "batch", "learned", "every"))
+@partial(jax.jit, static_argnames=("loss", "batch", "every"))
 def _run(
-    arrays: Any, keys: Array, loss: Any, batch: int, learned: int, every: int
+    arrays: Any, keys: Array, loss: Any, batch: int, learned: Any, every: int
 ) -> Float[Array, "members T"]:
     """Return the next eigenvalue of C of every member, NaN after the simulation ended."""
     pairs, probe, head, sensitivity, rates, momentum = arrays
@@ -127,7 +127,7 @@ def _run(
 
     def measure(rows: Array, u: Array) -> Array:
         effective = rows * u[None]
-        return jnp.linalg.eigvalsh(effective @ moment @ effective.T)[-1 - learned]
+        return jnp.linalg.eigvalsh(effective @ moment @ effective.T)[::-1][learned]
 
     def step(state: Any, inputs: Any) -> tuple[Any, None]:
         rows, velocity, u, u_velocity = state

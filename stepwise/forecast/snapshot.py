@@ -21,6 +21,8 @@ DRIFT = 0.25
 """Standard deviation of ln(remaining steps) from features that change in other ways than the
 recursion knows. It was chosen so that 80% intervals cover about that many steps of real runs.
 """
+PER_SAMPLE = 25
+"""C is measured about this many times in as many steps as training has taken."""
 PAD = 8
 """Rows and directions are padded with zeros to multiples of this, so that few programs compile."""
 NORMAL_80 = 1.2816
@@ -166,7 +168,8 @@ def next_step(
         steps, taken = _take_off(modes, moments, optimiser, z, V)
     if not np.isfinite(steps[0]):
         return _none(modes, f"none within {HORIZON:,} steps", extrapolated)
-    every = max(1, int(step + steps[0]) // 25)
+    # a power of two, so that few programs compile
+    every = 2 ** int(np.log2(max(1.0, (step + steps[0]) / PER_SAMPLE)))
     members = _simulate(row, modes, taken, optimiser, batch_size, every, seed)
     remaining = max(float(steps[0] + np.median(members)), 0.5)
     spread = _spread(steps, members, DRIFT)
