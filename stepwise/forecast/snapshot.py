@@ -21,8 +21,10 @@ DRIFT = 0.25
 """Standard deviation of ln(remaining steps) from features that change in other ways than the
 recursion knows. It was chosen so that 80% intervals cover about that many steps of real runs.
 """
-PER_SAMPLE = 25
-"""C is measured about this many times in as many steps as training has taken."""
+PER_SAMPLE = 16
+"""C is measured at least this many times in as many steps as training has taken, like the curves of
+a run. Noise crosses 1/2 the sooner the more often it is measured.
+"""
 PAD = 8
 """Rows and directions are padded with zeros to multiples of this, so that few programs compile."""
 NORMAL_80 = 1.2816
