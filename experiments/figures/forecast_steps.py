@@ -49,7 +49,7 @@ class Config(resnets.Config):
     @classmethod
     def smoke(cls) -> "Config":
         """Return a configuration that runs in a minute: one run of a tiny network."""
-        return replace(super().smoke(), seeds=(0,), snapshots=20, n_pairs=64)
+        return replace(super().smoke(), seeds=(0,), snapshots=14, n_pairs=64)
 
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:

@@ -170,11 +170,13 @@ class Network:
         rows = np.zeros((self.config.head[-1], weights.size), np.float32)
         rows[: len(learned)] = learned  # in one shape, so that one program serves all snapshots
         direction = weights.astype(np.float32)
-        gamma, slopes = self._slopes(params["backbone"], rest, stats, direction, rows)
+        pair = (view[:GRADIENT_PAIRS] for view in self.views)
+        gamma, slopes = self._slopes(params["backbone"], rest, stats, *pair, direction, rows)
         return from_gradient(gamma, slopes)
 
-    def _mode_moment(self, backbone: Any, rest: Any, stats: Any, w: Any, rows: Any) -> Any:
-        first, second = (view[:GRADIENT_PAIRS] for view in self.views)
+    def _mode_moment(
+        self, backbone: Any, rest: Any, stats: Any, first: Any, second: Any, w: Any, rows: Any
+    ) -> Any:
         a, b, *_ = self._apply(rest | {"backbone": backbone}, stats, first, second)
         return mode_moment(a, b, w, rows)
 

@@ -69,7 +69,7 @@ def test_no_forecast_at_all_fails_without_an_error():
     assert labelled_panels(forecast_steps, nothing) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.long  # make figures PRESET=smoke runs the same
 @optimised()
 def test_a_tiny_network_is_forecast(tmp_path):
     small = dataclasses.replace(
