@@ -70,7 +70,7 @@ def crossings(
         sensitivity: of the backbone along each direction of the basis.
         rates: learning rates of the coming steps, at least `STEPS` of them.
         momentum: of SGD.
-        batch: number of pairs in a batch.
+        batch: number of pairs in a batch, drawn with replacement; n means the full batch.
         learned: number of modes that are learned at the start.
         every: number of steps between two measurements of C.
         level: of the crossing, at most 1/2.
@@ -132,7 +132,8 @@ def _run(
     def step(state: Any, inputs: Any) -> tuple[Any, None]:
         rows, velocity, u, u_velocity = state
         key, rate = inputs
-        chosen = jax.random.randint(key, (batch,), 0, n)
+        drawn = jax.random.randint(key, (batch,), 0, n)
+        chosen = jnp.arange(n) if batch == n else drawn
         a, b = pairs.first[chosen], pairs.second[chosen]
 
         def value(rows: Array, u: Array) -> Array:

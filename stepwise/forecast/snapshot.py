@@ -99,14 +99,14 @@ def next_step(
     is not learned yet. There the network moves by its head alone, a linear model of the features,
     whose next mode grows at the rate 8 λ_max(D) per unit of lr · step, with D as in
     `forecast.recursion`. The optimiser's own recursion is run from the snapshot on, for the mean
-    loss of a batch of this size, until the next eigenvalue of C crosses 1/2.
+    loss of a batch of this size, until the next eigenvalue of C is 0.1. From there all rows descend
+    on random batches until it crosses 1/2 (`forecast.simulation`).
 
     The features also change, because the backbone strengthens a mode while its row grows. Pass
     `sensitivity` to include that; without it, forecasts shortly before a step are late.
 
-    The interval combines the finite number of pairs (resampled), the noise of the batches, with
-    variance (1 + 1/ρ²)/(n N) of the relative time for N remaining steps and agreement ρ, and
-    `DRIFT`.
+    The interval is that of a normal distribution of ln(remaining steps). Its variance is the sum of
+    that over resampled pairs, that over random batches, and `DRIFT`².
 
     Args:
         features1, features2: features of both views before the last linear layer [n, f], row i of
