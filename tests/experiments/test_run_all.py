@@ -41,7 +41,7 @@ def test_a_figure_that_fails_does_not_stop_the_others_and_is_named_at_the_end(fa
     assert run_all.main(["--out", str(out)]) == 1
     assert [argv[0] for argv in calls] == list(run_one.FIGURES)
     printed = capsys.readouterr().out
-    assert "[1 of 10] fig1: at most about" in printed
+    assert "[1 of 11] fig1: at most about" in printed
     assert printed.count("FAIL two") == 2
     assert printed.count("2 of 2 checks passed") == 8
 
