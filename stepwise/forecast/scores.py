@@ -26,6 +26,8 @@ def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
     counts with the extrapolation, and as not covered.
 
     Returns:
+        A dict that JSON can hold:
+
         - forecasts: one dictionary for each snapshot (`Entry.summary`).
         - counted: number of snapshots that count.
         - median_factor, within_1_5: of the remaining time, `factor`.
@@ -34,8 +36,7 @@ def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
         - width: median of (high − now)/(low − now).
         - extrapolation_median_factor: of the extrapolation.
         - refusals: share of forecasts that none is coming.
-        - none_after_last: share of the snapshots after the run's last step that say so; None if
-          there are none.
+        - none_after_last: share of the snapshots after the run's last step that say so, or None.
         - direction, direction_null: medians.
     """
     counted = [e for e in entries if np.isfinite(e.actual) and e.actual - e.step >= LEAST]

@@ -77,9 +77,8 @@ def crossings(
         seed: of the batches.
 
     Returns:
-        Numbers of steps [MEMBERS], infinite for a member that does not cross within `STEPS`. A
-        crossing is
-            interpolated linearly between two measurements.
+        Numbers of steps [MEMBERS], infinite for a member that decays. A crossing is interpolated
+        linearly between two measurements.
     """
     keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), MEMBERS)
     curves = _run(

@@ -43,7 +43,7 @@ def test_a_figure_that_fails_does_not_stop_the_others_and_is_named_at_the_end(fa
     printed = capsys.readouterr().out
     assert "[1 of 11] fig1: at most about" in printed
     assert printed.count("FAIL two") == 2
-    assert printed.count("2 of 2 checks passed") == 8
+    assert printed.count("2 of 2 checks passed") == 9
 
 
 def test_a_smoke_run_passes_unless_a_figure_has_an_error(faked):
