@@ -6,7 +6,8 @@ Claim          Between two steps a network moves like a linear model of its feat
 Paper          beyond the paper, which explains steps after they happened
 Command        make forecast (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it uses fig3's run
                of Barlow Twins
-Time, 2 cores  smoke 60 s, laptop 12 min with fig3's runs finished
+Time, 2 cores  besides training, about four minutes of processor time for each run of the laptop
+               preset
 Expected       over the kept snapshots of each run: remaining time within a median factor of 1.35 in
                the median run, and below the extrapolation's factor in every run; the step itself
                within 10%; 65% to 95% of the 80% intervals hold it; the predicted direction
@@ -30,7 +31,7 @@ from stepwise.training import runs
 __all__ = ["Config", "check", "digest", "plot", "run"]
 
 SECONDS = {"smoke": 60, "laptop": 700}
-"""About what it takes on two cores, for the time left of `make figures`."""
+"""A guess of what it takes on two cores, for the time left of `make figures`."""
 
 FACTOR, ERROR, COVERAGE, WIDTH = 1.35, 0.1, (0.65, 0.95), 3.0
 """Bounds of the checks: factor of the remaining time, error of the step, coverage, and width."""

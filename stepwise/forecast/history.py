@@ -13,8 +13,6 @@ import numpy as np
 from stepwise import _check, _random, models, spectra, views
 from stepwise.data import Images
 from stepwise.forecast.backbone import from_gradient, mode_moment
-from stepwise.forecast.extrapolation import extrapolate
-from stepwise.forecast.modes import split
 from stepwise.forecast.recursion import LEVEL, TAKEOFF
 from stepwise.forecast.snapshot import Forecast, next_step, require_law
 from stepwise.training import runs, snapshots
@@ -200,7 +198,7 @@ class Network:
             "probe": probe,
         }
         steps, values = history
-        learned = split(first, second, head, probe).learned
+        learned = int(np.sum(values[-1] >= LEVEL))
         if learned < values.shape[1]:
             options["history"] = steps, values[:, learned]
 
@@ -236,7 +234,7 @@ def run_forecasts(
         direction = null = np.nan
         if k < len(now):
             actual = next_crossing(measured, curves[:, k], step)
-            line = extrapolate(history[0], history[1][:, k])
+            line = said.extrapolated
         if np.isfinite(actual) and said.weights is not None:
             later = next((s for s in kept if s >= actual), None)
             if later is not None:

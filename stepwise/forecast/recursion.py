@@ -56,7 +56,7 @@ class Descent(NamedTuple):
     """How the rows descend.
 
     Attributes:
-        rates: learning rate of each coming step [HORIZON].
+        rates: learning rate of each coming step, at least HORIZON of them.
         momentum: β of the heavy ball.
         batch: number of pairs in a batch; infinite for full batches.
         sensitivity: of the backbone; 0 for features that stay as they are.

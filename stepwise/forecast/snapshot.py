@@ -110,8 +110,7 @@ def next_step(
 
     Args:
         features1, features2: features of both views before the last linear layer [n, f], row i of
-            both of one image, normalised as in training. Use as many pairs as you can: a thousand
-            gave better forecasts than 256.
+            both of one image, normalised as in training. Use more pairs than features if you can.
         head: weights of the last layer [d, f]; the embedding is z = φ headᵀ + bias.
         step: training step of the snapshot.
         lr: learning rate, or a schedule: a function of the step.
@@ -173,6 +172,8 @@ def next_step(
     # a power of two, so that few programs compile
     every = 2 ** int(np.log2(max(1.0, (step + steps[0]) / PER_SAMPLE)))
     members = _simulate(row, modes, taken, optimiser, batch_size, every, seed)
+    if not np.isfinite(np.median(members)):
+        return _none(modes, "it takes off, but the noise of the batches undoes it", extrapolated)
     remaining = max(float(steps[0] + np.median(members)), 0.5)
     spread = _spread(steps, members, DRIFT)
     low, high = (remaining * float(np.exp(sign * NORMAL_80 * spread)) for sign in (-1, 1))
@@ -274,12 +275,13 @@ def require_law(method: str) -> methods.Method:
 
 
 def _rates(lr: Any, step: int) -> np.ndarray:
-    """Return the learning rates of the coming steps, relative to the optimiser's time."""
+    """Return the learning rates of the steps up to a take-off, and of the simulation after it."""
+    count = HORIZON + simulation.STEPS
     if not callable(lr):
         fits = np.isfinite(lr) and lr > 0
         _check.require(fits, "lr", "a positive number, or a function of the step", lr)
-        return np.full(HORIZON, float(lr))
-    rates = np.asarray(jax.vmap(lr)(step + np.arange(HORIZON)), np.float64)
+        return np.full(count, float(lr))
+    rates = np.asarray(jax.vmap(lr)(step + np.arange(count)), np.float64)
     fits = bool(np.isfinite(rates).all() and (rates >= 0).all() and rates[0] > 0)
     _check.require(fits, "lr", "a schedule of positive learning rates", f"{rates[:3]}")
     return rates
