@@ -125,36 +125,53 @@ def eigenvalues(
 
 
 def fans(
-    ax: Axes, steps: Numbers, eigenvalues: Numbers, forecasts: Numbers, level: Real = 0.5
+    ax: Axes, steps: Numbers, eigenvalues: Numbers, forecasts: Numbers, paths: Numbers
 ) -> None:
     """Draw eigenvalues against the training step on logarithmic axes, and forecasts as dashed fans.
 
-    A fan runs from an eigenvalue at the step of its snapshot to `level` at the step that was
-    forecast, and spreads to the 80% interval there.
+    A forecast is a dashed curve from the eigenvalue at the step of its snapshot. A bar at `level`
+    is its 80% interval, joined to the snapshot by a shaded triangle.
 
     Args:
         ax: axes.
         steps: training steps [T].
         eigenvalues: of C [T, d].
-        forecasts: rows (step, eigenvalue, forecast, low, high) [k, 5].
-        level: eigenvalue at which a mode counts as learned.
+        forecasts: rows (step, eigenvalue, level, low, high) [k, 5].
+        paths: the curve of each forecast, steps and values; NaN after its end [k, 2, P].
     """
     t, values = np.asarray(steps, np.float64), np.asarray(eigenvalues, np.float64)
     for j, colour in enumerate(mode_colours(values.shape[1])):
         shown = (t > 0) & (values[:, j] > 0)
         label = "eigenvalues of C" if j == 0 else None
         ax.plot(t[shown], values[shown, j], color=colour, label=label)
-    for i, (begin, value, expected, low, high) in enumerate(np.asarray(forecasts, np.float64)):
-        labels = ("forecast", "its 80% interval") if i == 0 else (None, None)
-        x = [max(begin, t[t > 0].min()), expected]
-        ax.plot(x, [value, level], color=INK, ls=(0, (4, 2)), lw=1.0, label=labels[0])
-        ax.plot(x[0], value, "o", color=INK, ms=3.5)
-        corners = [x[0], low, high], [value, level, level]
-        ax.fill(*corners, color=ORANGE, alpha=0.3, lw=0, label=labels[1])
+    earliest = t[t > 0].min()
+    for i, (begin, value, level, low, high) in enumerate(np.asarray(forecasts, np.float64)):
+        start = max(begin, earliest)
+        ax.fill([start, low, high], [value, level, level], color=ORANGE, alpha=0.2, lw=0)
+        label = "80% interval" if i == 0 else None
+        ax.plot([low, high], [level, level], color=ORANGE, lw=2.5, label=label)
+        ax.plot(start, value, "o", color=INK, ms=3.5)
+    dashes(ax, paths, earliest=earliest)
     ax.set(xscale="log", yscale="log", xlabel="training step", ylabel="eigenvalues of C")
     smallest = values[t > 0]
     ax.set_ylim(max(smallest[smallest > 0].min(), 1e-9), 2)
     ax.legend(loc="lower right")
+
+
+def dashes(ax: Axes, paths: Numbers, label: str = "forecast", *, earliest: Real = 0.0) -> None:
+    """Draw forecasts as dashed curves.
+
+    Args:
+        ax: axes.
+        paths: abscissae and values of each, NaN after its end [k, 2, P].
+        label: of all curves.
+        earliest: smallest abscissa, for a logarithmic axis; earlier points are drawn there.
+    """
+    for i, (x, y) in enumerate(np.asarray(paths, np.float64)):
+        shown = np.isfinite(x) & np.isfinite(y)
+        style: dict[str, Any] = {"color": INK, "ls": (0, (4, 2)), "lw": 1.0}
+        x = np.maximum(x[shown], earliest)
+        ax.plot(x, y[shown], **style, label=label if i == 0 else None, zorder=3)
 
 
 def pictures(

@@ -8,18 +8,25 @@ Command        make fig1 (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...; SET
                A and B only)
 Time, 2 cores  smoke 40 s, laptop 12 min; the linear panels are written first
 Expected       linear model: see experiments/shared/linear_model.py; ResNet: at least five modes
-               cross half of their final value while the next mode is below a tenth of its own
+               cross half of their final value while the next mode is below a tenth of its own.
+               The dashed curves of C and D are forecasts (`make forecast`), each from the first
+               network that was saved on the plateau before its step, and from nothing later
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
+
+import numpy as np
 
 from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, linear_model, resnets
 from stepwise import plotting, staircase
+from stepwise.forecast import history, saved
 from stepwise.methods import DEFAULT
 from stepwise.plotting import Figure
+from stepwise.training import runs
+from stepwise.training.loop import Trained
 
 SECONDS = {"smoke": 40, "laptop": 700}
 """About what it takes on two cores, for the time left of `make figures`."""
@@ -70,9 +77,36 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
     if config.network == "none":
         return linear
     yield linear
-    trajectory = resnets.trained(training(config), DEFAULT, progress).trajectory
-    network = {"network": staircase.numbers(trajectory), "network_d": training(config).d}
-    return Result(linear.arrays | resnets.arrays(DEFAULT, trajectory), linear.numbers | network)
+    own = training(config)
+    trained = resnets.trained(own, DEFAULT, progress)
+    network = {"network": staircase.numbers(trained.trajectory), "network_d": own.d}
+    arrays = resnets.arrays(DEFAULT, trained.trajectory)
+    arrays["forecasts"] = forecasts(own, trained, progress)
+    return Result(linear.arrays | arrays, linear.numbers | network)
+
+
+def forecasts(config: resnets.Config, trained: Trained, progress: Progress) -> np.ndarray:
+    """Return the forecast of each mode from the first saved network of the plateau before it.
+
+    Returns:
+        Paths of the eigenvalues against the training step, NaN after their end [k, 2, P]; none if
+        the forecast does not know the optimiser of the run.
+    """
+    settings = config.training(DEFAULT)
+    pictures = runs.load(settings)
+    folder = runs.folder(settings, pictures, config.runs_dir)
+    try:
+        saved.require_supported(settings)
+    except ValueError as error:
+        progress(f"no forecasts: {error}")
+        return history.joined([])
+    network = saved.Network(settings, pictures, folder)
+    paths = []
+    for step in saved.first_of_each_mode(network, trained.trajectory):
+        progress(f"forecast from step {step}")
+        path = saved.forecast_at(network, trained.trajectory, step).path
+        paths += [] if path is None else [path]
+    return history.joined(paths)
 
 
 def check(result: Result) -> list[Check]:
@@ -100,8 +134,29 @@ def plot(result: Result) -> Figure:
     left.set_title("C  The loss of a ResNet falls in steps too")
     plotting.eigenvalues(right, curves)
     right.set_title(f"D  {staircase.describe(summary)}")
+    if len(a.get("forecasts", ())):
+        draw_forecasts(left, right, a)
     rows[1].suptitle(
         "ResNet, Barlow Twins in the theory's form, initial weights of the head times 0.001",
         fontsize=12,
     )
     return fig
+
+
+def draw_forecasts(left: Any, right: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Lay the forecasts of the eigenvalues over their curves, and what they say of the loss.
+
+    While a mode grows from λ₀ to λ and the others rest, the loss changes by (1 − λ)² − (1 − λ₀)².
+    """
+    own = {name: arrays[f"{DEFAULT}_{name}"] for name in ("times", "steps", "loss")}
+    paths = np.array(arrays["forecasts"])
+    begun = np.interp(paths[:, 0, 0], own["steps"], own["loss"])
+    values = paths[:, 1]
+    losses = begun[:, None] + (1 - values) ** 2 - (1 - values[:, :1]) ** 2
+    rate = own["times"][-1] / own["steps"][-1]
+    times, earliest = paths[:, 0] * rate, own["times"][own["times"] > 0][0]
+    label = "forecast from one network"
+    plotting.dashes(left, np.stack([times, losses], axis=1), label, earliest=earliest)
+    plotting.dashes(right, np.stack([times, values], axis=1), label, earliest=earliest)
+    left.legend(loc="lower left")
+    right.legend(loc="upper left")

@@ -2,10 +2,11 @@
 
 Claim          Between two steps a network moves like a linear model of its features. Descent of its
                head from a snapshot therefore forecasts the next step of a ResNet in the middle of
-               its training, better than the curve's own extrapolation does.
+               its training, better than the curve's own extrapolation does. Under SimCLR and VICReg
+               it forecasts the growth of the next eigenvalue, but not the value at which it rests.
 Paper          beyond the paper, which explains steps after they happened
-Command        make forecast (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...); it uses fig3's run
-               of Barlow Twins
+Command        make forecast (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...,
+               SET=more=cifar10,folder:PATH for further images); it uses fig3's three runs
 Time, 2 cores  besides training, about four minutes of processor time for each run of the laptop
                preset
 Expected       over the kept snapshots of each run: remaining time within a median factor of 1.35 in
@@ -24,7 +25,7 @@ from experiments.contract import Check, Progress, Result, silent
 from experiments.shared import images, resnets
 from experiments.shared.resnets import ABOVE, digest
 from stepwise import methods, plotting, staircase
-from stepwise.forecast import history, scores
+from stepwise.forecast import history, saved, scores
 from stepwise.plotting import Figure
 from stepwise.training import runs
 
@@ -33,52 +34,71 @@ __all__ = ["Config", "check", "digest", "plot", "run"]
 SECONDS = {"smoke": 60, "laptop": 700}
 """A guess of what it takes on two cores, for the time left of `make figures`."""
 
+MARKERS = ["o", "s", "^", "D", "v", "P"]
 FACTOR, ERROR, COVERAGE, WIDTH = 1.35, 0.1, (0.65, 0.95), 3.0
 """Bounds of the checks: factor of the remaining time, error of the step, coverage, and width."""
+CORRELATION = 0.5
+"""Least correlation of forecast and real growth of the next eigenvalue under other losses."""
 
 
 @dataclass(frozen=True)
 class Config(resnets.Config):
     """Training runs from a small start, and the pairs of their forecasts."""
 
-    methods: tuple[str, ...] = (methods.DEFAULT,)
+    methods: tuple[str, ...] = (methods.DEFAULT, "simclr", "vicreg")
+    """The first is forecast by theory; the others are those of panels E and F."""
     seeds: tuple[int, ...] = (0, 1)
-    """One run for each seed."""
+    """One run of the first method for each seed; the other methods have the first seed."""
+    more: tuple[str, ...] = ()
+    """Further images, on which the first method is trained with each seed."""
     n_pairs: int = 1024
     """Number of images whose features a forecast uses."""
 
     @classmethod
     def smoke(cls) -> "Config":
-        """Return a configuration that runs in a minute: one run of a tiny network."""
-        return replace(super().smoke(), seeds=(0,), snapshots=14, n_pairs=64)
+        """Return a configuration that runs in a minute: one run of each method, tiny networks."""
+        return replace(super().smoke(), seeds=(0,), n_pairs=64)
 
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:
-    """Train a run for each seed, and forecast from its snapshots; yield after each."""
+    """Train each run, and forecast from its snapshots; yield after each."""
+    theory, *others = config.methods
+    own = [replace(config, seed=seed) for seed in config.seeds]
+    more = [replace(config, data=data, seed=seed) for data in config.more for seed in config.seeds]
+    jobs = [(f"seed_{each.seed}", each, theory) for each in own]
+    jobs += [(f"{each.data}_seed_{each.seed}", each, theory) for each in more]
+    jobs += [(method, own[0], method) for method in others]
     arrays: dict[str, np.ndarray] = {}
-    summaries: dict[str, Any] = {}
-    for i, seed in enumerate(config.seeds):
-        own = replace(config, seed=seed)
-        trained = resnets.trained(own, config.methods[0], progress)
-        training = own.training(config.methods[0])
-        pictures = runs.load(training)
-        folder = runs.folder(training, pictures, config.runs_dir)
-        network = history.Network(training, pictures, folder, config.n_pairs)
+    groups: dict[str, dict[str, Any]] = {"runs": {}, "others": {}}
+    for i, (name, each, method) in enumerate(jobs):
+        trained = resnets.trained(each, method, progress)
+        network = _network(each, method)
         entries = history.run_forecasts(
             network, trained.trajectory, lambda step: progress(f"forecast from step {step}")
         )
         curves = staircase.curves(trained.trajectory)
-        name = f"seed_{seed}"
+        fans, paths = history.drawn(entries)
+        growth = history.growth(entries, trained.trajectory)
         arrays |= {
             f"{name}_steps": curves["steps"],
             f"{name}_eigenvalues": curves["eigenvalues"],
-            f"{name}_fans": history.rows(entries),
+            f"{name}_fans": fans,
+            f"{name}_paths": paths,
+            f"{name}_growth": growth,
         }
-        summaries |= {name: scores.summarise(entries)}
-        result = Result(arrays, {"runs": summaries, "config": asdict(config)})
-        if i + 1 < len(config.seeds):
+        group = groups["others" if method in others else "runs"]
+        group[name] = scores.summarise(entries) | scores.growth(growth)
+        result = Result(arrays, groups | {"config": asdict(config)})
+        if i + 1 < len(jobs):
             yield result
     return result
+
+
+def _network(config: resnets.Config, method: str) -> saved.Network:
+    training = config.training(method)
+    pictures = runs.load(training)
+    folder = runs.folder(training, pictures, config.runs_dir)
+    return saved.Network(training, pictures, folder, config.n_pairs)
 
 
 def check(result: Result) -> list[Check]:
@@ -110,41 +130,67 @@ def check(result: Result) -> list[Check]:
         ratio = line / (summary["median_factor"] or np.inf)
         checks += [Check(f"{title}: factor of extrapolation / forecast", ratio, ABOVE, ">=")]
     direction = _m(values("direction") / values("direction_null"))
-    return [*checks, Check(f"direction, squared correlation / null, {median}", direction, 1, ">=")]
+    checks += [Check(f"direction, squared correlation / null, {median}", direction, 1, ">=")]
+    return checks + [
+        Check(
+            f"{methods.find(name).title}: correlation of growth, forecast and real",
+            np.nan if summary["growth_correlation"] is None else summary["growth_correlation"],
+            CORRELATION,
+            ">=",
+        )
+        for name, summary in result.numbers["others"].items()
+    ]
 
 
 def plot(result: Result) -> Figure:
     """Draw fans over the eigenvalues, forecasts against what came, intervals and directions."""
     a, numbers = result.arrays, result.numbers
     config, summaries = numbers["config"], numbers["runs"]
-    fig = plotting.figure(12.5, 9)
-    axes: Any = fig.subplots(2, 2)
-    first = next(iter(summaries))
-    fans = a[f"{first}_fans"]
-    plotting.fans(axes[0, 0], a[f"{first}_steps"], a[f"{first}_eigenvalues"], fans)
+    others = numbers["others"]
+    fig = plotting.figure(12.5, 13 if others else 9)
+    axes: Any = fig.subplots(3 if others else 2, 2)
+    _fans(axes[0, 0], a, next(iter(summaries)))
     axes[0, 0].set_title("A  Forecasts from single snapshots")
-    counted = [
-        entry
-        for summary in summaries.values()
-        for entry in summary["forecasts"]
-        if entry["actual"] is not None and entry["actual"] - entry["step"] >= scores.LEAST
-    ]
+    counted = {name: _counted(summary) for name, summary in summaries.items()}
     _against(axes[0, 1], counted)
     factors = [f"{s['median_factor'] or np.nan:.2f}" for s in summaries.values()]
     lines = [f"{s['extrapolation_median_factor'] or np.nan:.2f}" for s in summaries.values()]
-    axes[0, 1].set_title(f"B  Median factor {', '.join(factors)}; extrapolation {', '.join(lines)}")
-    _intervals(axes[1, 0], counted)
+    axes[0, 1].set_title(f"B  Median factor {', '.join(factors)}\nextrapolation {', '.join(lines)}")
+    together = [entry for entries in counted.values() for entry in entries]
+    _intervals(axes[1, 0], together)
     held = [f"{summary['coverage'] or 0:.0%}" for summary in summaries.values()]
     axes[1, 0].set_title(f"C  80% intervals hold {', '.join(held)} of the steps")
-    _directions(axes[1, 1], counted)
+    _directions(axes[1, 1], together)
     axes[1, 1].set_title("D  Direction of the next mode")
+    if others:
+        first = next(iter(others))
+        _fans(axes[2, 0], a, first)
+        axes[2, 0].set_title(f"E  {methods.find(first).title}: the head alone, on present features")
+        _growth(axes[2, 1], {name: a[f"{name}_growth"] for name in others})
+        said = [f"{summary['growth_correlation'] or np.nan:.2f}" for summary in others.values()]
+        axes[2, 1].set_title(f"F  Growth over the next 30% of steps: correlation {', '.join(said)}")
+    count = f"{len(summaries)} run{'s' if len(summaries) > 1 else ''}"
     fig.suptitle(
         f"{methods.find(config['methods'][0]).title}, ResNet of {sum(config['blocks'])} blocks, "
-        f"{len(summaries)} runs\n{config['n_images']} images: {images.title(config['data'])}, "
+        f"{count}\n{config['n_images']} images: {images.title(config['data'])}, "
         f"d = {config['d']}",
         fontsize=12,
     )
     return fig
+
+
+def _fans(ax: Any, arrays: Any, name: str) -> None:
+    parts = ("steps", "eigenvalues", "fans", "paths")
+    plotting.fans(ax, *(arrays[f"{name}_{part}"] for part in parts))
+
+
+def _counted(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the forecasts of a run that count."""
+    return [
+        entry
+        for entry in summary["forecasts"]
+        if entry["actual"] is not None and entry["actual"] - entry["step"] >= scores.LEAST
+    ]
 
 
 def _m(values: np.ndarray) -> float:
@@ -157,19 +203,35 @@ def _remaining(entries: list[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([gap if gap > 0 else np.nan for gap in gaps], float)
 
 
-def _against(ax: Any, entries: list[dict[str, Any]]) -> None:
-    """Draw forecast remaining steps against the steps that it took."""
-    actual = _remaining(entries, "actual")
-    for name, label, options in (
-        ("extrapolated", "extrapolation of the curve", {"color": "0.65", "marker": "x"}),
-        ("predicted", "forecast", {"color": plotting.BLUE, "marker": "o"}),
-    ):
-        ax.plot(actual, _remaining(entries, name), ls="", ms=5, label=label, **options)
-    ends = np.array([actual.min(), actual.max()]) * [0.8, 1.25] if len(entries) else np.ones(2)
+def _against(ax: Any, counted: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw forecast remaining steps against the steps that it took, a marker for each run."""
+    actual = np.concatenate([_remaining(each, "actual") for each in counted.values()] or [[]])
+    for (name, entries), marker in zip(counted.items(), MARKERS * len(counted), strict=False):
+        when = _remaining(entries, "actual")
+        grey = {"color": "0.65", "marker": marker, "mfc": "none"}
+        ax.plot(when, _remaining(entries, "extrapolated"), ls="", ms=5, **grey)
+        style = {"color": plotting.BLUE, "marker": marker}
+        label = name.replace("_", " ")
+        ax.plot(when, _remaining(entries, "predicted"), ls="", ms=5, label=label, **style)
+    ax.plot([], [], "o", color="0.65", mfc="none", label="extrapolation of the curve")
+    ends = np.array([actual.min(), actual.max()]) * [0.8, 1.25] if actual.size else np.ones(2)
     ax.plot(ends, ends, color=plotting.INK, lw=1)
     ax.fill_between(ends, ends / 1.5, ends * 1.5, color="0.9", label="within a factor of 1.5")
     ax.set(xscale="log", yscale="log", xlabel="steps until the mode came")
     ax.set_ylabel("steps until then, as forecast")
+    ax.legend(loc="upper left")
+
+
+def _growth(ax: Any, growth: dict[str, np.ndarray]) -> None:
+    """Draw the forecast change of ln λ against the one that came."""
+    for name, pairs in growth.items():
+        row = methods.find(name)
+        style = {"color": row.colour, "marker": row.marker, "ls": "", "ms": 5}
+        ax.plot(pairs[:, 1], pairs[:, 0], label=row.title, **style)
+    everything = np.concatenate([np.zeros((1, 2)), *growth.values()])
+    ends = [everything.min(), everything.max()]
+    ax.plot(ends, ends, color=plotting.INK, lw=1)
+    ax.set(xlabel="change of ln λ of the next mode", ylabel="change, as forecast")
     ax.legend(loc="upper left")
 
 

@@ -10,7 +10,7 @@ from stepwise import _check, _terminal, plotting, record, staircase
 from stepwise.cli.commands import Forecast
 from stepwise.cli.data import say_if_fewer
 from stepwise.cli.network import configuration, open_finished
-from stepwise.forecast import history, scores
+from stepwise.forecast import history, saved, scores
 from stepwise.training import runs
 
 
@@ -24,11 +24,11 @@ def run(options: Forecast) -> int:
     kept = runs.snapshot_steps(config)
     expected = "a run with saved networks; train it with --snapshots 29"
     _check.require(len(kept) > 0, "--run-dir", expected, "one without")
-    history.require_supported(config)
+    saved.require_supported(config)
     trained = open_finished(config, folder)
     images = runs.load(config)
     say_if_fewer(len(images), options.n_pairs)
-    network = history.Network(config, images, folder, options.n_pairs)
+    network = saved.Network(config, images, folder, options.n_pairs)
     with _terminal.bar(total=len(kept), unit="network") as bar:
         entries = history.run_forecasts(network, trained.trajectory, lambda _: bar.update(1))
     for entry in entries:
@@ -39,7 +39,7 @@ def run(options: Forecast) -> int:
         figure = plotting.figure(8.5, 5.4)
         curves = staircase.curves(trained.trajectory)
         plotting.fans(
-            figure.subplots(), curves["steps"], curves["eigenvalues"], history.rows(entries)
+            figure.subplots(), curves["steps"], curves["eigenvalues"], *history.drawn(entries)
         )
         written = record.write(
             options.out,

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from stepwise import _check, plotting
+from stepwise.forecast.answer import Forecast
 from stepwise.forecast.samples import Samples
-from stepwise.forecast.snapshot import Forecast
 
 
 def draw(samples: Samples, forecast: Forecast | None) -> plotting.Figure:

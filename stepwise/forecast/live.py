@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from stepwise.forecast.history import require_supported
-from stepwise.forecast.snapshot import next_step
+from stepwise import _check
+from stepwise.forecast.saved import require_supported
+from stepwise.forecast.snapshot import has_theory, next_step
 from stepwise.training import runs
 from stepwise.training.callbacks import Event
 
@@ -22,11 +23,15 @@ class NextStep:
         config: the configuration of the run.
 
     Raises:
-        ValueError: if the run has another law, optimiser or head than the forecast knows.
+        ValueError: if the run has another law, optimiser or head than the theory knows.
     """
 
     def __init__(self, config: runs.Config) -> None:
         require_supported(config)
+        fits = has_theory(config.method)
+        _check.require(fits, "method", "the theory's form of Barlow Twins", repr(config.method))
+        layers = len(config.head)
+        _check.require(layers == 1, "head", "one linear layer", f"{layers} layers")
         self._config, self._lr = config, runs.plan(config).lr
 
     def __call__(self, event: Event) -> dict[str, float]:

@@ -25,7 +25,7 @@ class Modes:
 
     Attributes:
         eigenvalues: of C of the embedding of the pairs [d], descending.
-        learned: number k of modes at 1/2 or above on the probe.
+        learned: number k of modes at the level or above on the probe.
         learned_rows: the head's rows along the learned modes [k, f].
         rows: the head's next rows on the basis [ROWS or fewer, p].
         basis: orthonormal directions of the features [f, p]: the fastest ones outside the learned
@@ -34,6 +34,7 @@ class Modes:
         probe: those of the images on which C is measured [n', f]; by default the same.
         rotation: the eigenvectors of C [d, d] as columns.
         on_probe: eigenvalues of C of the embedding of the probe [d], descending.
+        mean: of the features of both views [f].
     """
 
     eigenvalues: Float[np.ndarray, " d"]
@@ -45,6 +46,7 @@ class Modes:
     probe: tuple[np.ndarray, np.ndarray]
     rotation: Float[np.ndarray, "d d"]
     on_probe: Float[np.ndarray, " d"]
+    mean: Float[np.ndarray, " f"]
 
     @cached_property
     def on_basis(self) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +81,7 @@ def split(
     features2: Numbers,
     head: Numbers,
     probe: tuple[Numbers, Numbers] | None = None,
+    level: Numbers = LEVEL,
 ) -> Modes:
     """Split the modes of a head into those that it has learned and the rest.
 
@@ -86,22 +89,23 @@ def split(
         features1, features2: features of both views before the last linear layer [n, f].
         head: the weights of that layer [d, f], z = φ headᵀ.
         probe: features of both views of other images, which then decide how many modes are learned.
+        level: eigenvalue of C from which a mode counts as learned, one for all or one each [d].
 
     Raises:
         ValueError: if the features differ in shape, the head does not have f columns, or a number
             is not finite.
     """
-    a, b = _pair("features1", features1, "features2", features2)
+    a, b, mean = _pair("features1", features1, "features2", features2)
     H: Any = np.asarray(_check.real_array("head", head, ndim=2), np.float64)
     fits = H.shape[1] == a.shape[1]
     _check.require(fits, "head", f"{a.shape[1]} columns, one for each feature", H)
     cross = _cross_moment(a, b)
     values, rotation = eigen.eigh_descending(H @ cross @ H.T)
-    a2, b2 = (a, b) if probe is None else _pair("probe[0]", probe[0], "probe[1]", probe[1])
+    a2, b2 = (a, b) if probe is None else _pair("probe[0]", probe[0], "probe[1]", probe[1])[:2]
     fits = a2.shape[1] == a.shape[1]
     _check.require(fits, "probe", f"{a.shape[1]} features, as the others", a2)
     known = values if probe is None else eigen.eigh_descending(H @ _cross_moment(a2, b2) @ H.T)[0]
-    rows, learned = rotation.T @ H, int(np.sum(known >= LEVEL))
+    rows, learned = rotation.T @ H, int(np.cumprod(known >= np.asarray(level)).sum())
     top, following = rows[:learned], rows[learned : learned + ROWS]
     mixed = cross @ top.T
     deflated = cross - (mixed / np.maximum(values[:learned], LEAST)) @ mixed.T
@@ -117,11 +121,12 @@ def split(
         (a2, b2),
         rotation,
         known,
+        mean,
     )
 
 
-def _pair(name: str, first: Numbers, name2: str, second: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    """Return both views' features, centred at their pooled mean."""
+def _pair(name: str, first: Numbers, name2: str, second: Numbers) -> tuple[np.ndarray, ...]:
+    """Return both views' features, centred at their pooled mean, and this mean."""
     a, b = (
         np.asarray(_check.real_array(each, values, ndim=2), np.float64)
         for each, values in ((name, first), (name2, second))
@@ -129,7 +134,7 @@ def _pair(name: str, first: Numbers, name2: str, second: Numbers) -> tuple[np.nd
     _check.require(a.shape == b.shape, name2, f"shape {list(a.shape)} as {name}", b)
     _check.require(len(a) > 1, name, "at least two pairs", a)
     mean = (a.mean(axis=0) + b.mean(axis=0)) / 2
-    return a - mean, b - mean
+    return a - mean, b - mean, mean
 
 
 def _cross_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:

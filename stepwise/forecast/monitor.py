@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from stepwise import _check, laws, methods, spectra
-from stepwise.forecast import samples, stream
+from stepwise.forecast import rates, samples, stream
+from stepwise.forecast.answer import Forecast, none_coming
 from stepwise.forecast.diagnosis import diagnose
-from stepwise.forecast.fallback import extrapolated, no_forecast, tabulate
+from stepwise.forecast.extrapolation import extrapolated
 from stepwise.forecast.recursion import LEVEL
 from stepwise.forecast.report import Report
 from stepwise.forecast.samples import Samples
-from stepwise.forecast.snapshot import Forecast, next_step
+from stepwise.forecast.snapshot import next_step
 from stepwise.types import Numbers, Real, Whole
 
 MEASURED = 1000
@@ -152,7 +153,7 @@ class Monitor:
         if usable:
             forecast = self._forecast(int(step), values, learned, layers, sensitivity)
         else:
-            forecast = no_forecast(learned, "the embedding of this sample is not finite")
+            forecast = none_coming(learned, "the embedding of this sample is not finite")
         measured = (a[:MEASURED], b[:MEASURED]) if usable else (np.full((1, d), np.nan),) * 2
         report = Report(
             step=int(step),
@@ -205,16 +206,16 @@ class Monitor:
     ) -> Forecast:
         """Return the forecast by theory if it is possible, and an extrapolation otherwise."""
         if learned == len(values):
-            return no_forecast(learned, f"all {learned} dimensions are learned")
+            return none_coming(learned, f"all {learned} dimensions are learned")
         past = self.samples.continued(step, values, learned)
-        rates = tabulate(self.lr, step) if layers else None
-        reason = self._why_extrapolated(layers, rates)
+        schedule = rates.tabulate(self.lr, step) if layers else None
+        reason = self._why_extrapolated(layers, schedule)
         if reason:
             return extrapolated(past, learned, self.level, reason)
         return next_step(
             *layers.values(),
             step=step,
-            lr=rates,
+            lr=schedule,
             momentum=self.momentum,
             batch_size=self.batch_size,
             method=self.method,
@@ -222,7 +223,7 @@ class Monitor:
             history=past,
         )
 
-    def _why_extrapolated(self, layers: dict[str, np.ndarray], rates: Any) -> str:
+    def _why_extrapolated(self, layers: dict[str, np.ndarray], schedule: Any) -> str:
         """Say why there is no forecast by theory, or return an empty text."""
         if not layers:
             return "extrapolated, without features and head"
@@ -235,7 +236,9 @@ class Monitor:
         if self.lr is None:
             return "extrapolated, without a learning rate"
         return (
-            "" if rates is not None else "extrapolated, because the learning rate is not positive"
+            ""
+            if schedule is not None
+            else "extrapolated, because the learning rate is not positive"
         )
 
     def _diagnose(

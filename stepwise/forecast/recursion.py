@@ -15,6 +15,7 @@ feature along direction j has a strength u_j, which starts at 1 and descends at 
 `sensitivity` times that of the row: u² = 1 + sensitivity · |row|² along gradient flow.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -104,16 +105,21 @@ class Taken(NamedTuple):
         steps: number of steps taken, infinite if the mode does not take off.
         rows, velocity: the rows [k, p] and their momentum.
         strength: u of each direction [p].
+        path: the largest eigenvalue of C before each step and after the last [HORIZON + 1], then 0;
+            or empty, if it is not recorded.
     """
 
     steps: Numbers
     rows: Numbers
     velocity: Numbers
     strength: Numbers
+    path: Numbers
 
 
-@jax.jit
-def takeoff(rows: Numbers, velocity: Numbers, moments: Moments, descent: Descent) -> Taken:
+@partial(jax.jit, static_argnames="record")
+def takeoff(
+    rows: Numbers, velocity: Numbers, moments: Moments, descent: Descent, record: bool = False
+) -> Taken:
     """Descend until the largest eigenvalue of C crosses `TAKEOFF`, for at most `HORIZON` steps.
 
     Args:
@@ -121,6 +127,7 @@ def takeoff(rows: Numbers, velocity: Numbers, moments: Moments, descent: Descent
         velocity: their momentum V; a step is V ← β V + gradient, A ← A − lr V.
         moments: of the features on the p directions.
         descent: how the rows descend.
+        record: whether to return the path.
     """
     slope = jax.grad(lambda rows, u: batch_loss(rows * u[None], moments, descent.batch), (0, 1))
     start = jnp.ones(rows.shape[1], rows.dtype)
@@ -129,19 +136,22 @@ def takeoff(rows: Numbers, velocity: Numbers, moments: Moments, descent: Descent
         return jnp.linalg.eigvalsh(effective @ moments.deflated @ effective.T)[-1]
 
     def pending(state: Any) -> Array:
-        return (state[0] < HORIZON) & (state[-1] < TAKEOFF)
+        return (state[0] < HORIZON) & (state[5] < TAKEOFF)
 
     def step(state: Any) -> Any:
-        count, rows, velocity, u, u_velocity, _ = state
+        count, rows, velocity, u, u_velocity, now, path = state
+        path = path.at[count].set(now) if record else path
         rows_slope, u_slope = slope(rows, u)
         velocity = descent.momentum * velocity + rows_slope
         u_velocity = descent.momentum * u_velocity + descent.sensitivity * u_slope
         rate = descent.rates[count]
         rows = rows - rate * velocity
         u = jnp.clip(u - rate * u_velocity, 1 / LARGEST_STRENGTH, LARGEST_STRENGTH)
-        return count + 1, rows, velocity, u, u_velocity, largest(rows * u[None])
+        return count + 1, rows, velocity, u, u_velocity, largest(rows * u[None]), path
 
-    state = (jnp.zeros((), int), rows, velocity, start, 0 * start, largest(rows))
-    count, rows, velocity, u, _, now = jax.lax.while_loop(pending, step, state)
+    path = jnp.zeros(HORIZON + 1 if record else 0, rows.dtype)
+    state = (jnp.zeros((), int), rows, velocity, start, 0 * start, largest(rows), path)
+    count, rows, velocity, u, _, now, path = jax.lax.while_loop(pending, step, state)
+    path = path.at[count].set(now) if record else path
     steps = jnp.where(now >= TAKEOFF, count.astype(now.dtype), jnp.inf)
-    return Taken(steps, rows, velocity, u)
+    return Taken(steps, rows, velocity, u, path)

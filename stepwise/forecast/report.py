@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import _files
-from stepwise.forecast.snapshot import Forecast
+from stepwise.forecast.answer import Forecast
 
 NUMBERS = ("amplitude", "rate", "step", "low", "high", "extrapolated")
 """Numbers of a forecast that a summary holds."""

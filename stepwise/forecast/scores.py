@@ -67,6 +67,27 @@ def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
+def growth(pairs: np.ndarray) -> dict[str, float | None]:
+    """Return how well growth was forecast, as JSON values.
+
+    Args:
+        pairs: forecast and real change of ln λ of each snapshot [k, 2] (`history.growth`).
+
+    Returns:
+        growth_correlation, and growth_median_error beside growth_median_change; None without two
+        snapshots.
+    """
+    many = len(pairs) > 1
+    correlation = float(np.corrcoef(pairs.T)[0, 1]) if many else np.nan
+    return {
+        "growth_correlation": correlation if np.isfinite(correlation) else None,
+        "growth_median_error": float(np.median(np.abs(pairs[:, 0] - pairs[:, 1])))
+        if many
+        else None,
+        "growth_median_change": float(np.median(np.abs(pairs[:, 1]))) if many else None,
+    }
+
+
 def _median(values: Sequence[float]) -> float | None:
     value = float(np.median(values)) if values else float("nan")
     return value if np.isfinite(value) else None

@@ -1,5 +1,4 @@
-"""Descent of all rows of a head on random batches of fixed features: how a mode that has taken off
-crosses 1/2.
+"""Descent of a head on random batches of features that stay: how a mode crosses 1/2.
 
 The noise of the batches moves the learned rows too. At the learning rates of practice it keeps a
 weak mode below its rest for many steps, which the mean loss of a batch does not show.
@@ -14,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from stepwise.forecast.recursion import LARGEST_STRENGTH, LEVEL
+from stepwise.forecast.recursion import LARGEST_STRENGTH
 from stepwise.moments import centre, cross_moment
 from stepwise.types import Numbers
 
 MEMBERS = 16
 """Number of runs on different batches."""
-STEPS = 1000
-"""Largest number of steps of each."""
+STEPS, LONGEST = 1000, 16_000
+"""Number of steps of each, at least and at most."""
 SHARE = 0.9
 """Share of the members whose crossing ends the simulation."""
 EARLY = 0.4
@@ -30,66 +29,70 @@ near 1/2 if it is weak, and rises while the features improve. Chosen on two runs
 """
 
 
-class Pairs(NamedTuple):
-    """Features of both views on a basis [n, p]."""
-
-    first: Numbers
-    second: Numbers
-
-
 class Head(NamedTuple):
-    """Rows of a head on the same basis [d, p], and their momentum."""
+    """A head on features, and how it moves.
 
-    rows: Numbers
-    velocity: Numbers
+    Attributes:
+        forward: a function (params, features [2n, p]) -> embeddings [2n, d], the views of one image
+            in adjacent rows.
+        params, velocity: its parameters and their momentum, trees of arrays.
+        factors: a like tree, by which the gradient of each is multiplied.
+    """
+
+    forward: Callable[[Any, Array], Array]
+    params: Any
+    velocity: Any
+    factors: Any
 
 
-def crossings(
-    loss: Callable[[Array, Array], Array],
-    pairs: Pairs,
-    probe: Pairs,
+def strengthened(params: Any, features: Array) -> Array:
+    """Return the embeddings of a linear head whose features have strengths.
+
+    The forward function of params {"rows": [d, p], "strength": [p]}.
+    """
+    strength = jnp.clip(params["strength"], 1 / LARGEST_STRENGTH, LARGEST_STRENGTH)
+    return features @ (params["rows"] * strength[None]).T
+
+
+def curves(
     head: Head,
-    sensitivity: Float[np.ndarray, " p"],
+    loss: Callable[[Array, Array], Array],
+    pairs: tuple[Numbers, Numbers],
+    probe: tuple[Numbers, Numbers],
     *,
     rates: Numbers,
     momentum: float,
     batch: int,
-    learned: int,
+    mode: int,
     every: int,
-    level: float,
+    until: float,
     seed: int,
-) -> Float[np.ndarray, " members"]:
-    """Return after how many steps the next eigenvalue of C first crosses `level`, for each
-    member.
+    members: int = MEMBERS,
+) -> Float[np.ndarray, "members T"]:
+    """Return an eigenvalue of C before the first step and after every few.
 
     Args:
+        head: the head at the start.
         loss: of the embeddings of both views.
-        pairs: features from which batches are drawn.
-        probe: features on which C is measured.
-        head: where the rows start.
-        sensitivity: of the backbone along each direction of the basis.
-        rates: learning rates of the coming steps, at least `STEPS` of them.
+        pairs: features of both views from which batches are drawn [n, p].
+        probe: features of both views on which C is measured [n', p].
+        rates: learning rates of the steps, of which there are as many.
         momentum: of SGD.
         batch: number of pairs in a batch, drawn with replacement; n means the full batch.
-        learned: number of modes that are learned at the start.
+        mode: which eigenvalue, 0 for the largest.
         every: number of steps between two measurements of C.
-        level: of the crossing, at most 1/2.
+        until: eigenvalue of `SHARE` of the members at which the simulation ends.
         seed: of the batches.
+        members: number of runs on different batches.
 
     Returns:
-        Numbers of steps [MEMBERS], infinite for a member that decays. A crossing is interpolated
-        linearly between two measurements.
+        Eigenvalues; NaN after the end.
     """
-    keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), MEMBERS)
-    curves = _run(
-        jax.tree.map(jnp.float32, (pairs, probe, head, sensitivity, rates[:STEPS], momentum)),
-        keys,
-        loss,
-        batch,
-        learned,
-        every,
-    )
-    return first_crossing(np.asarray(curves, np.float64), every, level)
+    keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), members)
+    trees = head.params, head.velocity, head.factors
+    arrays = jax.tree.map(jnp.float32, (trees, pairs, probe, rates, momentum))
+    values = _run(arrays, keys, head.forward, loss, batch, mode, every, until)
+    return np.asarray(values, np.float64)
 
 
 def first_crossing(
@@ -114,39 +117,41 @@ def first_crossing(
     return steps
 
 
-@partial(jax.jit, static_argnames=("loss", "batch", "every"))
+@partial(jax.jit, static_argnames=("forward", "loss", "batch", "every"))
 def _run(
-    arrays: Any, keys: Array, loss: Any, batch: int, learned: Any, every: int
+    arrays: Any,
+    keys: Array,
+    forward: Any,
+    loss: Any,
+    batch: int,
+    mode: Any,
+    every: int,
+    until: Any,
 ) -> Float[Array, "members T"]:
-    """Return the next eigenvalue of C of every member, NaN after the simulation ended."""
-    pairs, probe, head, sensitivity, rates, momentum = arrays
-    n, samples = pairs.first.shape[0], STEPS // every
-    first, second = jnp.split(centre(jnp.concatenate(probe), "pooled"), 2)
-    moment = cross_moment(first, second)
+    (params, velocity, factors), pairs, probe, rates, momentum = arrays
+    n, samples = len(pairs[0]), len(rates) // every
 
-    def measure(rows: Array, u: Array) -> Array:
-        effective = rows * u[None]
-        return jnp.linalg.eigvalsh(effective @ moment @ effective.T)[::-1][learned]
+    def embed(params: Any, first: Array, second: Array) -> tuple[Array, Array]:
+        both = jnp.stack([first, second], axis=1).reshape(-1, first.shape[1])
+        z = forward(params, both)
+        return z[0::2], z[1::2]
+
+    def measure(params: Any) -> Array:
+        z1, z2 = jnp.split(centre(jnp.concatenate(embed(params, *probe)), "pooled"), 2)
+        return jnp.linalg.eigvalsh(cross_moment(z1, z2))[::-1][mode]
 
     def step(state: Any, inputs: Any) -> tuple[Any, None]:
-        rows, velocity, u, u_velocity = state
+        params, velocity = state
         key, rate = inputs
         drawn = jax.random.randint(key, (batch,), 0, n)
         chosen = jnp.arange(n) if batch == n else drawn
-        a, b = pairs.first[chosen], pairs.second[chosen]
-
-        def value(rows: Array, u: Array) -> Array:
-            effective = (rows * u[None]).T
-            return loss(a @ effective, b @ effective)
-
-        rows_slope, u_slope = jax.grad(value, (0, 1))(rows, u)
-        velocity = momentum * velocity + rows_slope
-        u_velocity = momentum * u_velocity + sensitivity * u_slope
-        u = jnp.clip(u - rate * u_velocity, 1 / LARGEST_STRENGTH, LARGEST_STRENGTH)
-        return (rows - rate * velocity, velocity, u, u_velocity), None
+        views = pairs[0][chosen], pairs[1][chosen]
+        slope = jax.grad(lambda params: loss(*embed(params, *views)))(params)
+        velocity = jax.tree.map(lambda v, f, g: momentum * v + f * g, velocity, factors, slope)
+        return (jax.tree.map(lambda p, v: p - rate * v, params, velocity), velocity), None
 
     def advance(carry: Any) -> Any:
-        count, states, curves = carry
+        count, states, values = carry
         now = jax.lax.dynamic_slice_in_dim(rates, count * every, every)
 
         def member(key: Array, state: Any) -> Any:
@@ -154,15 +159,15 @@ def _run(
             return jax.lax.scan(step, state, (moves, now))[0]
 
         states = jax.vmap(member)(keys, states)
-        values = jax.vmap(measure)(states[0], states[2])
-        return count + 1, states, curves.at[:, count + 1].set(values)
+        return count + 1, states, values.at[:, count + 1].set(jax.vmap(measure)(states[0]))
 
     def pending(carry: Any) -> Array:
-        crossed = (carry[2] >= LEVEL).any(axis=1)  # NaN does not count
+        crossed = (carry[2] >= until).any(axis=1)  # NaN does not count
         return (carry[0] < samples) & (jnp.mean(crossed) < SHARE)
 
-    one = (head.rows, head.velocity, jnp.ones_like(head.rows[0]), jnp.zeros_like(head.rows[0]))
-    states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(keys), *leaf.shape)), one)
-    curves = jnp.full((len(keys), samples + 1), jnp.nan, head.rows.dtype)
-    curves = curves.at[:, 0].set(jax.vmap(measure)(states[0], states[2]))
-    return jax.lax.while_loop(pending, advance, (jnp.zeros((), int), states, curves))[2]
+    states = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(keys), *leaf.shape)), (params, velocity)
+    )
+    first = jax.vmap(measure)(states[0])
+    values = jnp.full((len(keys), samples + 1), jnp.nan, first.dtype).at[:, 0].set(first)
+    return jax.lax.while_loop(pending, advance, (jnp.zeros((), int), states, values))[2]

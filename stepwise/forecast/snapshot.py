@@ -1,79 +1,23 @@
 """The forecast of one snapshot: when the next mode of a network is learned."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from stepwise import _check, laws, methods
-from stepwise.forecast import recursion, simulation
+from stepwise.forecast import course, rates, recursion, simulated, tangent
+from stepwise.forecast.answer import Forecast, none_coming
 from stepwise.forecast.extrapolation import extrapolate
 from stepwise.forecast.modes import Modes, split
-from stepwise.forecast.recursion import HORIZON, LEVEL, Descent, Moments, Taken
+from stepwise.forecast.recursion import HORIZON, LEVEL, Descent, Moments
 from stepwise.types import Numbers, Real, Whole
 
 RESAMPLES = 16
 """Number of times that the pairs are resampled for the interval."""
-DRIFT = 0.25
-"""Standard deviation of ln(remaining steps) from features that change in other ways than the
-recursion knows. It was chosen so that 80% intervals cover about that many steps of real runs.
-"""
-PER_SAMPLE = 16
-"""C is measured at least this many times in as many steps as training has taken, like the curves of
-a run. Noise crosses 1/2 the sooner the more often it is measured.
-"""
-PAD = 8
-"""Rows and directions are padded with zeros to multiples of this, so that few programs compile."""
 NORMAL_80 = 1.2816
 """An interval of ± this many standard deviations covers 80% of a normal distribution."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a snapshot says of the next mode.
-
-    Attributes:
-        learned: number of modes learned, with an eigenvalue of C of at least 1/2.
-        amplitude: the next eigenvalue of C, NaN if all d modes are learned.
-        rate: growth rate d ln λ of that eigenvalue per training step, under the optimiser, at this
-            batch size, and beside the learned modes. NaN if it does not grow.
-        step: training step at which it crosses 1/2; infinite if none is coming.
-        low, high: 80% interval of `step`.
-        direction: score of each image along the next mode [n], the mean of both views, with mean 0
-            and norm 1; None if none is coming.
-        weights: the same direction in the features [f], so that scores are features @ weights.
-        reason: why none is coming, or why the step is an extrapolation; empty otherwise.
-        extrapolated: step at which the curve so far, continued in ln λ, crosses 1/2; NaN without a
-            history.
-    """
-
-    learned: int
-    amplitude: Real
-    rate: Real
-    step: Real
-    low: Real
-    high: Real
-    direction: Float[np.ndarray, " n"] | None
-    weights: Float[np.ndarray, " f"] | None
-    reason: str = ""
-    extrapolated: Real = float("nan")
-
-    @property
-    def coming(self) -> bool:
-        """Whether a next mode is coming."""
-        return bool(np.isfinite(self.step))
-
-    def __str__(self) -> str:
-        """Say the forecast in one line."""
-        known = f"{self.learned} mode{'' if self.learned == 1 else 's'} learned"
-        if not self.coming:
-            return f"{known}; none is coming: {self.reason}"
-        when = f"step {self.step:,.0f} (80%: {self.low:,.0f} to {self.high:,.0f})"
-        reason = f"; {self.reason}" if self.reason else ""
-        return f"{known}; the next one is expected at {when}{reason}"
 
 
 def next_step(
@@ -91,6 +35,8 @@ def next_step(
     sensitivity: Real | Callable[[np.ndarray, np.ndarray], float] = 0.0,
     probe: tuple[Numbers, Numbers] | None = None,
     history: tuple[Numbers, Numbers] | None = None,
+    kernel: Numbers | None = None,
+    level: Numbers = LEVEL,
     seed: Whole = 0,
 ) -> Forecast:
     r"""Forecast the step at which a network learns its next mode, from one snapshot of it.
@@ -105,8 +51,13 @@ def next_step(
     The features also change, because the backbone strengthens a mode while its row grows. Pass
     `sensitivity` to include that; without it, forecasts shortly before a step are late.
 
+    Other losses have no such recursion. There the head alone descends the method's own loss on
+    random batches of these features (`forecast.simulated`). That foresees the growth of a small
+    eigenvalue, and less well its rest, which rises while the features improve. If the level is not
+    reached on these features, the answer is an extrapolation and says so.
+
     The interval is that of a normal distribution of ln(remaining steps). Its variance is the sum of
-    that over resampled pairs, that over random batches, and `DRIFT`².
+    that over resampled pairs, that over random batches, and `course.DRIFT`².
 
     Args:
         features1, features2: features of both views before the last linear layer [n, f], row i of
@@ -116,9 +67,9 @@ def next_step(
         lr: learning rate, or a schedule: a function of the step.
         momentum: of SGD. Other optimisers have no forecast.
         batch_size: pairs in a batch; None for full batches.
-        method: a name in `methods.METHODS`, whose law must be that of Barlow Twins in the theory's
-            form; by default that method.
-        bias: of the last layer. The loss centres the embedding, so it has no effect.
+        method: a name in `methods.METHODS`; by default Barlow Twins in the theory's form. A method
+            with a predictor, a target network or a state of its loss has no forecast.
+        bias: of the last layer [d]. It has no effect under a loss that centres the embedding.
         velocity: the optimiser's momentum buffer of the head [d, f], in the convention of optax and
             PyTorch (V ← momentum · V + gradient); by default that of steady growth.
         sensitivity: of the backbone (`forecast.sensitivity`), or a function that computes it from
@@ -126,71 +77,118 @@ def next_step(
         probe: features of both views of the images on which the crossing is measured, if these are
             others. They decide how many modes are learned.
         history: (steps [T], amplitudes [T]): the next eigenvalue so far, for the extrapolation.
-        seed: of the resampled pairs.
+        kernel: the tangent kernel of the whole network, in one direction of the embedding that is
+            not learned [2n, 2n], the first views and then the second. It takes the place of that of
+            the head alone, φ φᵀ. With few pairs its forecasts are early, because it memorises them.
+        level: eigenvalue of C from which a mode counts as learned, one for all or one each [d].
+            It is 1/2 for Barlow Twins in the theory's form.
+        seed: of the resampled pairs and of the batches.
 
     Returns:
         The forecast.
 
     Raises:
-        ValueError: if a shape does not fit, a number is out of range or not finite, or the method
-            has another law.
+        ValueError: if a shape does not fit, a number is out of range or not finite, or there is no
+            forecast for the method.
     """
-    row = require_law(method)
+    row, by_theory = simulated.require_plain(method), has_theory(method)
     _check.whole("step", step, 0)
     _check.require(0 <= momentum < 1, "momentum", "a number in 0 ≤ x < 1", momentum)
     if not callable(sensitivity):
         _require_sensitivity(sensitivity)
     if batch_size is not None:
         _check.whole("batch_size", batch_size, 2)
-    modes = split(features1, features2, head, probe)
+    if kernel is not None:
+        features1, features2, head = _of_kernel(kernel, features1, features2, head)
+        others = {"probe": probe, "velocity": velocity}
+        given = [name for name, value in others.items() if value is not None]
+        _check.require(not given, "kernel", f"no {' or '.join(others)}", " and ".join(given))
+    levels = _level(level, by_theory)
+    modes = split(features1, features2, head, probe, levels)
     past = _history(history)
     extrapolated = np.nan if past is None else extrapolate(*past)
+
+    def none(reason: str) -> Forecast:
+        values, k = modes.on_probe, modes.learned
+        amplitude = float(values[k]) if k < len(values) else np.nan
+        return none_coming(k, reason, amplitude, extrapolated)
+
     if modes.learned == len(modes.eigenvalues):
-        return _none(modes, f"all {modes.learned} dimensions are learned", extrapolated)
+        return none(f"all {modes.learned} dimensions are learned")
+    if not by_theory:
+        _check.require(kernel is None, "kernel", f"None for {row.name}", "a kernel")
+        now = float(modes.on_probe[modes.learned])
+        return simulated.from_features(
+            row,
+            modes,
+            head,
+            bias,
+            sensitivity,
+            step=step,
+            rates=rates.coming(lr, int(step)),
+            momentum=momentum,
+            batch_size=batch_size,
+            level=float(np.broadcast_to(levels, modes.on_probe.shape)[modes.learned]),
+            past=past or (np.array([step]), np.array([now])),
+            seed=seed,
+        )
     with jax.enable_x64(True):
         batch = np.inf if batch_size is None else float(batch_size)
-        optimiser = Descent(_rates(lr, int(step)), float(momentum), batch, 0.0)
+        schedule = rates.coming(lr, int(step))
+        optimiser = Descent(schedule, float(momentum), batch, 0.0)
         n = len(modes.pair[0])
-        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-        moments = modes.moments(np.concatenate([np.ones((1, n)), draws]) / n)
-        here = Moments(*(np.asarray(part)[0] for part in moments))
+        here = modes.moments(np.full(n, 1 / n))
         gamma = float(np.linalg.eigvalsh(recursion.growth_operator(here, batch))[-1])
         reason = _refusal(here, gamma, modes)
         if reason:
-            return _none(modes, reason, extrapolated)
+            return none(reason)
         z = float(recursion.factor(4 * optimiser.rates[0] * gamma, optimiser.momentum))
-        V = None if velocity is None else _rows_of(velocity, modes, head)
+        start = course.Start(modes, _rows_of(velocity, modes, head), z)
         if callable(sensitivity):
-            first = jax.tree.map(lambda part: np.asarray(part)[None], here)
-            direction = _direction(modes, here, _take_off(modes, first, optimiser, z, V)[1])
-            sensitivity = sensitivity(direction, modes.learned_rows)
+            along = course.direction(modes, here, course.take_off(start, here, optimiser))
+            sensitivity = sensitivity(along, modes.learned_rows)
             _require_sensitivity(sensitivity)
         optimiser = optimiser._replace(sensitivity=float(sensitivity))
-        steps, taken = _take_off(modes, moments, optimiser, z, V)
-    if not np.isfinite(steps[0]):
-        return _none(modes, f"none within {HORIZON:,} steps", extrapolated)
-    # a power of two, so that few programs compile
-    every = 2 ** int(np.log2(max(1.0, (step + steps[0]) / PER_SAMPLE)))
-    members = _simulate(row, modes, taken, optimiser, batch_size, every, seed)
+        taken = course.take_off(start, here, optimiser)
+        if not np.isfinite(taken.steps):
+            return none(f"none within {HORIZON:,} steps")
+        draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+        resampled = course.take_off_steps(start, modes.moments(draws / n), optimiser)
+    members = course.simulate(row, start, taken, optimiser, batch_size, step=step, seed=seed)
     if not np.isfinite(np.median(members)):
-        return _none(modes, "it takes off, but the noise of the batches undoes it", extrapolated)
-    remaining = max(float(steps[0] + np.median(members)), 0.5)
-    spread = _spread(steps, members, DRIFT)
-    low, high = (remaining * float(np.exp(sign * NORMAL_80 * spread)) for sign in (-1, 1))
-    along = _direction(modes, here, taken)
+        return none("it takes off, but the noise of the batches undoes it")
+    remaining = max(float(taken.steps + np.median(members)), 0.5)
+    width = NORMAL_80 * course.spread(taken, resampled, members)
+    along = course.direction(modes, here, taken)
     scores = (modes.pair[0] + modes.pair[1]) @ along
+    amplitude = float(modes.on_probe[modes.learned])
+    path = course.path(taken, amplitude, remaining)
     return Forecast(
         modes.learned,
-        float(modes.on_probe[modes.learned]),
+        amplitude,
         2 * float(np.log(z)),
         step + remaining,
-        step + low,
-        step + high,
+        step + remaining * float(np.exp(-width)),
+        step + remaining * float(np.exp(width)),
         scores / np.linalg.norm(scores),
-        along,
+        None if kernel is not None else along,
         "",
         extrapolated,
+        path + np.array([[step], [0]]),
     )
+
+
+def has_theory(method: str) -> bool:
+    """Return whether the loss of a method has the flow that the recursion follows."""
+    return methods.find(method).law == laws.DEFAULT
+
+
+def _level(level: Numbers, by_theory: bool) -> np.ndarray:
+    values = np.asarray(_check.real_array("level", level, ndim=(0, 1)), np.float64)
+    _check.require((values > 0).all(), "level", "positive numbers", values)
+    fits = not by_theory or bool((values == LEVEL).all())
+    _check.require(fits, "level", "1/2, which the theory's form of Barlow Twins is about", values)
+    return values
 
 
 def _require_sensitivity(value: Any) -> None:
@@ -198,93 +196,20 @@ def _require_sensitivity(value: Any) -> None:
     _check.require(fits, "sensitivity", "a number of at least 0", value)
 
 
-def _direction(modes: Modes, moments: Moments, taken: Taken) -> np.ndarray:
-    """Return the unit direction in the features [f] of the largest row when it takes off."""
-    end = np.asarray(taken.rows) * np.asarray(taken.strength)
-    vectors = np.linalg.eigh(end @ moments.deflated @ end.T)[1]
-    along = modes.basis @ (end.T @ vectors[:, -1])
-    return along / np.linalg.norm(along)
-
-
-def _take_off(
-    modes: Modes, moments: Moments, optimiser: Descent, z: float, velocity: np.ndarray | None
-) -> tuple[np.ndarray, Taken]:
-    """Return the steps to the take-off for each set of pairs, and where the first set ends."""
-    rows = modes.rows
-
-    def run(part: Moments, optimiser: Descent) -> Taken:
-        slope = jax.grad(recursion.batch_loss)(rows, part, optimiser.batch)
-        start = slope / (z - optimiser.momentum) if velocity is None else velocity
-        return recursion.takeoff(rows, start, part, optimiser)
-
-    every = jax.vmap(run, in_axes=(0, None))(moments, optimiser)
-    return np.asarray(every.steps), jax.tree.map(lambda leaf: np.asarray(leaf[0]), every)
-
-
-def _simulate(
-    row: methods.Method,
-    modes: Modes,
-    taken: Taken,
-    optimiser: Descent,
-    batch_size: Whole | None,
-    every: int,
-    seed: Whole,
-) -> np.ndarray:
-    """Return the steps from the take-off to 1/2 of each member."""
-    p, u = modes.basis.shape[1], np.asarray(taken.strength)
-    outside = modes.learned_rows.T - modes.basis @ (modes.basis.T @ modes.learned_rows.T)
-    others = np.linalg.qr(outside)[0][:, : modes.basis.shape[0] - p]
-    size, rows = p + others.shape[1], modes.learned + len(taken.rows)
-    wide, tall = (-(-count // PAD) * PAD for count in (size, rows))
-
-    def pairs(views: tuple[np.ndarray, np.ndarray]) -> simulation.Pairs:
-        parts = (np.concatenate([view @ modes.basis * u, view @ others], 1) for view in views)
-        return simulation.Pairs(*(np.pad(part, ((0, 0), (0, wide - size))) for part in parts))
-
-    learned = np.concatenate([modes.learned_rows @ modes.basis / u, modes.learned_rows @ others], 1)
-    head = np.zeros((tall, wide))
-    head[: modes.learned, :size] = learned
-    head[modes.learned : rows, :p] = taken.rows
-    velocity = np.zeros((tall, wide))
-    velocity[modes.learned : rows, :p] = taken.velocity
-    here = taken.steps == 0
-    sensitivity = np.where(np.arange(wide) < p, optimiser.sensitivity, 0.0)
-    return simulation.crossings(
-        row.objective.loss,
-        pairs(modes.pair),
-        pairs(modes.probe if here else modes.pair),
-        simulation.Head(head, velocity),
-        sensitivity,
-        rates=optimiser.rates[int(taken.steps) :],
-        momentum=float(optimiser.momentum),
-        batch=len(modes.pair[0]) if batch_size is None else int(batch_size),
-        learned=modes.learned,
-        every=every,
-        level=LEVEL if here else simulation.EARLY,
-        seed=int(seed),
+def _of_kernel(
+    kernel: Numbers, features1: Numbers, features2: Numbers, head: Numbers
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features and a head that stand for a kernel at the embeddings of these features."""
+    views = (
+        np.asarray(_check.real_array(name, values, ndim=2), np.float64)
+        for name, values in (("features1", features1), ("features2", features2))
     )
-
-
-def require_law(method: str) -> methods.Method:
-    """Return the method, or raise unless its loss has the flow that the recursion follows."""
-    row = methods.find(method)
-    known = [name for name, each in methods.METHODS.items() if each.law == laws.DEFAULT]
-    fits = row.law == laws.DEFAULT
-    _check.require(fits, "method", f"one of {', '.join(known)}", repr(row.name))
-    return row
-
-
-def _rates(lr: Any, step: int) -> np.ndarray:
-    """Return the learning rates of the steps up to a take-off, and of the simulation after it."""
-    count = HORIZON + simulation.STEPS
-    if not callable(lr):
-        fits = np.isfinite(lr) and lr > 0
-        _check.require(fits, "lr", "a positive number, or a function of the step", lr)
-        return np.full(count, float(lr))
-    rates = np.asarray(jax.vmap(lr)(step + np.arange(count)), np.float64)
-    fits = bool(np.isfinite(rates).all() and (rates >= 0).all() and rates[0] > 0)
-    _check.require(fits, "lr", "a schedule of positive learning rates", f"{rates[:3]}")
-    return rates
+    rows = np.asarray(_check.real_array("head", head, ndim=2), np.float64)
+    a, b = views
+    fits = a.shape == b.shape and a.shape[1] == rows.shape[1]
+    expected = f"features [n, f] of both views and a head [d, f], beside head {list(rows.shape)}"
+    _check.require(fits, "features1", expected, f"{list(a.shape)} and {list(b.shape)}")
+    return tangent.factorise(kernel, np.concatenate([a, b]) @ rows.T)
 
 
 def _history(history: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -314,29 +239,14 @@ def _refusal(moments: Moments, gamma: float, modes: Modes) -> str:
     return ""
 
 
-def _rows_of(velocity: Numbers, modes: Modes, head: Numbers) -> np.ndarray:
+def _rows_of(velocity: Numbers | None, modes: Modes, head: Numbers) -> np.ndarray | None:
     """Return the momentum of the rows that are followed, on the basis."""
+    if velocity is None:
+        return None
     V = np.asarray(_check.real_array("velocity", velocity, ndim=2), np.float64)
     _check.require(V.shape == np.shape(head), "velocity", f"{list(np.shape(head))} as head", V)
     count = len(modes.rows)
     return (modes.rotation.T @ V)[modes.learned : modes.learned + count] @ modes.basis
-
-
-def _spread(steps: np.ndarray, members: np.ndarray, drift: float) -> float:
-    """Return the standard deviation of ln(remaining steps)."""
-    total = float(steps[0] + np.median(members))
-    parts = [drift]
-    for values in (steps[1:] + np.median(members), steps[0] + members):
-        finite = np.maximum(values[np.isfinite(values)], 0.5)
-        parts.append(float(np.log(finite / max(total, 0.5)).std()) if len(finite) > 1 else 1.0)
-    return float(np.linalg.norm(parts))
-
-
-def _none(modes: Modes, reason: str, extrapolated: float) -> Forecast:
-    values, k = modes.on_probe, modes.learned
-    amplitude = float(values[k]) if k < len(values) else np.nan
-    inf = float("inf")
-    return Forecast(k, amplitude, np.nan, inf, inf, inf, None, None, reason, extrapolated)
 
 
 __all__ = ["LEVEL", "Forecast", "next_step"]

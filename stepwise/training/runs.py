@@ -75,19 +75,15 @@ def train(
         OSError: if a checkpoint could not be written.
     """
     images = load(config)
-    objective = methods.find(config.method).objective
-    predictor = None
-    if objective.predictor:
+    own, predictor = objective(config), None
+    if own.predictor:
         d = config.head[-1]
         predictor = models.Head(d, (*config.predictor, d), rngs=nnx.Rngs(config.seed + 1))
-    if config.temperature is not None:
-        loss = partial(objective.loss, temperature=config.temperature)
-        objective = replace(objective, loss=loss)
     run_folder = folder(config, images, root)
     trained = loop.train(
         encoder(config, images.pixels.shape[-1]),
         images.pixels,
-        objective,
+        own,
         plan(config),
         predictor=predictor,
         folder=run_folder,
@@ -103,6 +99,18 @@ def train(
         message = "%s: trained by another version of the code; delete this folder to train again"
         LOG.warning(message, run_folder)
     return trained
+
+
+def objective(config: Config) -> methods.Objective:
+    """Return the objective of a run: that of its method, with the run's temperature if it has one.
+
+    Args:
+        config: all settings of the run.
+    """
+    own = methods.find(config.method).objective
+    if config.temperature is None:
+        return own
+    return replace(own, loss=partial(own.loss, temperature=config.temperature))
 
 
 def _copy_method_file(config: Config, run_folder: Path) -> Config:

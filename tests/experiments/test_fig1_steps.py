@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from experiments.figures import fig1_steps
@@ -43,3 +44,24 @@ def test_the_network_is_fig3s_on_the_same_images():
     config = dataclasses.replace(fig1_steps.Config.laptop(), data="npz:here", seed=3)
     fig3s = dataclasses.replace(resnets.Config.laptop(), data="npz:here", seed=3)
     assert fig1_steps.training(config).training(DEFAULT) == fig3s.training(DEFAULT)
+
+
+def test_forecasts_lie_over_the_network(fig1):
+    whole = fig1[1]
+    paths, steps = whole.arrays["forecasts"], whole.arrays[f"{DEFAULT}_steps"]
+    assert paths.ndim == 3 and len(paths) >= 2
+    ends = [path[:, np.isfinite(path[0])][:, -1] for path in paths]
+    assert all(end[1] == pytest.approx(0.5) for end in ends)
+    crossed = whole.numbers["network"]["step_times"][0]
+    assert ends[0][0] == pytest.approx(crossed, rel=0.4)
+    assert paths[0, 0, 0] == 0 and steps[-1] > crossed
+    with plotting.style():
+        figure = fig1_steps.plot(whole)
+    labels = [
+        text.get_text()
+        for ax in figure.get_axes()
+        if ax.get_legend()
+        for text in ax.get_legend().get_texts()
+    ]
+    assert labels.count("forecast from one network") == 2
+    plotting.plt.close(figure)

@@ -8,8 +8,9 @@ import pytest
 from experiments.contract import Result, finished
 from experiments.figures import forecast_steps
 from stepwise.forecast import scores
+from stepwise.forecast.answer import Forecast
 from stepwise.forecast.history import Entry
-from stepwise.forecast.snapshot import Forecast
+from stepwise.methods import DEFAULT
 from tests.conftest import optimised
 from tests.experiments.figures import failed, labelled_panels
 
@@ -31,21 +32,30 @@ def scored(factor=1.1, line=1.6, width=1.5, direction=0.6, count=20):
     return scores.summarise(entries)
 
 
-def result(*summaries):
+def result(*summaries, correlated=True):
     arrays = {}
     for i in range(len(summaries)):
         steps = np.geomspace(1, 1000, 30)
         curve = 1 / (1 + np.exp(10 - steps[:, None] / [10, 40]))
         arrays |= {f"seed_{i}_steps": steps, f"seed_{i}_eigenvalues": curve}
-        arrays[f"seed_{i}_fans"] = np.array([[10, 1e-4, 90, 70, 130], [50, 1e-3, 350, 300, 420]])
+        arrays[f"seed_{i}_fans"] = np.array([[10, 1e-4, 0.5, 70, 130], [50, 1e-3, 0.5, 300, 420]])
+        paths = [[[10, 90, np.nan], [1e-4, 0.5, np.nan]], [[50, 350, 380], [1e-3, 0.5, 0.9]]]
+        arrays[f"seed_{i}_paths"] = np.array(paths)
+        arrays[f"seed_{i}_growth"] = np.zeros((0, 2))
     runs = {f"seed_{i}": summary for i, summary in enumerate(summaries)}
-    return Result(arrays, {"runs": runs, "config": CONFIG})
+    growth = np.array([[1.0, 1.1], [3.0, 2.5], [0.1, 0.4]])
+    for name in ("simclr", "vicreg"):
+        arrays |= {f"{name}_{part}": arrays[f"seed_0_{part}"] for part in ("steps", "eigenvalues")}
+        arrays |= {f"{name}_{part}": arrays[f"seed_0_{part}"] for part in ("fans", "paths")}
+        arrays[f"{name}_growth"] = growth if correlated else -growth * [1, -1]
+    others = {name: scores.growth(arrays[f"{name}_growth"]) for name in ("simclr", "vicreg")}
+    return Result(arrays, {"runs": runs, "others": others, "config": CONFIG})
 
 
 def test_good_forecasts_pass_and_are_drawn():
     good = result(scored(), scored(1.2))
     assert failed(forecast_steps, good) == set()
-    assert labelled_panels(forecast_steps, good) == 4
+    assert labelled_panels(forecast_steps, good) == 6
 
 
 @pytest.mark.parametrize(
@@ -63,19 +73,27 @@ def test_each_check_can_fail(changes, name):
     assert any(name in each for each in failed(forecast_steps, result(scored(**changes))))
 
 
+def test_growth_that_is_wrong_fails():
+    wrong = failed(forecast_steps, result(scored(), correlated=False))
+    assert len(wrong) == 2 and all("growth" in name for name in wrong)
+
+
 def test_no_forecast_at_all_fails_without_an_error():
     nothing = result(scores.summarise([]))
     assert len(failed(forecast_steps, nothing)) >= 6
-    assert labelled_panels(forecast_steps, nothing) == 4
+    assert labelled_panels(forecast_steps, nothing) == 6
 
 
 @pytest.mark.long  # make figures PRESET=smoke runs the same
 @optimised()
 def test_a_tiny_network_is_forecast(tmp_path):
     small = dataclasses.replace(
-        forecast_steps.Config.smoke(), snapshots=6, runs_dir=str(tmp_path / "runs")
+        forecast_steps.Config.smoke(),
+        snapshots=6,
+        methods=(DEFAULT, "simclr"),
+        runs_dir=str(tmp_path / "runs"),
     )
     computed = finished(forecast_steps.run(small), lambda part: None)
     summary = computed.numbers["runs"]["seed_0"]
     assert summary["counted"] >= 3 and summary["median_factor"] < 1.6
-    assert labelled_panels(forecast_steps, computed) == 4
+    assert labelled_panels(forecast_steps, computed) == 6

@@ -6,8 +6,8 @@ import pytest
 
 from stepwise import forecast
 from stepwise.forecast import history, scores
+from stepwise.forecast.answer import Forecast
 from stepwise.forecast.history import Entry
-from stepwise.forecast.snapshot import Forecast
 
 
 def said(step, low, high, reason=""):

@@ -61,9 +61,23 @@ def test_a_run_without_a_forecast_is_refused(run, tmp_path, capsys):
     for changes, message in (
         ({"snapshots": 0}, "--snapshots 29"),
         ({"optimiser": "adam"}, "sgd"),
-        ({"method": "simclr"}, "barlow_twins_unnormalised"),
-        ({"head": [8, 3]}, "one linear layer"),
+        ({"method": "byol"}, "embeddings of two views alone"),
+        ({"weight_decay": 0.1}, "weight_decay"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         assert main(["forecast", "--run-dir", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_another_loss_and_a_projector_are_forecast(tmp_path, capsys):
+    base = ["--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    flags = [*FLAGS, "--method", "simclr", "--head", "8", "3", "--steps", "60", "--snapshots", "3"]
+    assert main(["train", *flags, *base]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    flags = ["--run-dir", str(folder), "--n-pairs", "64", "--out", str(tmp_path / "forecast")]
+    assert main(["forecast", *flags]) == 0
+    summary = json.loads((tmp_path / "forecast" / "summary.json").read_text())["numbers"]
+    entries = summary["forecasts"]
+    assert len(entries) >= 3 and all(entry["level"] > 0 for entry in entries)
+    assert all(entry["predicted"] or entry["reason"] for entry in entries)
+    assert (tmp_path / "forecast" / "figure.png").is_file()

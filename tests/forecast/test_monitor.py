@@ -14,7 +14,7 @@ import pytest
 from stepwise import forecast, losses, methods, plotting, spectra
 from stepwise.cli import main
 from stepwise.forecast import Monitor, Report, log_arrays, stream
-from stepwise.forecast.fallback import tabulate
+from stepwise.forecast.rates import tabulate
 from stepwise.methods import METHODS
 
 LR = 0.004

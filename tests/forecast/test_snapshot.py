@@ -147,6 +147,74 @@ def test_a_sensitivity_may_be_computed_from_the_direction(full):
     assert said.step < plain.step
 
 
+def test_the_kernel_of_the_head_alone_changes_nothing(full):
+    x, x2, weights, _, _ = full
+    both = np.concatenate([x, x2])
+    for step in (20, 60):
+        options = {"step": step, "lr": LR, "momentum": MOMENTUM, "batch_size": 32}
+        said = forecast.next_step(x, x2, weights[step], **options)
+        by_kernel = forecast.next_step(x, x2, weights[step], kernel=both @ both.T, **options)
+        assert by_kernel.learned == said.learned
+        for name in ("step", "low", "high", "rate", "amplitude"):
+            assert getattr(by_kernel, name) == pytest.approx(getattr(said, name), rel=1e-6)
+        assert abs(by_kernel.direction @ said.direction) == pytest.approx(1)
+        assert by_kernel.weights is None
+
+
+def test_a_kernel_of_twice_the_size_learns_in_half_the_time(full):
+    x, x2, weights, _, _ = full
+    both = np.concatenate([x, x2])
+    options = {"step": 0, "momentum": 0.0}
+    fast = forecast.next_step(x, x2, weights[0], kernel=2 * both @ both.T, lr=1e-4, **options)
+    slow = forecast.next_step(x, x2, weights[0], lr=1e-4, **options)
+    assert fast.step == pytest.approx(slow.step / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "message"),
+    [
+        (np.eye(5), {}, r"kernel: expected \[1200, 1200\]"),
+        (np.triu(np.ones((1200, 1200))), {}, "kernel: expected a symmetric matrix"),
+        (np.zeros((1200, 1200)), {}, "kernel: expected a symmetric matrix that is not 0"),
+        (np.diag([-1.0] + 1199 * [1.0]), {}, "kernel: expected no negative eigenvalue"),
+        (np.eye(1200), {"velocity": np.zeros((4, 5))}, "kernel: expected no probe or velocity"),
+    ],
+)
+def test_kernels_that_do_not_fit_are_refused(full, kernel, changes, message):
+    x, x2, weights, _, _ = full
+    options = {"step": 10, "lr": LR, "momentum": MOMENTUM} | changes
+    with pytest.raises(ValueError, match=message):
+        forecast.next_step(x, x2, weights[10], kernel=kernel, **options)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_the_path_is_that_of_the_eigenvalue(full, mode):
+    x, x2, weights, momenta, curves = full
+    before = 0 if mode == 0 else int(np.argmax(curves[:, mode - 1] >= 0.5)) + 5
+    actual = int(np.argmax(curves[:, mode] >= 0.5))
+    step = (before + actual) // 2
+    options = {"step": step, "lr": LR, "momentum": MOMENTUM, "velocity": momenta[step]}
+    said = forecast.next_step(x, x2, weights[step], **options)
+    steps, values = said.path
+    assert (np.diff(steps) > 0).all()
+    assert (steps[0], steps[-1]) == (step, pytest.approx(said.step))
+    assert values[0] == pytest.approx(said.amplitude) and values[-1] == pytest.approx(0.5)
+    early = (values < 0.1) & (values > 1e-5)
+    real = np.interp(steps[early], np.arange(len(curves)), np.log(curves[:, mode]))
+    assert early.sum() > 3
+    np.testing.assert_allclose(np.log(values[early]), real, atol=0.05)
+
+
+def test_a_mode_that_noise_undoes_is_none(full, monkeypatch):
+    x, x2, weights, _, _ = full
+    from stepwise.forecast import course
+
+    monkeypatch.setattr(course, "simulate", lambda *a, **k: np.full(16, np.inf))
+    said = forecast.next_step(x, x2, weights[10], step=10, lr=LR, momentum=MOMENTUM)
+    assert not said.coming and "the noise of the batches undoes it" in said.reason
+    assert said.path is None
+
+
 def test_a_schedule_is_that_of_the_coming_steps(full):
     x, x2, weights, momenta, _ = full
     options = {"step": 20, "momentum": MOMENTUM, "velocity": momenta[20]}
@@ -164,7 +232,7 @@ def test_a_schedule_is_that_of_the_coming_steps(full):
         ({"lr": np.nan}, "lr: expected a positive number"),
         ({"step": -1}, "step: expected a whole number from 0"),
         ({"batch_size": 1}, "batch_size: expected a whole number from 2"),
-        ({"method": "simclr"}, "method: expected one of barlow_twins_unnormalised"),
+        ({"method": "byol"}, "method: expected one whose loss depends on the embeddings"),
         ({"sensitivity": -1.0}, "sensitivity: expected a number of at least 0"),
         ({"sensitivity": np.nan}, "sensitivity: expected a number of at least 0"),
         ({"velocity": np.zeros((2, 2))}, "velocity: expected"),

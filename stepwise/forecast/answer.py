@@ -1,0 +1,68 @@
+"""What a forecast says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from stepwise.types import Real, Whole
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a snapshot says of the next mode.
+
+    Attributes:
+        learned: number of modes learned, with an eigenvalue of C of at least 1/2.
+        amplitude: the next eigenvalue of C, NaN if all d modes are learned.
+        rate: growth rate d ln λ of that eigenvalue per training step, under the optimiser, at this
+            batch size, and beside the learned modes. NaN if it does not grow.
+        step: training step at which it crosses 1/2; infinite if none is coming.
+        low, high: 80% interval of `step`.
+        direction: score of each image along the next mode [n], the mean of both views, with mean 0
+            and norm 1; None if none is coming.
+        weights: the same direction in the features [f], so that scores are features @ weights; None
+            under a kernel.
+        reason: why none is coming, or why the step is an extrapolation; empty otherwise.
+        extrapolated: step at which the curve so far, continued in ln λ, crosses 1/2; NaN without a
+            history.
+        path: the forecast of that eigenvalue from now until it is learned: training steps in the
+            first row, eigenvalues in the second [2, T]. None if it is no forecast by theory.
+    """
+
+    learned: int
+    amplitude: Real
+    rate: Real
+    step: Real
+    low: Real
+    high: Real
+    direction: Float[np.ndarray, " n"] | None
+    weights: Float[np.ndarray, " f"] | None
+    reason: str = ""
+    extrapolated: Real = float("nan")
+    path: Float[np.ndarray, "2 T"] | None = None
+
+    @property
+    def coming(self) -> bool:
+        """Whether a next mode is coming."""
+        return bool(np.isfinite(self.step))
+
+    def __str__(self) -> str:
+        """Say the forecast in one line."""
+        known = f"{self.learned} mode{'' if self.learned == 1 else 's'} learned"
+        if not self.coming:
+            return f"{known}; none is coming: {self.reason}"
+        when = f"step {self.step:,.0f} (80%: {self.low:,.0f} to {self.high:,.0f})"
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"{known}; the next one is expected at {when}{reason}"
+
+
+def none_coming(
+    learned: Whole,
+    reason: str,
+    amplitude: Real = float("nan"),
+    extrapolated: Real = float("nan"),
+) -> Forecast:
+    """Return a forecast that no mode is coming, with its reason."""
+    inf, nan = float("inf"), float("nan")
+    return Forecast(int(learned), amplitude, nan, inf, inf, inf, None, None, reason, extrapolated)

@@ -1,0 +1,190 @@
+"""The course of the next mode: from a snapshot to its take-off, and from there to 1/2."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from stepwise import methods
+from stepwise.forecast import recursion, simulation
+from stepwise.forecast.modes import Modes
+from stepwise.forecast.recursion import LEVEL, TAKEOFF, Descent, Moments, Taken
+from stepwise.types import Real, Whole
+
+DRIFT = 0.25
+"""Standard deviation of ln(remaining steps) from features that change in other ways than the
+recursion knows. It was chosen so that 80% intervals cover about that many steps of real runs.
+"""
+PER_SAMPLE = 16
+"""C is measured at least this many times in as many steps as training has taken, like the curves of
+a run. Noise crosses 1/2 the sooner the more often it is measured.
+"""
+PAD = 8
+"""Rows and directions are padded with zeros to multiples of this, so that few programs compile."""
+ENOUGH = 3
+"""Steps of a simulation in units of the time that the mean flow takes."""
+POINTS = 40
+"""Number of points of a path on each side of the take-off."""
+
+
+class Start(NamedTuple):
+    """Where the rows that are not learned start, and how.
+
+    Attributes:
+        modes: of the features.
+        rows_velocity: momentum of the rows on the basis, or None for that of steady growth.
+        factor: by which an amplitude grows in one step, in steady growth.
+    """
+
+    modes: Modes
+    rows_velocity: np.ndarray | None
+    factor: float
+
+
+def take_off(start: Start, moments: Moments, optimiser: Descent) -> Taken:
+    """Return where the rows are at the take-off, with their path until then."""
+    velocity = _velocity(start, moments, optimiser)
+    return jax.tree.map(
+        np.asarray, recursion.takeoff(start.modes.rows, velocity, moments, optimiser, record=True)
+    )
+
+
+def take_off_steps(start: Start, moments: Moments, optimiser: Descent) -> np.ndarray:
+    """Return the steps to the take-off for each of several sets of pairs [m]."""
+
+    def steps(part: Moments, optimiser: Descent) -> Any:
+        velocity = _velocity(start, part, optimiser)
+        return recursion.takeoff(start.modes.rows, velocity, part, optimiser).steps
+
+    return np.asarray(jax.vmap(steps, in_axes=(0, None))(moments, optimiser))
+
+
+def _velocity(start: Start, moments: Moments, optimiser: Descent) -> Any:
+    if start.rows_velocity is not None:
+        return start.rows_velocity
+    slope = jax.grad(recursion.batch_loss)(start.modes.rows, moments, optimiser.batch)
+    return slope / (start.factor - optimiser.momentum)
+
+
+def direction(modes: Modes, moments: Moments, taken: Taken) -> Float[np.ndarray, " f"]:
+    """Return the unit direction in the features of the largest row when it takes off."""
+    end = np.asarray(taken.rows) * np.asarray(taken.strength)
+    vectors = np.linalg.eigh(end @ moments.deflated @ end.T)[1]
+    along = modes.basis @ (end.T @ vectors[:, -1])
+    return along / np.linalg.norm(along)
+
+
+def simulate(
+    row: methods.Method,
+    start: Start,
+    taken: Taken,
+    optimiser: Descent,
+    batch_size: Whole | None,
+    *,
+    step: Whole,
+    seed: Whole,
+) -> Float[np.ndarray, " members"]:
+    """Return the steps from the take-off to 1/2 of each member of a simulation.
+
+    Args:
+        row: the method.
+        start: where the rows started.
+        taken: where the rows take off.
+        optimiser: how they descend.
+        batch_size: number of pairs in a batch; None for full batches.
+        step: training step of the snapshot, which says how often C is measured.
+        seed: of the batches.
+    """
+    steps = _steps(start, taken, optimiser)
+    if steps > simulation.LONGEST:  # so slow that the noise of the batches averages out
+        return np.full(simulation.MEMBERS, steps / ENOUGH)
+    modes = start.modes
+    p, u = modes.basis.shape[1], np.asarray(taken.strength)
+    outside = modes.learned_rows.T - modes.basis @ (modes.basis.T @ modes.learned_rows.T)
+    others = np.linalg.qr(outside)[0][:, : modes.basis.shape[0] - p]
+    size, rows = p + others.shape[1], modes.learned + len(taken.rows)
+    wide, tall = (-(-count // PAD) * PAD for count in (size, rows))
+
+    def on_basis(views: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        parts = [np.concatenate([view @ modes.basis * u, view @ others], 1) for view in views]
+        first, second = (np.pad(part, ((0, 0), (0, wide - size))) for part in parts)
+        return first, second
+
+    learned = np.concatenate([modes.learned_rows @ modes.basis / u, modes.learned_rows @ others], 1)
+    head, velocity = np.zeros((2, tall, wide))
+    head[: modes.learned, :size] = learned
+    head[modes.learned : rows, :p] = taken.rows
+    velocity[modes.learned : rows, :p] = taken.velocity
+    here, sensitivity = taken.steps == 0, float(optimiser.sensitivity)
+    # powers of two, so that few programs compile
+    count = simulation.STEPS * 2 ** max(0, math.ceil(math.log2(steps / simulation.STEPS)))
+    every = 2 ** int(np.log2(max(1.0, (int(step) + float(taken.steps)) / PER_SAMPLE)))
+    values = simulation.curves(
+        simulation.Head(
+            simulation.strengthened,
+            {"rows": head, "strength": np.ones(wide)},
+            {"rows": velocity, "strength": np.zeros(wide)},
+            {"rows": 1.0, "strength": np.where(np.arange(wide) < p, sensitivity, 0.0)},
+        ),
+        row.objective.loss,
+        on_basis(modes.pair),
+        on_basis(modes.probe if here else modes.pair),
+        rates=optimiser.rates[int(taken.steps) :][:count],
+        momentum=float(optimiser.momentum),
+        batch=len(modes.pair[0]) if batch_size is None else int(batch_size),
+        mode=modes.learned,
+        every=every,
+        until=LEVEL,
+        seed=int(seed),
+    )
+    return simulation.first_crossing(values, every, LEVEL if here else simulation.EARLY)
+
+
+def _steps(start: Start, taken: Taken, optimiser: Descent) -> float:
+    """Return how long a simulation has to be: `ENOUGH` times the mean flow from TAKEOFF to 1/2."""
+    later = optimiser.rates[int(taken.steps)] / optimiser.rates[0]
+    rate = 2 * math.log(start.factor) * max(float(later), 1e-12)
+    return ENOUGH * math.log(1 / TAKEOFF - 1) / max(rate, 1e-12)
+
+
+def spread(taken: Taken, resampled: np.ndarray, members: np.ndarray) -> float:
+    """Return the standard deviation of ln(remaining steps).
+
+    Its square is the sum of that over resampled pairs, that over random batches, and `DRIFT`².
+    """
+    typical = float(np.median(members))
+    total, parts = float(taken.steps) + typical, [DRIFT]
+    for values in (resampled + typical, float(taken.steps) + members):
+        finite = np.maximum(values[np.isfinite(values)], 0.5)
+        parts.append(float(np.log(finite / max(total, 0.5)).std()) if len(finite) > 1 else 1.0)
+    return float(np.linalg.norm(parts))
+
+
+def path(taken: Taken, amplitude: Real, remaining: Real) -> Float[np.ndarray, "2 T"]:
+    """Return the next eigenvalue from now until it is learned: steps from now, and values.
+
+    Up to the take-off it is that of the recursion, from there to 1/2 a logistic curve, as along
+    gradient flow.
+
+    Args:
+        taken: the take-off, with its path.
+        amplitude: the eigenvalue now on the probe; that of the recursion may differ.
+        remaining: number of steps until it crosses 1/2.
+    """
+    count = int(taken.steps)
+    early = np.unique(np.linspace(0, count, POINTS).round().astype(int))
+    values = np.asarray(taken.path)[early]
+    start = min(float(amplitude), 0.49)
+    if values[0] > 0 and start > 0:
+        values = values * (start / values[0]) ** (1 - early / max(count, 1))
+    first = min(values[-1] if count else start, 0.49)
+    if remaining <= count or first <= 0:
+        return np.stack([[0.0, float(remaining)], [max(start, 1e-300), LEVEL]])
+    slope = np.log(1 / first - 1) / (remaining - count)
+    late = np.linspace(count, remaining, POINTS)[1:]
+    curve = 1 / (1 + np.exp(-slope * (late - remaining)))
+    keep = early < count if count else early < 1
+    joined = np.concatenate([values[keep], [first] if count else [], curve])
+    return np.stack([np.concatenate([early[keep], [count] if count else [], late]), joined])
