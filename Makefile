@@ -1,7 +1,7 @@
 # `make` alone prints this help. Every target installs what it needs; only Python >= 3.11 must be present.
 .DEFAULT_GOAL := help
 .PHONY: help install measured test test-long test-latest test-browser lint types format figures report tutorial docs \
-	bench bench-entk constraints clean
+	bench bench-entk torch-monitor constraints clean
 
 PRESET   ?= laptop
 DATA     ?=
@@ -133,7 +133,7 @@ NAMES := $(sort $(foreach file,$(FILES),$(firstword $(subst _, ,$(basename $(not
 $(NAMES): $(READY)
 	$(FIGURE) $@ $(FLAGS)
 
-# Only the training and eNTK benchmarks compare with PyTorch, in its own environment; without it those rows say so.
+# Only the training, monitor and eNTK benchmarks compare with PyTorch, in its own environment; without it those rows say so.
 TORCH ?= torch==2.13.0
 
 .venv-torch/.ready:
@@ -143,6 +143,10 @@ TORCH ?= torch==2.13.0
 
 bench: $(READY) .venv-torch/.ready  ## measure speed and memory against alternatives
 	$(BIN)/python -m benchmarks
+
+torch-monitor: $(READY) .venv-torch/.ready  ## train a network in PyTorch, and forecast its steps from the arrays that it logs
+	.venv-torch/bin/python -m benchmarks.torch_monitor results/torch-monitor
+	$(BIN)/stepwise watch results/torch-monitor --lr 0.002 --momentum 0.9 --batch-size 128 --once
 
 bench-entk: $(READY) .venv-torch/.ready  ## measure the empirical NTK: alternatives, growth, the largest case, estimates (hours; reads fig3's runs)
 	$(BIN)/python -m benchmarks entk --output results/bench/entk.json

@@ -1,6 +1,6 @@
 """Run benchmarks, print a table and write a JSON file.
 
-Usage: `python -m benchmarks [setup|kernels|ensemble|closed_form|flow|training|entk ...] [--quick]`
+Usage: `python -m benchmarks [NAME ...] [--quick]`
 """
 
 import argparse
@@ -16,6 +16,7 @@ PAIRS = {
     "closed_form": "flow:closed_form_rows",
     "flow": "flow:rows",
     "training": "training:rows",
+    "monitor": "monitor:rows",
     "entk": "entk:rows",
 }
 """Module and function of each benchmark; a module is imported when its benchmark runs."""

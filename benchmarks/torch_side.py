@@ -20,7 +20,7 @@ from benchmarks.child import Outcome, measure
 def time_steps(start: str, steps: int, threads: int, compiled: bool) -> Outcome:
     """Measure training steps in float32, channels-last, with or without torch.compile."""
     torch.set_num_threads(threads)
-    take, _ = _step(start, None, torch.float32, compiled)
+    take, _ = make_step(start, None, torch.float32, compiled)
     return measure(
         lambda: {"loss": np.array([take() for _ in range(steps)])}, repeats=9, budget=12.0
     )
@@ -30,7 +30,7 @@ def start(start: str) -> Outcome:
     """Compute in float64 the numbers that `training.start` returns for comparison."""
     with np.load(start) as file:
         checked, first = int(file["checked"]), int(file["first"])
-    take, net = _step(start, checked, torch.float64, False)
+    take, net = make_step(start, checked, torch.float64, False)
     losses = [take()]
     # the gradients of the first step, which remain until the next
     slopes = torch.cat([p.grad.ravel() for p in net.parameters()])
@@ -46,7 +46,7 @@ def start(start: str) -> Outcome:
     return Outcome(0.0, arrays={name: np.asarray(value) for name, value in numbers.items()})
 
 
-def _step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[Any, Any]:
+def make_step(start: str, pairs: int | None, dtype: Any, compiled: bool) -> tuple[Any, Any]:
     """Return a function that takes one step of SGD, and the network that it changes.
 
     The function returns the loss before the step.
@@ -113,27 +113,37 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, blocks: list[int], d: int) -> None:
         super().__init__()
-        self.backbone = nn.Module()
-        self.backbone.stem, self.backbone.norm = _convolution(3, width, 3, 1), nn.BatchNorm2d(width)
+        self.backbone, self.head = Backbone(width, blocks), nn.Module()
+        self.head.layers = nn.ModuleList([nn.Linear(width * 2 ** (len(blocks) - 1), d)])
+
+    def forward(self, x: Any) -> Any:
+        """Return embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""
+        return self.head.layers[0](self.backbone(x))
+
+
+class Backbone(nn.Module):
+    """The encoder before its head."""
+
+    def __init__(self, width: int, blocks: list[int]) -> None:
+        super().__init__()
+        self.stem, self.norm = _convolution(3, width, 3, 1), nn.BatchNorm2d(width)
         stages, c = [], width
         for i, count in enumerate(blocks):
             outputs = width * 2**i
             later = [Block(outputs, outputs, 1) for _ in range(count - 1)]
             stages.append(nn.ModuleList([Block(c, outputs, 1 if i == 0 else 2), *later]))
             c = outputs
-        self.backbone.stages = nn.ModuleList(stages)
-        self.head = nn.Module()
-        self.head.layers = nn.ModuleList([nn.Linear(c, d)])
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Any) -> Any:
-        """Return embeddings [k, d] of images [k, 3, h, w] in [0, 1]."""
+        """Return features [k, f] of images [k, 3, h, w] in [0, 1]."""
         # the views are float32 on both sides
-        x = ((x - 0.5) / 0.25).to(self.head.layers[0].weight.dtype)
-        x = functional.relu(self.backbone.norm(self.backbone.stem(x)), inplace=True)
-        for stage in self.backbone.stages:
+        x = ((x - 0.5) / 0.25).to(self.stem.weight.dtype)
+        x = functional.relu(self.norm(self.stem(x)), inplace=True)
+        for stage in self.stages:
             for block in stage:
                 x = block(x)
-        return self.head.layers[0](x.mean((2, 3)))
+        return x.mean((2, 3))
 
 
 class Block(nn.Module):

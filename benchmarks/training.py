@@ -161,11 +161,17 @@ def _agreement(ours: Outcome, theirs: Outcome) -> str:
 
 
 def ours(
-    recipe: str, blocks: tuple[int, ...], width: int, pairs: int, side: int, steps: int
+    recipe: str,
+    blocks: tuple[int, ...],
+    width: int,
+    pairs: int,
+    side: int,
+    steps: int,
+    d: int = DIMENSIONS,
 ) -> Outcome:
     """Measure this package's training step in float32, with the images on the device."""
     jax.config.update("jax_platforms", "cpu")  # the peer runs on the CPU
-    step = _step(blocks, width, _pixels(pairs, side), recipe, np.float32)[0]
+    step = make_step(blocks, width, draw_pixels(pairs, side), recipe, np.float32, d=d)[0]
     state = step.start()
 
     def call() -> dict[str, Any]:
@@ -184,13 +190,12 @@ def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome
     jax.config.update("jax_platforms", "cpu")
     # in float32 a layer's gradient is accurate only to 1e-2 here
     jax.config.update("jax_enable_x64", True)
-    pixels = _pixels(pairs, side)
-    step, encoder = _step(blocks, width, pixels[:CHECKED], "mirror", np.float64)
+    pixels = draw_pixels(pairs, side)
+    step, encoder = make_step(blocks, width, pixels[:CHECKED], "mirror", np.float64)
     loss, _, slopes = step.gradient(step.start())
     state = step.advance(step.start(), FIRST)
-    x = pixels / np.float32(255)
     arrays = {
-        "images": np.stack([x, x[:, :, ::-1]]),
+        "images": mirror_pairs(pixels),
         "checked": len(pixels[:CHECKED]),
         "first": FIRST,
         "rate": RATE,
@@ -199,22 +204,48 @@ def start(blocks: tuple[int, ...], width: int, pairs: int, side: int) -> Outcome
         "gradient": optax.tree.norm(slopes),
         "losses": state["loss_sum"] / state["taken"],
         "parameters": models.count_parameters(encoder),
-    }
-    for path, leaf in jax.tree_util.tree_leaves_with_path(step.params["encoder"]):
-        arrays["weights/" + jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
+    } | name_weights(step.params["encoder"])
     return Outcome(0.0, arrays={name: np.asarray(value) for name, value in arrays.items()})
 
 
-def _pixels(pairs: int, side: int) -> np.ndarray:
+def draw_pixels(pairs: int, side: int) -> np.ndarray:
+    """Return crops of the photographs, uint8 [pairs, side, side, 3]."""
     return np.rint(255 * crops(pairs, side)[0]).astype(np.uint8).reshape(pairs, side, side, 3)
 
 
-def _step(
-    blocks: tuple[int, ...], width: int, pixels: np.ndarray, recipe: str, dtype: Any
+def mirror_pairs(pixels: np.ndarray) -> np.ndarray:
+    """Return the views of the recipe "mirror", float32 [2, n, h, w, 3]."""
+    x = pixels / np.float32(255)
+    return np.stack([x, x[:, :, ::-1]])
+
+
+def name_weights(params: Any) -> dict[str, Any]:
+    """Return the arrays of an encoder by the names that `torch_side.encoder` reads."""
+    return {
+        "weights/" + jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def make_step(
+    blocks: tuple[int, ...],
+    width: int,
+    pixels: np.ndarray,
+    recipe: str,
+    dtype: Any,
+    *,
+    d: int = DIMENSIONS,
+    rate: float = RATE,
+    scale: float = 1.0,
 ) -> tuple[Step, nnx.Module]:
+    """Return the training step of a ResNet on full batches of the images, and the network.
+
+    The weights of the head are multiplied by `scale` at the start.
+    """
     options = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
     backbone = models.ResNet(blocks, width=width, stem="small", **options)
-    encoder = models.Encoder(backbone, models.Head(backbone.features, [DIMENSIONS], **options))
+    encoder = models.Encoder(backbone, models.Head(backbone.features, [d], **options))
+    models.scale_start(encoder, scale)
     sgd = partial(optax.sgd, momentum=MOMENTUM)
-    plan = Plan(10**6, len(pixels), RATE, sgd, RECIPES[recipe], probe=2)
+    plan = Plan(10**6, len(pixels), rate, sgd, RECIPES[recipe], probe=2)
     return Step(encoder, pixels, METHODS[DEFAULT].objective, plan, None, None), encoder

@@ -5,14 +5,18 @@ No test asserts a speed.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from benchmarks import child, report, training
+from benchmarks import child, monitor, report, training
+from stepwise.cli import main
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
 
@@ -65,6 +69,68 @@ def test_training_has_its_rows_with_or_without_pytorch(tmp_path):
             torch["ratio"] > 0
             and "1454 parameters (peer 1454); in float64 agree to" in torch["note"]
         )
+
+
+@pytest.mark.long
+def test_the_monitor_has_rows_of_its_cost_and_of_a_run_in_pytorch(tmp_path):
+    output = tmp_path / "bench.json"
+    done = _run("monitor", "--quick", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    layers, embeddings, *runs = json.loads(output.read_text())["rows"]
+    assert "8 features" in layers["case"] and "embeddings only" in embeddings["case"]
+    assert layers["peer"] == "50 training steps" and layers["ratio"] > 0 < embeddings["ratio"]
+    assert [row["case"] for row in runs] == [
+        f"8 pairs, 20 steps in {dtype}" for dtype in ("float32", "float64")
+    ]
+    for row in runs:  # the reports are compared, and a note says how well they agree
+        expected = "no peer: " if row["peer_s"] is None else "3 forecasts agree to "
+        assert expected in row["note"]
+        assert row["peer_s"] is None or "sensitivity agrees to " in row["note"]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not (Path(ROOT) / training.TORCH).is_file(), reason="PyTorch is not here")
+def test_the_pytorch_example_logs_files_that_watch_reads(tmp_path, capsys):
+    command = [str(Path(ROOT) / training.TORCH), "-m", "benchmarks.torch_monitor"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "run"), "--steps", "50"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "step_0.npz",
+        "step_50.npz",
+    ]
+    options = ["--lr", "0.002", "--momentum", "0.9", "--batch-size", "128", "--once"]
+    assert main(["watch", str(tmp_path / "run"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "step 0, loss 10: 0 of 10 modes learned" in printed and "step 50, loss" in printed
+
+
+def test_the_pytorch_code_of_the_documentation_is_that_of_the_example():
+    page = (Path(ROOT) / "docs" / "stuck.md").read_text()
+    example = (Path(ROOT) / "benchmarks" / "torch_monitor.py").read_text()
+    example = example.replace("  # type: ignore[no-untyped-def]", "")
+    for name in ("log_arrays", "sample", "sensitivity"):
+        (code,) = re.findall(rf"^def {name}\(.*?(?=\n\n|\n```)", page, flags=re.DOTALL | re.M)
+        assert f"\n\n{code}\n" in example, name
+
+
+def test_reports_are_compared_until_other_modes_are_learned():
+    def reports(*learned, step=40.0):
+        said = SimpleNamespace(coming=True, step=step, low=35.0, high=45.0)
+        values = np.array([0.5, 0.1])
+        return [
+            SimpleNamespace(step=i, learned=k, eigenvalues=values, forecast=said)
+            for i, k in learned
+        ]
+
+    ours = reports((0, 0), (10, 1), (20, 1))
+    note = monitor._agreement(ours, ours)
+    assert "in 3 of 3 reports; 3 forecasts agree to 0e+00 (step)" in note
+    note = monitor._agreement(ours, reports((0, 0), (10, 1), (20, 2), step=41.0))
+    assert "in 2 of 3 reports; other modes from step 20 on; 2 forecasts agree to 3e-02" in note
+    with pytest.raises(RuntimeError, match="other modes are learned at step 10"):
+        monitor._agreement(ours, reports((0, 0), (10, 2), (20, 2)))
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = sorted((ROOT / "stepwise").rglob("*.py"))
 FLOW = """
 _moved
-_check _files _random _terminal _user
+_check _files _random _terminal _threads _user
 _npz types
 laws eigen moments
 augment data

@@ -45,12 +45,10 @@ CORRELATION = 0.5
 class Config(resnets.Config):
     """Training runs from a small start, and the pairs of their forecasts."""
 
-    methods: tuple[str, ...] = (methods.DEFAULT, "simclr", "vicreg")
-    """The first is forecast by theory; the others are those of panels E and F."""
     seeds: tuple[int, ...] = (0, 1)
-    """One run of the first method for each seed; the other methods have the first seed."""
+    """One run for each seed; methods other than the default, in panels E and F, have the first."""
     more: tuple[str, ...] = ()
-    """Further images, on which the first method is trained with each seed."""
+    """Further images, on which the default method is trained with each seed."""
     n_pairs: int = 1024
     """Number of images whose features a forecast uses."""
 
@@ -62,7 +60,8 @@ class Config(resnets.Config):
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:
     """Train each run, and forecast from its snapshots; yield after each."""
-    theory, *others = config.methods
+    theory = methods.DEFAULT
+    others = [name for name in config.methods if name != theory]
     own = [replace(config, seed=seed) for seed in config.seeds]
     more = [replace(config, data=data, seed=seed) for data in config.more for seed in config.seeds]
     jobs = [(f"seed_{each.seed}", each, theory) for each in own]
@@ -94,7 +93,7 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
     return result
 
 
-def _network(config: resnets.Config, method: str) -> saved.Network:
+def _network(config: Config, method: str) -> saved.Network:
     training = config.training(method)
     pictures = runs.load(training)
     folder = runs.folder(training, pictures, config.runs_dir)
@@ -171,7 +170,7 @@ def plot(result: Result) -> Figure:
         axes[2, 1].set_title(f"F  Growth over the next 30% of steps: correlation {', '.join(said)}")
     count = f"{len(summaries)} run{'s' if len(summaries) > 1 else ''}"
     fig.suptitle(
-        f"{methods.find(config['methods'][0]).title}, ResNet of {sum(config['blocks'])} blocks, "
+        f"{methods.find(methods.DEFAULT).title}, ResNet of {sum(config['blocks'])} blocks, "
         f"{count}\n{config['n_images']} images: {images.title(config['data'])}, "
         f"d = {config['d']}",
         fontsize=12,
@@ -205,7 +204,8 @@ def _remaining(entries: list[dict[str, Any]], name: str) -> np.ndarray:
 
 def _against(ax: Any, counted: dict[str, list[dict[str, Any]]]) -> None:
     """Draw forecast remaining steps against the steps that it took, a marker for each run."""
-    actual = np.concatenate([_remaining(each, "actual") for each in counted.values()] or [[]])
+    waits = [_remaining(each, "actual") for each in counted.values()]
+    actual = np.concatenate([np.zeros(0), *waits])
     for (name, entries), marker in zip(counted.items(), MARKERS * len(counted), strict=False):
         when = _remaining(entries, "actual")
         grey = {"color": "0.65", "marker": marker, "mfc": "none"}

@@ -45,27 +45,36 @@ class Start(NamedTuple):
 
 def take_off(start: Start, moments: Moments, optimiser: Descent) -> Taken:
     """Return where the rows are at the take-off, with their path until then."""
-    velocity = _velocity(start, moments, optimiser)
-    return jax.tree.map(
-        np.asarray, recursion.takeoff(start.modes.rows, velocity, moments, optimiser, record=True)
-    )
+    own = start.modes.rows, start.rows_velocity, start.factor
+    return jax.tree.map(np.asarray, _take(*own, moments, optimiser))
 
 
 def take_off_steps(start: Start, moments: Moments, optimiser: Descent) -> np.ndarray:
     """Return the steps to the take-off for each of several sets of pairs [m]."""
-
-    def steps(part: Moments, optimiser: Descent) -> Any:
-        velocity = _velocity(start, part, optimiser)
-        return recursion.takeoff(start.modes.rows, velocity, part, optimiser).steps
-
-    return np.asarray(jax.vmap(steps, in_axes=(0, None))(moments, optimiser))
+    own = start.modes.rows, start.rows_velocity, start.factor
+    return np.asarray(_take_each(*own, moments, optimiser))
 
 
-def _velocity(start: Start, moments: Moments, optimiser: Descent) -> Any:
-    if start.rows_velocity is not None:
-        return start.rows_velocity
-    slope = jax.grad(recursion.batch_loss)(start.modes.rows, moments, optimiser.batch)
-    return slope / (start.factor - optimiser.momentum)
+@jax.jit
+def _take(rows: Any, velocity: Any, factor: Any, moments: Any, optimiser: Any) -> Taken:
+    V = _velocity(rows, velocity, factor, moments, optimiser)
+    return recursion.takeoff(rows, V, moments, optimiser, record=True)
+
+
+@jax.jit
+def _take_each(rows: Any, velocity: Any, factor: Any, moments: Any, optimiser: Any) -> Any:
+    def steps(part: Moments) -> Any:
+        V = _velocity(rows, velocity, factor, part, optimiser)
+        return recursion.takeoff(rows, V, part, optimiser).steps
+
+    return jax.vmap(steps)(moments)
+
+
+def _velocity(rows: Any, velocity: Any, factor: Any, moments: Any, optimiser: Any) -> Any:
+    if velocity is not None:
+        return velocity
+    slope = jax.grad(recursion.batch_loss)(rows, moments, optimiser.batch)
+    return slope / (factor - optimiser.momentum)
 
 
 def direction(modes: Modes, moments: Moments, taken: Taken) -> Float[np.ndarray, " f"]:
@@ -133,7 +142,7 @@ def simulate(
         on_basis(modes.probe if here else modes.pair),
         rates=optimiser.rates[int(taken.steps) :][:count],
         momentum=float(optimiser.momentum),
-        batch=len(modes.pair[0]) if batch_size is None else int(batch_size),
+        batch=None if batch_size is None else int(batch_size),
         mode=modes.learned,
         every=every,
         until=LEVEL,

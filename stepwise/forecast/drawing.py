@@ -13,7 +13,8 @@ def draw(samples: Samples, forecast: Forecast | None) -> plotting.Figure:
     """Draw the eigenvalues against the training step, and the loss above if there is one.
 
     Both axes of the eigenvalues are logarithmic; values of 0 or less are not drawn. A vertical line
-    is the step at which the next mode is expected, and a band is the 80% interval.
+    is the step at which the next mode is expected, with a dashed curve from now, and a band
+    is the 80% interval.
 
     Raises:
         ValueError: if there are fewer than two finite samples after step 0.
@@ -46,6 +47,8 @@ def draw(samples: Samples, forecast: Forecast | None) -> plotting.Figure:
                 right = max(right, forecast.high)
                 band = {"color": plotting.ORANGE, "alpha": 0.2, "label": "its 80% interval"}
                 below.axvspan(forecast.low, forecast.high, **band)
+            if forecast.path is not None:
+                plotting.dashes(below, forecast.path[None])
             below.legend(loc="lower right")
         for ax in axes:
             ax.set_xlim(steps[steps > 0][0], right)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stepwise import _check, laws, methods, spectra
+from stepwise._threads import one_blas_thread
 from stepwise.forecast import rates, samples, stream
 from stepwise.forecast.answer import Forecast, none_coming
 from stepwise.forecast.diagnosis import diagnose
@@ -100,6 +101,7 @@ class Monitor:
             stream.write_lines(place, lines)
         return cls(*args, path=place, **options)
 
+    @one_blas_thread()
     def add(
         self,
         step: Whole,

@@ -86,7 +86,7 @@ class Report:
         nan, inf = float("nan"), float("inf")
         said = summary["forecast"]
         none = said["step"] is None
-        numbers = {
+        numbers: dict[str, Any] = {
             name: _real(said[name], inf if none and name in ("step", "low", "high") else nan)
             for name in NUMBERS
         }

@@ -159,7 +159,8 @@ class Network:
         options: dict[str, Any] = {"momentum": config.momentum, "batch_size": config.batch_size}
         history = steps, values[:, learned]
         first, second = self.features(step)
-        probe = self.probe_of(step)[:2]
+        on_probe, on_probe2, *_ = self.probe_of(step)
+        probe = on_probe, on_probe2
 
         def strength(weights: np.ndarray, rows: np.ndarray) -> float:
             return self.sensitivity(step, weights, rows)

@@ -148,7 +148,6 @@ def forecast(
     """
     horizon = 2 ** int(np.ceil(np.log2(np.clip(int(step), LEAST, MOST))))
     every, beta = horizon // SAMPLES, float(momentum)
-    size = len(pairs[0]) if batch_size is None else int(batch_size)
     z = _factor(past) if growth is None else float(factor(max(growth * rates[0], 0.0), beta))
     velocity = jax.tree.map(
         lambda v, f: np.asarray(v) * f / (z - beta), _gradient(head, row, pairs), head.factors
@@ -160,7 +159,7 @@ def forecast(
         probe,
         rates=np.asarray(rates)[:horizon],
         momentum=beta,
-        batch=size,
+        batch=None if batch_size is None else int(batch_size),
         mode=int(learned),
         every=every,
         until=np.inf,

@@ -62,7 +62,7 @@ def curves(
     *,
     rates: Numbers,
     momentum: float,
-    batch: int,
+    batch: int | None,
     mode: int,
     every: int,
     until: float,
@@ -78,7 +78,7 @@ def curves(
         probe: features of both views on which C is measured [n', p].
         rates: learning rates of the steps, of which there are as many.
         momentum: of SGD.
-        batch: number of pairs in a batch, drawn with replacement; n means the full batch.
+        batch: number of pairs in a batch, drawn with replacement; None for the full batch.
         mode: which eigenvalue, 0 for the largest.
         every: number of steps between two measurements of C.
         until: eigenvalue of `SHARE` of the members at which the simulation ends.
@@ -123,7 +123,7 @@ def _run(
     keys: Array,
     forward: Any,
     loss: Any,
-    batch: int,
+    batch: int | None,
     mode: Any,
     every: int,
     until: Any,
@@ -143,9 +143,10 @@ def _run(
     def step(state: Any, inputs: Any) -> tuple[Any, None]:
         params, velocity = state
         key, rate = inputs
-        drawn = jax.random.randint(key, (batch,), 0, n)
-        chosen = jnp.arange(n) if batch == n else drawn
-        views = pairs[0][chosen], pairs[1][chosen]
+        views = pairs
+        if batch is not None:
+            drawn = jax.random.randint(key, (batch,), 0, n)
+            views = pairs[0][drawn], pairs[1][drawn]
         slope = jax.grad(lambda params: loss(*embed(params, *views)))(params)
         velocity = jax.tree.map(lambda v, f, g: momentum * v + f * g, velocity, factors, slope)
         return (jax.tree.map(lambda p, v: p - rate * v, params, velocity), velocity), None

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from stepwise import _check, laws, methods
+from stepwise._threads import one_blas_thread
 from stepwise.forecast import course, rates, recursion, simulated, tangent
 from stepwise.forecast.answer import Forecast, none_coming
 from stepwise.forecast.extrapolation import extrapolate
@@ -20,6 +21,7 @@ NORMAL_80 = 1.2816
 """An interval of ± this many standard deviations covers 80% of a normal distribution."""
 
 
+@one_blas_thread()
 def next_step(
     features1: Numbers,
     features2: Numbers,

@@ -1,13 +1,17 @@
 """Scores of forecasts, the sensitivity of a linear backbone, and the directions of modes."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from stepwise import forecast
-from stepwise.forecast import history, scores
+from stepwise.forecast import history, saved, scores
 from stepwise.forecast.answer import Forecast
 from stepwise.forecast.history import Entry
+from stepwise.training import runs
+from stepwise.trajectory import Result, Trajectory
 
 
 def said(step, low, high, reason=""):
@@ -86,3 +90,46 @@ def test_a_direction_is_compared_outside_the_modes_learned_before():
     assert null < 0.05  # the largest direction is the third, which was not learned
     wrong, _ = history.directions(np.array([0.0, 0.0, 1.0]), z, features, later, 1)
     assert wrong < 0.05
+
+
+def run_of(curves, steps):
+    t = np.array(steps, float)
+    return Trajectory(t, np.array(curves), t, Result(0, -1), stats={"step": t})
+
+
+def test_growth_is_read_off_the_path_and_the_curve():
+    steps = np.arange(0, 201, 10)
+    curve = 1e-4 * np.exp(0.02 * steps)
+    trajectory = run_of(np.stack([np.ones(21), curve], axis=1), steps)
+    path = np.stack([np.arange(100, 151), 1e-4 * np.exp(0.03 * np.arange(51))])
+    forecast = replace(said(160, 150, 170), path=path)
+    short = replace(forecast, path=path[:, :20])
+    entries = [Entry(100, f, 160.0, 170.0, 0.5, 0.1) for f in (forecast, short)]
+    entries.append(Entry(190, forecast, 160.0, 170.0, 0.5, 0.1))  # beyond the run
+    pairs = history.growth(entries, trajectory)
+    np.testing.assert_allclose(pairs, [[0.03 * 30, 0.02 * 30]])
+    scored = scores.growth(np.array([[1, 2], [2, 3], [3, 5]]))
+    assert scored["growth_correlation"] > 0.9 and scored["growth_median_error"] == 1
+    assert scores.growth(pairs)["growth_correlation"] is None
+
+
+def test_levels_are_half_of_the_final_values_where_there_is_no_theory():
+    curves = [[0.0, 0.0, 0.0]] * 3 + [[2.0, 0.8, 0.001]] * 3
+    trajectory = run_of(curves, range(6))
+    plain = runs.Config(method="simclr")
+    np.testing.assert_allclose(saved.levels(plain, trajectory), [1.0, 0.4, 0.05])
+    theory = runs.Config()
+    np.testing.assert_allclose(saved.levels(theory, trajectory), 0.5)
+
+
+def test_forecasts_to_draw_are_those_before_a_take_off():
+    path = np.array([[0.0, 10.0, 20.0], [1e-3, 0.1, 0.5]])
+    early = replace(said(20, 15, 30), path=path)
+    late = replace(early, amplitude=0.3)
+    long = replace(early, path=np.concatenate([path, path[:, -1:]], axis=1))
+    entries = [Entry(0, f, 20.0, 20.0, 0.5, 0.1) for f in (early, late, long)]
+    rows, paths = history.drawn(entries)
+    assert rows.tolist() == 2 * [[0, 0.01, 0.5, 15, 30]]
+    assert paths.shape == (2, 2, 4) and np.isnan(paths[0, :, 3]).all()
+    rows, paths = history.drawn([])
+    assert rows.shape == (0, 5) and paths.shape == (0, 2, 0)
