@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
             description=ABOUT,
             config=(tyro.conf.OmitArgPrefixes,),
         )
+        _require_devices()
         return int(command.run())
     except BrokenPipeError:  # `stepwise ... | head` closed the pipe: exit without an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,6 +98,20 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(arguments, f"out of memory: {str(error)[:200]}")
     except KeyboardInterrupt:
         return _fail(arguments, "interrupted; run the same command to resume", code=130)
+
+
+def _require_devices() -> None:
+    """Raise a ValueError if the variable JAX_PLATFORMS asks for devices that are not here."""
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if not wanted:
+        return
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError or a RuntimeError, depending on what is missing
+        expected = "JAX_PLATFORMS: expected devices that JAX finds here (cpu is always one)"
+        raise ValueError(f"{expected}, received {wanted!r}") from error
 
 
 def _fail(arguments: list[str], message: str, code: int = 2) -> int:

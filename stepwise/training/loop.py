@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,6 +137,8 @@ def train(
                 state = checkpoint["state"]
                 ownership.require_start(Path(folder), checkpoint["log"], first)
                 log.load(checkpoint["log"])
+            if jax.process_index() == 0:
+                _warn_of_missing_snapshots(Path(folder), plan, int(state["step"]))
         due = calls.begin(resumed)
         if due or (int(state["step"]) < plan.steps and bool(state["ok"])):
             log.open()
@@ -151,6 +154,18 @@ def train(
     )
     result = Result(STOPPED if good else DIVERGED, -1 if good else int(state["step"]), cause)
     return Trained(log.trajectory(result, "training of a network"), encoder, finished)
+
+
+def _warn_of_missing_snapshots(folder: Path, plan: Plan, position: int) -> None:
+    """Warn of networks that the plan asks for but that an earlier run passed without saving."""
+    passed = [int(step) for step in plan.snapshot_at if step < position]
+    missing = [step for step in passed if not snapshots.exists(folder, step)]
+    if missing:
+        warnings.warn(
+            f"snapshot_at: the run in {folder} has passed steps {missing[:5]} without saving its "
+            "network; train in another folder to have them",
+            stacklevel=3,
+        )
 
 
 def _in_float64(*modules: nnx.Module | None) -> bool:

@@ -39,6 +39,11 @@ def write(folder: str | os.PathLike[str], step: Whole, params: Any, stats: Any) 
     )
 
 
+def exists(folder: str | os.PathLike[str], step: Whole) -> bool:
+    """Return whether a step has a snapshot."""
+    return _path(folder, step).is_file()
+
+
 def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nnx.Module:
     """Load the snapshot of a step into an encoder, in place, and set it to evaluation mode.
 

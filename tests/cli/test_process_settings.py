@@ -25,6 +25,15 @@ def test_a_command_runs_where_implicit_broadcasting_is_an_error(name, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_devices_that_are_not_here_are_one_line():
+    environment = os.environ | {"JAX_PLATFORMS": "quantum"}
+    command = [sys.executable, "-m", "stepwise.cli", *COMMANDS["predict"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("(cpu is always one), received 'quantum'")
+
+
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
     command = [sys.executable, "-m", "stepwise.cli", *COMMANDS["predict"]]
     for encoding, escaped in (("ascii", b"\\u03b3 ="), ("utf-8", "γ =".encode())):

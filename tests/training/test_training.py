@@ -242,6 +242,13 @@ def test_a_snapshot_is_the_network_at_its_step(tmp_path):
         snapshots.load(encoder(d=2), tmp_path, 5)
 
 
+def test_snapshots_that_a_run_passed_without_saving_are_missed_aloud(tmp_path):
+    train(encoder(), folder=tmp_path, steps=12, snapshot_at=(5,))
+    train(encoder(), folder=tmp_path, steps=12, snapshot_at=(5,))
+    with pytest.warns(UserWarning, match=r"snapshot_at: the run in .* has passed steps \[3, 7\]"):
+        train(encoder(), folder=tmp_path, steps=12, snapshot_at=(3, 5, 7))
+
+
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
     with ownership.alone(tmp_path), pytest.raises(ValueError, match="no other process trains in"):
         train(encoder(), folder=tmp_path)
