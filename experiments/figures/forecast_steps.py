@@ -49,13 +49,15 @@ class Config(resnets.Config):
     """One run for each seed; methods other than the default, in panels E and F, have the first."""
     more: tuple[str, ...] = ()
     """Further images, on which the default method is trained with each seed."""
+    snapshots_of_others: int = 29
+    """Number of networks stored in training with a method other than the default."""
     n_pairs: int = 1024
     """Number of images whose features a forecast uses."""
 
     @classmethod
     def smoke(cls) -> "Config":
         """Return a configuration that runs in a minute: one run of each method, tiny networks."""
-        return replace(super().smoke(), seeds=(0,), n_pairs=64)
+        return replace(super().smoke(), seeds=(0,), snapshots=14, snapshots_of_others=8, n_pairs=64)
 
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:
@@ -66,7 +68,8 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
     more = [replace(config, data=data, seed=seed) for data in config.more for seed in config.seeds]
     jobs = [(f"seed_{each.seed}", each, theory) for each in own]
     jobs += [(f"{each.data}_seed_{each.seed}", each, theory) for each in more]
-    jobs += [(method, own[0], method) for method in others]
+    first = replace(own[0], snapshots=config.snapshots_of_others)
+    jobs += [(method, first, method) for method in others]
     arrays: dict[str, np.ndarray] = {}
     groups: dict[str, dict[str, Any]] = {"runs": {}, "others": {}}
     for i, (name, each, method) in enumerate(jobs):

@@ -28,8 +28,6 @@ LEAST, MOST = 128, 1024
 """Number of steps that are simulated: as many as training has taken, between these."""
 SAMPLES = 32
 """Number of measurements of C."""
-NORMAL_80 = 1.2816
-"""An interval of ± this many standard deviations covers 80% of a normal distribution."""
 
 
 def require_plain(method: str) -> methods.Method:
@@ -87,7 +85,8 @@ def from_features(
     probe, probe2 = (view @ Q for view in modes.probe)
     slope = _gradient(moving, row, (first, second))["rows"]
     turn = modes.rotation[:, modes.learned]
-    growth = -float((turn @ slope) @ (turn @ params["rows"])) / float(np.sum((turn @ H) ** 2))
+    size = float(np.sum((turn @ H) ** 2))
+    growth = -float((turn @ slope) @ (turn @ params["rows"])) / size if size > 0 else 0.0
     said = forecast(
         moving,
         row,
@@ -167,9 +166,12 @@ def forecast(
         members=MEMBERS,
     )
     line = extrapolated(past, learned, level, "extrapolated")
-    finite = curves[np.isfinite(curves).all(axis=1) & (curves > 0).all(axis=1)]
+    finite = curves[np.isfinite(curves).all(axis=1)]
     if not len(finite):
         return _because(line, "the head alone diverges", line.step)
+    finite = finite[(finite > 0).all(axis=1)]
+    if not len(finite):
+        return _because(line, "the next eigenvalue does not stay positive", line.step)
     mean = np.exp(np.log(finite).mean(axis=0))
     steps = every * np.arange(len(mean))
     path = np.stack([step + steps, mean])
@@ -181,7 +183,7 @@ def forecast(
         return _because(line, why, line.step, path)
     remaining = max(remaining, 0.5)
     spread = np.log(np.maximum(crossings[np.isfinite(crossings)], 0.5) / remaining).std()
-    width = NORMAL_80 * float(np.hypot(course.DRIFT, spread))
+    width = course.NORMAL_80 * float(np.hypot(course.DRIFT, spread))
     rate = float(np.log(mean[1] / mean[0]) / every)
     low, high = (step + remaining * float(np.exp(sign * width)) for sign in (-1, 1))
     return Forecast(

@@ -17,8 +17,6 @@ from stepwise.types import Numbers, Real, Whole
 
 RESAMPLES = 16
 """Number of times that the pairs are resampled for the interval."""
-NORMAL_80 = 1.2816
-"""An interval of ± this many standard deviations covers 80% of a normal distribution."""
 
 
 @one_blas_thread()
@@ -59,7 +57,8 @@ def next_step(
     reached on these features, the answer is an extrapolation and says so.
 
     The interval is that of a normal distribution of ln(remaining steps). Its variance is the sum of
-    that over resampled pairs, that over random batches, and `course.DRIFT`².
+    that over resampled pairs, that over random batches, and `course.DRIFT`², or more for a mode
+    that has taken off and hovers (`course.HOVER`).
 
     Args:
         features1, features2: features of both views before the last linear layer [n, f], row i of
@@ -159,8 +158,10 @@ def next_step(
     members = course.simulate(row, start, taken, optimiser, batch_size, step=step, seed=seed)
     if not np.isfinite(np.median(members)):
         return none("it takes off, but the noise of the batches undoes it")
-    remaining = max(float(taken.steps + np.median(members)), 0.5)
-    width = NORMAL_80 * course.spread(taken, resampled, members)
+    hovers = taken.steps == 0 and batch_size is not None
+    factor, drift = (course.HOVER, course.HOVER_DRIFT) if hovers else (1.0, course.DRIFT)
+    remaining = max(factor * float(taken.steps + np.median(members)), 0.5)
+    width = course.NORMAL_80 * course.spread(taken, resampled, members, drift)
     along = course.direction(modes, here, taken)
     scores = (modes.pair[0] + modes.pair[1]) @ along
     amplitude = float(modes.on_probe[modes.learned])
