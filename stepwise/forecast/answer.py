@@ -13,7 +13,8 @@ class Forecast:
     """What a snapshot says of the next mode.
 
     Attributes:
-        learned: number of modes learned, with an eigenvalue of C of at least 1/2.
+        learned: number of modes learned, with an eigenvalue of C of at least 1/2 (or the level of a
+            method without the theory's law).
         amplitude: the next eigenvalue of C, NaN if all d modes are learned.
         rate: growth rate d ln λ of that eigenvalue per training step, under the optimiser, at this
             batch size, and beside the learned modes. NaN if it does not grow.
@@ -52,7 +53,9 @@ class Forecast:
         known = f"{self.learned} mode{'' if self.learned == 1 else 's'} learned"
         if not self.coming:
             return f"{known}; none is coming: {self.reason}"
-        when = f"step {self.step:,.0f} (80%: {self.low:,.0f} to {self.high:,.0f})"
+        known_width = np.isfinite(self.low)
+        interval = f" (80%: {self.low:,.0f} to {self.high:,.0f})" if known_width else ""
+        when = f"step {self.step:,.0f}{interval}"
         reason = f"; {self.reason}" if self.reason else ""
         return f"{known}; the next one is expected at {when}{reason}"
 

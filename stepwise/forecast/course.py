@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from stepwise import methods
+from stepwise import _check, methods
 from stepwise.forecast import recursion, simulation
 from stepwise.forecast.modes import Modes
 from stepwise.forecast.recursion import LEVEL, TAKEOFF, Descent, Moments, Taken
@@ -27,6 +27,12 @@ PER_SAMPLE = 16
 """C is measured at least this many times in as many steps as training has taken, like the curves of
 a run. Noise crosses 1/2 the sooner the more often it is measured.
 """
+COARSEST = 128
+"""Largest number of steps between two measurements, which also limits the error of a crossing."""
+NOISY = 0.05
+"""Standard deviation of ln(steps) over the members from which the noise of the batches matters."""
+AVERAGED = 8
+"""Batches of this many times as many pairs as there are count as full."""
 PAD = 8
 """Rows and directions are padded with zeros to multiples of this, so that few programs compile."""
 NORMAL_80 = 1.2816
@@ -49,6 +55,13 @@ class Start(NamedTuple):
     modes: Modes
     rows_velocity: np.ndarray | None
     factor: float
+
+
+def require_sensitivity(value: Any) -> None:
+    """Raise unless a sensitivity is a number of at least 0."""
+    number = np.asarray(value)
+    fits = number.shape == () and number.dtype.kind in "fiu" and bool(np.isfinite(number))
+    _check.require(fits and number >= 0, "sensitivity", "a number of at least 0", value)
 
 
 def take_off(start: Start, moments: Moments, optimiser: Descent) -> Taken:
@@ -105,6 +118,8 @@ def simulate(
 ) -> Float[np.ndarray, " members"]:
     """Return the steps from the take-off to 1/2 of each member of a simulation.
 
+    They are infinite for a member that noise undoes, and NaN for one that diverges.
+
     Args:
         row: the method.
         start: where the rows started.
@@ -137,7 +152,9 @@ def simulate(
     here, sensitivity = taken.steps == 0, float(optimiser.sensitivity)
     # powers of two, so that few programs compile
     count = simulation.STEPS * 2 ** max(0, math.ceil(math.log2(steps / simulation.STEPS)))
-    every = 2 ** int(np.log2(max(1.0, (int(step) + float(taken.steps)) / PER_SAMPLE)))
+    apart = (float(step) + float(taken.steps)) / PER_SAMPLE
+    every = 2 ** int(np.log2(np.clip(apart, 1, COARSEST)))
+    full = batch_size is None or batch_size >= AVERAGED * len(modes.pair[0])
     values = simulation.curves(
         simulation.Head(
             simulation.strengthened,
@@ -150,13 +167,29 @@ def simulate(
         on_basis(modes.probe if here else modes.pair),
         rates=optimiser.rates[int(taken.steps) :][:count],
         momentum=float(optimiser.momentum),
-        batch=None if batch_size is None else int(batch_size),
+        batch=None if full else int(batch_size or 0),
         mode=modes.learned,
         every=every,
         until=LEVEL,
         seed=int(seed),
     )
     return simulation.first_crossing(values, every, LEVEL if here else simulation.EARLY)
+
+
+def slows(start: Start, taken: Taken, optimiser: Descent) -> bool:
+    """Return whether the learning rate falls so far that a mode that takes off is not learned.
+
+    The test is whether the mean flow of all coming steps is less than half of what it needs.
+    """
+    rates = optimiser.rates[int(taken.steps) :]
+    flow = 2 * math.log(start.factor) * float(np.sum(rates)) / float(optimiser.rates[0])
+    return flow < math.log(1 / TAKEOFF - 1) / 2
+
+
+def hovers(taken: Taken, members: np.ndarray) -> bool:
+    """Return whether a mode has taken off, and the noise of the batches says when it is learned."""
+    finite = np.maximum(members[np.isfinite(members)], 0.5)
+    return bool(taken.steps == 0 and len(finite) > 1 and np.log(finite).std() > NOISY)
 
 
 def _steps(start: Start, taken: Taken, optimiser: Descent) -> float:

@@ -96,9 +96,14 @@ class Monitor:
         """
         place = Path(path)
         _check.require(place.is_file(), "path", "an existing file of reports", repr(str(place)))
-        if until is not None:
-            lines = [line for line in stream.read_lines(place) if line.get("step", 0) <= until]
-            stream.write_lines(place, lines)
+        if until is None:
+            return cls(*args, path=place, **options)
+        _check.whole("until", until, 0)
+        stream.drop_half_line(place)
+        lines = list(stream.read_lines(place))
+        # all are read before any is dropped, so that a wrong call loses nothing
+        cls(*args, **options)._read(place, lines)
+        stream.write_lines(place, [line for line in lines if line["step"] <= until])
         return cls(*args, path=place, **options)
 
     @one_blas_thread()
@@ -136,6 +141,9 @@ class Monitor:
             return self.last
         a, b = self._pair(z1, z2)
         layers = _layers(features1, features2, head)
+        if layers:
+            expected = f"{a.shape[1]} rows, one for each column of z1"
+            _check.require(len(layers["head"]) == a.shape[1], "head", expected, layers["head"])
         value = float("nan") if loss is None else samples.number("loss", loss)
         usable = samples.finite(a) and samples.finite(b)
         lost = [] if usable else ["the embedding is not finite; the sample counts as missing"]
@@ -259,7 +267,11 @@ class Monitor:
     def _continue(self, path: Path) -> None:
         """Read the reports of a file, and drop its half-written last line."""
         stream.drop_half_line(path)
-        for i, line in enumerate(stream.read_lines(path), 1):
+        self._read(path, list(stream.read_lines(path)))
+
+    def _read(self, path: Path, lines: list[dict[str, Any]]) -> None:
+        """Take the reports of a file as the past."""
+        for i, line in enumerate(lines, 1):
             name = line.get("method")
             expected = f"reports of {self.row.name}"
             _check.require(name == self.row.name, str(path), expected, f"one of {name} on line {i}")

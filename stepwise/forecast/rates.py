@@ -1,5 +1,6 @@
 """The learning rates of the coming steps."""
 
+import numbers
 from typing import Any
 
 import jax
@@ -27,7 +28,9 @@ def coming(lr: Any, step: Whole) -> Float[np.ndarray, " count"]:
         ValueError: if the rate of this step is not positive, or a rate is negative or not finite.
     """
     if not callable(lr):
-        fits = np.isfinite(lr) and lr > 0
+        fits = isinstance(lr, numbers.Real) or np.shape(lr) == ()
+        _check.require(fits, "lr", "a positive number, or a function of the step", repr(lr))
+        fits = bool(np.isfinite(lr) and lr > 0)
         _check.require(fits, "lr", "a positive number, or a function of the step", lr)
         return np.full(COUNT, float(lr))
     rates = np.asarray(jax.vmap(lr)(step + np.arange(COUNT)), np.float64)

@@ -26,6 +26,8 @@ MEMBERS = 4
 """Number of runs on different batches."""
 LEAST, MOST = 128, 1024
 """Number of steps that are simulated: as many as training has taken, between these."""
+GROWS = 0.5
+"""Least growth of ln λ over the second half of the simulation of a mode that does not rest yet."""
 SAMPLES = 32
 """Number of measurements of C."""
 
@@ -69,6 +71,7 @@ def from_features(
     along = along / max(float(np.linalg.norm(along)), 1e-300)
     if callable(sensitivity):
         sensitivity = sensitivity(along, modes.learned_rows)
+        course.require_sensitivity(sensitivity)
     f, p = modes.basis.shape
     Q = np.linalg.qr(np.concatenate([modes.basis, np.eye(f)], axis=1))[0]
     Q[:, :p] = modes.basis  # of which the factorisation may change signs
@@ -96,6 +99,7 @@ def from_features(
         growth=growth,
         **options,
     )
+    said = replace(said, amplitude=float(modes.on_probe[modes.learned]))
     if not said.coming:
         return said
     scores = (modes.pair[0] + modes.pair[1]) @ along
@@ -104,7 +108,9 @@ def from_features(
 
 def _offset(params: Any, features: Array) -> Array:
     strength = jnp.clip(params["strength"], 1 / LARGEST_STRENGTH, LARGEST_STRENGTH)
-    return (features * strength[None] + params["mean"][None]) @ params["rows"].T + params["bias"]
+    return (features * strength[None] + params["mean"][None]) @ params["rows"].T + params["bias"][
+        None
+    ]
 
 
 def forecast(
@@ -151,6 +157,7 @@ def forecast(
     velocity = jax.tree.map(
         lambda v, f: np.asarray(v) * f / (z - beta), _gradient(head, row, pairs), head.factors
     )
+    full = batch_size is None or batch_size >= course.AVERAGED * len(pairs[0])
     curves = simulation.curves(
         head._replace(velocity=velocity),
         row.objective.loss,
@@ -158,7 +165,7 @@ def forecast(
         probe,
         rates=np.asarray(rates)[:horizon],
         momentum=beta,
-        batch=None if batch_size is None else int(batch_size),
+        batch=None if full else int(batch_size or 0),
         mode=int(learned),
         every=every,
         until=np.inf,
@@ -166,6 +173,8 @@ def forecast(
         members=MEMBERS,
     )
     line = extrapolated(past, learned, level, "extrapolated")
+    if line.coming:
+        line = replace(line, step=max(float(line.step), float(step)))
     finite = curves[np.isfinite(curves).all(axis=1)]
     if not len(finite):
         return _because(line, "the head alone diverges", line.step)
@@ -176,6 +185,8 @@ def forecast(
     steps = every * np.arange(len(mean))
     path = np.stack([step + steps, mean])
     crossings = np.array([_crossing(steps, curve, float(level)) for curve in finite])
+    if not np.isfinite(np.median(crossings)):
+        crossings = np.array([_continued(steps, curve, float(level)) for curve in finite])
     remaining = float(np.median(crossings))
     if not np.isfinite(remaining):
         rest = float(np.median(mean[len(mean) // 2 :]))
@@ -204,6 +215,19 @@ def forecast(
 def _because(line: Forecast, why: str, step: Real, path: Any = None) -> Forecast:
     reason = f"extrapolated, because {why}" if line.coming else why
     return replace(line, reason=reason, extrapolated=step, path=path)
+
+
+def _continued(steps: np.ndarray, curve: np.ndarray, level: float) -> float:
+    """Return when a curve that still grows at its end crosses a level, or infinity.
+
+    ln λ continues along the line of its second half, if it has grown by `GROWS` there.
+    """
+    half = len(curve) // 2
+    grown = float(np.log(curve[-1] / curve[half]))
+    if grown < GROWS or curve[-1] >= level:
+        return _crossing(steps, curve, level)
+    slope = grown / float(steps[-1] - steps[half])
+    return float(steps[-1] + np.log(level / curve[-1]) / slope)
 
 
 def _factor(past: tuple[Numbers, Numbers]) -> float:

@@ -101,11 +101,14 @@ def first_crossing(
     """Return when each curve, measured every `every` steps from 0 on, first reaches `level` [m].
 
     A curve that never does so counts from where it reaches `SHARE` of its rest, the median of its
-    second half, because a rest rises while the features improve.
+    second half, because a rest rises while the features improve. A curve that diverges is NaN.
     """
     steps = np.full(len(curves), np.inf)
     for i, whole in enumerate(curves):
         curve = whole[np.isfinite(whole)]
+        if len(curve) < 2:
+            steps[i] = np.nan
+            continue
         rest = float(np.median(curve[len(curve) // 2 :]))
         goal = level if (curve >= level).any() else SHARE * rest
         above = np.flatnonzero(curve >= goal)
@@ -145,7 +148,7 @@ def _run(
         key, rate = inputs
         views = pairs
         if batch is not None:
-            drawn = jax.random.randint(key, (batch,), 0, n)
+            drawn = jax.random.randint(key, (batch,), 0, n, jnp.int32)
             views = pairs[0][drawn], pairs[1][drawn]
         slope = jax.grad(lambda params: loss(*embed(params, *views)))(params)
         velocity = jax.tree.map(lambda v, f, g: momentum * v + f * g, velocity, factors, slope)

@@ -1,5 +1,6 @@
 """The forecast of one snapshot: when the next mode of a network is learned."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -94,9 +95,12 @@ def next_step(
     """
     row, by_theory = simulated.require_plain(method), has_theory(method)
     _check.whole("step", step, 0)
-    _check.require(0 <= momentum < 1, "momentum", "a number in 0 ≤ x < 1", momentum)
+    _check.whole("seed", seed, 0)
+    fits = np.ndim(momentum) == 0 and isinstance(momentum, numbers.Real)
+    fits = fits and 0 <= float(momentum) < 1
+    _check.require(fits, "momentum", "a number in 0 ≤ x < 1", momentum)
     if not callable(sensitivity):
-        _require_sensitivity(sensitivity)
+        course.require_sensitivity(sensitivity)
     if batch_size is not None:
         _check.whole("batch_size", batch_size, 2)
     if kernel is not None:
@@ -104,9 +108,18 @@ def next_step(
         others = {"probe": probe, "velocity": velocity}
         given = [name for name, value in others.items() if value is not None]
         _check.require(not given, "kernel", f"no {' or '.join(others)}", " and ".join(given))
-    levels = _level(level, by_theory)
+    if probe is not None:
+        fits = isinstance(probe, tuple | list) and len(probe) == 2
+        _check.require(fits, "probe", "the features of both views", type(probe).__name__)
+    count = np.shape(head)[0] if np.ndim(head) == 2 else 0
+    if bias is not None:
+        bias = np.asarray(_check.real_array("bias", bias, ndim=1), np.float64)
+        _check.require(
+            len(bias) == count, "bias", f"shape [{count}], as many as head has rows", bias
+        )
+    levels = _level(level, by_theory, count)
     modes = split(features1, features2, head, probe, levels)
-    past = _history(history)
+    past = _history(history, step)
     extrapolated = np.nan if past is None else extrapolate(*past)
 
     def none(reason: str) -> Forecast:
@@ -116,8 +129,11 @@ def next_step(
 
     if modes.learned == len(modes.eigenvalues):
         return none(f"all {modes.learned} dimensions are learned")
+    if not modes.rows.any():
+        return none("the head has no component along a mode that grows")
     if not by_theory:
-        _check.require(kernel is None, "kernel", f"None for {row.name}", "a kernel")
+        for name, value in (("kernel", kernel), ("velocity", velocity)):
+            _check.require(value is None, name, f"None for {row.name}", "an array")
         now = float(modes.on_probe[modes.learned])
         return simulated.from_features(
             row,
@@ -140,7 +156,7 @@ def next_step(
         n = len(modes.pair[0])
         here = modes.moments(np.full(n, 1 / n))
         gamma = float(np.linalg.eigvalsh(recursion.growth_operator(here, batch))[-1])
-        reason = _refusal(here, gamma, modes)
+        reason = _refusal(here, gamma)
         if reason:
             return none(reason)
         z = float(recursion.factor(4 * optimiser.rates[0] * gamma, optimiser.momentum))
@@ -148,17 +164,21 @@ def next_step(
         if callable(sensitivity):
             along = course.direction(modes, here, course.take_off(start, here, optimiser))
             sensitivity = sensitivity(along, modes.learned_rows)
-            _require_sensitivity(sensitivity)
+            course.require_sensitivity(sensitivity)
         optimiser = optimiser._replace(sensitivity=float(sensitivity))
         taken = course.take_off(start, here, optimiser)
         if not np.isfinite(taken.steps):
             return none(f"none within {HORIZON:,} steps")
+        if course.slows(start, taken, optimiser):
+            return none("the learning rate falls before the next mode is learned")
         draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
         resampled = course.take_off_steps(start, modes.moments(draws / n), optimiser)
     members = course.simulate(row, start, taken, optimiser, batch_size, step=step, seed=seed)
+    if np.isnan(members).any():
+        return none("descent of the head diverges at this learning rate")
     if not np.isfinite(np.median(members)):
         return none("it takes off, but the noise of the batches undoes it")
-    hovers = taken.steps == 0 and batch_size is not None
+    hovers = course.hovers(taken, members)
     factor, drift = (course.HOVER, course.HOVER_DRIFT) if hovers else (1.0, course.DRIFT)
     remaining = max(factor * float(taken.steps + np.median(members)), 0.5)
     width = course.NORMAL_80 * course.spread(taken, resampled, members, drift)
@@ -186,17 +206,14 @@ def has_theory(method: str) -> bool:
     return methods.find(method).law == laws.DEFAULT
 
 
-def _level(level: Numbers, by_theory: bool) -> np.ndarray:
+def _level(level: Numbers, by_theory: bool, count: int) -> np.ndarray:
     values = np.asarray(_check.real_array("level", level, ndim=(0, 1)), np.float64)
+    fits = values.ndim == 0 or len(values) == count
+    _check.require(fits, "level", f"one number, or one for each of {count} rows of head", values)
     _check.require((values > 0).all(), "level", "positive numbers", values)
     fits = not by_theory or bool((values == LEVEL).all())
     _check.require(fits, "level", "1/2, which the theory's form of Barlow Twins is about", values)
     return values
-
-
-def _require_sensitivity(value: Any) -> None:
-    fits = np.isfinite(value) and value >= 0
-    _check.require(fits, "sensitivity", "a number of at least 0", value)
 
 
 def _of_kernel(
@@ -215,18 +232,22 @@ def _of_kernel(
     return tangent.factorise(kernel, np.concatenate([a, b]) @ rows.T)
 
 
-def _history(history: Any) -> tuple[np.ndarray, np.ndarray] | None:
+def _history(history: Any, step: Whole) -> tuple[np.ndarray, np.ndarray] | None:
     if history is None:
         return None
-    steps, values = (np.asarray(part, np.float64) for part in history)
+    fits = isinstance(history, tuple | list) and len(history) == 2
+    _check.require(fits, "history", "(steps [T], amplitudes [T])", type(history).__name__)
+    steps, values = (np.asarray(_check.as_array("history", part), np.float64) for part in history)
     fits = steps.ndim == 1 and steps.shape == values.shape and steps.size > 0
     _check.require(fits, "history", "(steps [T], amplitudes [T])", f"{steps.shape}, {values.shape}")
     increasing = bool((np.diff(steps) > 0).all() and np.isfinite(values).all())
     _check.require(increasing, "history", "increasing steps and finite amplitudes", "others")
+    expected = f"steps up to {step}, the step of the snapshot"
+    _check.require(steps[-1] <= step, "history", expected, f"{steps[-1]:g}")
     return steps, values
 
 
-def _refusal(moments: Moments, gamma: float, modes: Modes) -> str:
+def _refusal(moments: Moments, gamma: float) -> str:
     """Say why no mode is coming, or return an empty text."""
     top = float(np.linalg.eigvalsh(moments.deflated)[-1])
     largest = float(np.linalg.eigvalsh(moments.cross)[-1])
@@ -237,8 +258,6 @@ def _refusal(moments: Moments, gamma: float, modes: Modes) -> str:
             "at this batch size the noise of the batches outweighs every further mode; use larger "
             "batches"
         )
-    if not (modes.eigenvalues[modes.learned] > 0):
-        return "the head has no component along a mode that grows"
     return ""
 
 

@@ -61,7 +61,11 @@ def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nn
     path = _path(folder, step)
     steps = sorted(int(file.stem.removeprefix("step_")) for file in path.parent.glob("step_*.npz"))
     _check.require(path.is_file(), "step", f"one of the snapshots {steps}", step)
-    arrays, _ = _npz.read(path, KIND, ())
+    arrays, about = _npz.read(path, KIND, ())
+    fits = about.get("step") == int(step)
+    _check.require(
+        fits, str(path), f"a snapshot of step {step}", f"one of step {about.get('step')}"
+    )
     _, *template = models.stateful(encoder)
     leaves, tree = jax.tree.flatten(tuple(template))
     values = [arrays.get(f"leaf{i}", np.empty(0)) for i in range(len(leaves))]
@@ -74,6 +78,8 @@ def load(encoder: nnx.Module, folder: str | os.PathLike[str], step: Whole) -> nn
         f"a snapshot of {len(leaves)} arrays with the encoder's shapes",
         f"one of {len(arrays)} arrays, or with other shapes",
     )
+    finite = all(np.isfinite(each).all() for each in values if each.dtype.kind == "f")
+    _check.require(finite, str(path), "finite parameters", "others")
     return models.restore(
         encoder, *jax.tree.unflatten(tree, [jnp.asarray(each) for each in values])
     )

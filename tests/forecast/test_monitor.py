@@ -452,3 +452,25 @@ def wait(condition, seconds=120):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_a_wrong_call_of_load_loses_no_report(run, tmp_path):
+    path = tmp_path / "monitor.jsonl"
+    monitor = Monitor(lr=LR, path=path)
+    for step in (20, 40, 60):
+        z1, z2, _ = sample(run, step)
+        monitor.add(step, z1, z2)
+    whole = path.read_text()
+    with pytest.raises(ValueError, match="expected reports of simclr"):
+        Monitor.load(path, method="simclr", until=30)
+    with pytest.raises(ValueError, match="until: expected a whole number from 0"):
+        Monitor.load(path, until=-1)
+    assert path.read_text() == whole
+    assert Monitor.load(path, until=40).last.step == 40
+
+
+def test_a_head_of_other_dimensions_than_the_embedding_is_refused(run):
+    z1, z2, _ = sample(run, 20)
+    parts = layers(run, 20)
+    with pytest.raises(ValueError, match="head: expected 3 rows, one for each column of z1"):
+        Monitor(lr=LR).add(20, z1, z2, **parts | {"head": parts["head"][:2]})

@@ -161,3 +161,32 @@ def test_a_kernel_and_other_levels_are_for_their_own_laws():
         forecast.next_step(
             x, x2, 0.1 * np.ones((2, 5)), kernel=np.eye(100), method="vicreg", **options
         )
+
+
+def test_a_mode_that_still_grows_at_the_end_of_the_simulation_is_continued():
+    x, x2 = pairs(n=200, gamma=(1.0, 0.5, 0.02))
+    head = 1e-3 * np.random.default_rng(0).normal(size=(3, 3))
+    options = {"step": 0, "momentum": MOMENTUM, "batch_size": None, "level": 0.1}
+    options |= {"method": "spectral_contrastive"}
+    slow = forecast.next_step(x, x2, head, lr=2e-4, **options)
+    fast = forecast.next_step(x, x2, head, lr=2e-3, **options)
+    assert slow.reason == "" and slow.step == pytest.approx(10 * fast.step, rel=0.25)
+
+
+def test_an_extrapolation_is_not_before_the_snapshot():
+    x, x2 = pairs(n=50)
+    said = forecast.next_step(
+        x, x2, 0.01 * np.ones((2, 5)), step=500, lr=1e-9, method="spectral_contrastive",
+        level=0.1, history=([0, 1, 2], [1e-3, 1e-2, 5e-2]),
+    )  # fmt: skip
+    assert said.step >= 500 and "nan" not in str(said)
+
+
+def test_the_forecast_works_where_implicit_broadcasting_is_an_error():
+    x, x2 = pairs(n=50)
+    with jax.numpy_rank_promotion("raise"):
+        said = forecast.next_step(
+            x, x2, 0.01 * np.ones((2, 5)), bias=np.ones(2), method="simclr",
+            step=0, lr=0.01, level=0.1,
+        )  # fmt: skip
+    assert said.learned == 0

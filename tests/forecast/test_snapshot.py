@@ -1,5 +1,6 @@
 """Forecasts of linear models, whose features do not change, and of features without a mode."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -264,3 +265,58 @@ def test_an_exponential_is_extrapolated_exactly():
     assert np.isinf(extrapolate(steps, np.exp(-0.1 * steps)))
     assert np.isinf(extrapolate([3], [0.1]))
     assert np.isinf(extrapolate(steps, [1, -1, 1, 1]))
+
+
+def test_a_late_step_of_training_changes_the_forecast_little(full):
+    x, x2, weights, momenta, _ = full
+    options = {"lr": LR, "momentum": MOMENTUM, "velocity": momenta[20], "batch_size": 64}
+    early, late = (forecast.next_step(x, x2, weights[20], step=s, **options) for s in (0, 10**6))
+    assert late.step - 10**6 == pytest.approx(early.step, abs=64)
+
+
+def test_a_negative_eigenvalue_does_not_hide_a_mode_that_grows(full):
+    x, x2, _, _, _ = full
+    b = np.concatenate([x2, -x[:, :1]], axis=1)
+    a = np.concatenate([x, x[:, :1]], axis=1)
+    head = np.array([[0.01, 0.01, 0.01, 0.01, 0.01, 0.1]])
+    said = forecast.next_step(a, b, head, step=0, lr=LR, momentum=MOMENTUM)
+    assert said.amplitude < 0 and said.coming and said.step > 0
+
+
+def test_a_learning_rate_that_falls_to_zero_learns_nothing_more(full):
+    x, x2, weights, momenta, curves = full
+    options = {"step": 10, "momentum": MOMENTUM, "velocity": momenta[10]}
+    taken = int(np.argmax(curves[:, 0] >= 0.1)) + 1
+    said = forecast.next_step(
+        x, x2, weights[10], lr=lambda s: jnp.where(s < taken, LR, 0.0), **options
+    )
+    assert not said.coming and "learning rate falls" in said.reason
+
+
+def test_a_rate_at_which_descent_diverges_says_so(full):
+    x, x2, weights, _, _ = full
+    said = forecast.next_step(x, x2, weights[100], step=100, lr=50.0, momentum=MOMENTUM)
+    assert not said.coming or said.step - 100 < 5
+
+
+def test_a_zero_head_has_no_component():
+    x, x2 = pairs(n=50)
+    for method in ("", "simclr"):
+        said = forecast.next_step(x, x2, np.zeros((2, 5)), step=0, lr=0.1, method=method)
+        assert not said.coming and "no component" in said.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sensitivity": lambda w, r: np.nan}, "sensitivity: expected a number"),
+        ({"bias": np.zeros(5)}, r"bias: expected shape \[4\]"),
+        ({"history": ([9, 99], [0.1, 0.2])}, "history: expected steps up to 10"),
+        ({"level": [0.5, 0.5]}, "level: expected one number, or one for each of 4 rows"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_others_are_refused(full, changes, message):
+    x, x2, weights, _, _ = full
+    options = {"step": 10, "lr": LR, "momentum": MOMENTUM} | changes
+    with pytest.raises(ValueError, match=message):
+        forecast.next_step(x, x2, weights[10], **options)
