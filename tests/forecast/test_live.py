@@ -69,6 +69,7 @@ def test_a_run_without_a_forecast_is_refused(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_another_loss_and_a_projector_are_forecast(tmp_path, capsys):
     base = ["--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     flags = [*FLAGS, "--method", "simclr", "--head", "8", "3", "--steps", "60", "--snapshots", "3"]
