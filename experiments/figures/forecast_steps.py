@@ -7,7 +7,7 @@ Claim          Between two steps a network moves like a linear model of its feat
 Paper          beyond the paper, which explains steps after they happened
 Command        make forecast (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...,
                SET=more=cifar10,folder:PATH for further images); it uses fig3's three runs
-Time, 2 cores  besides training, about four minutes of processor time for each run of the laptop
+Time, 2 cores  besides training, about five minutes of processor time for each run of the laptop
                preset
 Expected       over the kept snapshots of each run: remaining time within a median factor of 1.35 in
                the median run, and below the extrapolation's factor in every run; the step itself
@@ -17,6 +17,7 @@ Expected       over the kept snapshots of each run: remaining time within a medi
 
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,14 +64,7 @@ class Config(resnets.Config):
 
 def run(config: Config, progress: Progress = silent) -> Generator[Result, None, Result]:
     """Train each run, and forecast from its snapshots; yield after each."""
-    theory = methods.DEFAULT
-    others = [name for name in config.methods if name != theory]
-    own = [replace(config, seed=seed) for seed in config.seeds]
-    more = [replace(config, data=data, seed=seed) for data in config.more for seed in config.seeds]
-    jobs = [(f"seed_{each.seed}", each, theory) for each in own]
-    jobs += [(f"{each.data}_seed_{each.seed}", each, theory) for each in more]
-    first = replace(own[0], snapshots=config.snapshots_of_others)
-    jobs += [(method, first, method) for method in others]
+    jobs = list_runs(config)
     arrays: dict[str, np.ndarray] = {}
     groups: dict[str, dict[str, Any]] = {"runs": {}, "others": {}}
     for i, (name, each, method) in enumerate(jobs):
@@ -89,12 +83,27 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
             f"{name}_paths": paths,
             f"{name}_growth": growth,
         }
-        group = groups["others" if method in others else "runs"]
+        group = groups["runs" if method == methods.DEFAULT else "others"]
         group[name] = scores.summarise(entries) | scores.growth(growth)
         result = Result(arrays, groups | {"config": asdict(config)})
         if i + 1 < len(jobs):
             yield result
     return result
+
+
+def list_runs(config: Config) -> list[tuple[str, Config, str]]:
+    """Return the name, the settings and the method of each run."""
+    theory, named = methods.DEFAULT, ("cifar10", "stl10")  # the sets that lie in data_dir
+    jobs = []
+    for data in (config.data, *config.more):
+        prefix = "" if data == config.data else f"{Path(data).name}_"
+        folder = config.data_dir if data in named else None
+        jobs += [
+            (f"{prefix}seed_{seed}", replace(config, data=data, data_dir=folder, seed=seed), theory)
+            for seed in config.seeds
+        ]
+    first = replace(jobs[0][1], snapshots=config.snapshots_of_others)
+    return jobs + [(name, first, name) for name in config.methods if name != theory]
 
 
 def _network(config: Config, method: str) -> saved.Network:

@@ -28,7 +28,8 @@ class Forecast:
         extrapolated: step at which the curve so far, continued in ln λ, crosses 1/2; NaN without a
             history.
         path: the forecast of that eigenvalue from now until it is learned: training steps in the
-            first row, eigenvalues in the second [2, T]. None if it is no forecast by theory.
+            first row, eigenvalues in the second [2, T]. Under a method without the theory's law, as
+            far as was simulated. None without features or if none is coming by theory.
     """
 
     learned: int
@@ -53,9 +54,9 @@ class Forecast:
         known = f"{self.learned} mode{'' if self.learned == 1 else 's'} learned"
         if not self.coming:
             return f"{known}; none is coming: {self.reason}"
-        known_width = np.isfinite(self.low)
-        interval = f" (80%: {self.low:,.0f} to {self.high:,.0f})" if known_width else ""
-        when = f"step {self.step:,.0f}{interval}"
+        when = f"step {self.step:,.0f}"
+        if np.isfinite(self.low):  # an extrapolation has no interval
+            when += f" (80%: {self.low:,.0f} to {self.high:,.0f})"
         reason = f"; {self.reason}" if self.reason else ""
         return f"{known}; the next one is expected at {when}{reason}"
 

@@ -2,7 +2,7 @@
 
 A mode that is small grows as its head alone says, under any loss. The value at which it rests is
 another matter: under most losses it rises while the backbone improves. If the head alone does not
-bring the mode to the level, the answer is an extrapolation, and says so.
+bring the mode to the level, the answer is an extrapolation, with the reason.
 """
 
 from collections.abc import Callable
@@ -157,7 +157,6 @@ def forecast(
     velocity = jax.tree.map(
         lambda v, f: np.asarray(v) * f / (z - beta), _gradient(head, row, pairs), head.factors
     )
-    full = batch_size is None or batch_size >= course.AVERAGED * len(pairs[0])
     curves = simulation.curves(
         head._replace(velocity=velocity),
         row.objective.loss,
@@ -165,7 +164,7 @@ def forecast(
         probe,
         rates=np.asarray(rates)[:horizon],
         momentum=beta,
-        batch=None if full else int(batch_size or 0),
+        batch=course.drawn(batch_size, len(pairs[0])),
         mode=int(learned),
         every=every,
         until=np.inf,
@@ -239,7 +238,7 @@ def _factor(past: tuple[Numbers, Numbers]) -> float:
 
 
 def _gradient(head: simulation.Head, row: methods.Method, pairs: Any) -> Any:
-    """Return the gradient of the loss of all pairs."""
+    """Return the gradient of the loss over all pairs at once."""
     both = np.stack(pairs, axis=1).reshape(-1, np.shape(pairs[0])[1]).astype(np.float32)
 
     def value(params: Any) -> Array:

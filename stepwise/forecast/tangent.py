@@ -15,9 +15,9 @@ def factorise(
 ) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "n r"], Float[np.ndarray, "d r"]]:
     """Return features of both views and a head that stand for a kernel and the present embeddings.
 
-    The features ψ are those of K = ψ ψᵀ, and the head is the smallest with ψ headᵀ = z. Descent of
-    this head moves the embeddings as descent of all parameters of the network does in each
-    direction of the embedding, while K stays as it is.
+    The features ψ are those of K = ψ ψᵀ, and the head is the smallest with ψ headᵀ = z. While
+    K stays as it is, descent of this head moves the embeddings as descent of the whole network
+    does.
 
     Args:
         kernel: K of the views, X stacked on X' [2n, 2n].

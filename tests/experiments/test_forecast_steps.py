@@ -73,6 +73,18 @@ def test_each_check_can_fail(changes, name):
     assert any(name in each for each in failed(forecast_steps, result(scored(**changes))))
 
 
+def test_each_set_of_images_has_its_runs_and_names_without_its_path():
+    config = forecast_steps.Config(more=("cifar10", "folder:/some/pets"), data_dir="sets")
+    jobs = {
+        name: (each.data, each.data_dir, each.seed)
+        for name, each, _ in forecast_steps.list_runs(config)
+    }
+    assert jobs["seed_1"] == ("photos", None, 1) and jobs["simclr"] == ("photos", None, 0)
+    assert jobs["cifar10_seed_0"] == ("cifar10", "sets", 0)
+    assert jobs["pets_seed_1"] == ("folder:/some/pets", None, 1)
+    assert len(jobs) == 8
+
+
 def test_growth_that_is_wrong_fails():
     wrong = failed(forecast_steps, result(scored(), correlated=False))
     assert len(wrong) == 2 and all("growth" in name for name in wrong)
