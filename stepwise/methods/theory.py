@@ -21,7 +21,7 @@ OFFSET = 3.0
 """Norm of the vector around which embeddings start under SimCLR, as in its row's small start."""
 
 PREDICTOR = 0.2
-"""Start of the linear predictor of BYOL and SimSiam: modes of smaller agreement do not grow."""
+"""Start of the linear predictor of BYOL and SimSiam. Modes of smaller agreement do not grow."""
 
 SCALE = 1 / 0.07
 """Scale of the products in CLIP, its value at the start of training."""
