@@ -1,16 +1,12 @@
 """Positive pairs: two random views of every image, drawn on the device.
 
-A `Recipe` holds two `View`s. A `View` holds the operations of `stepwise.augment`, with their
-probabilities and strengths, and applies them in the order of its fields. `RECIPES` maps names to
-the recipes of published methods.
+A `Recipe` says how, or its name in `RECIPES`. The recipes and their parts are those of
+`stepwise.recipes`.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,207 +16,22 @@ from jaxtyping import Array, Float32, PRNGKeyArray, UInt8, UInt32
 
 from stepwise import _random, augment
 from stepwise._check import describe, is_traced, require
+from stepwise.recipes import RECIPES as RECIPES
+from stepwise.recipes import Blur as Blur
+from stepwise.recipes import Crop as Crop
+from stepwise.recipes import Jitter as Jitter
+from stepwise.recipes import MultiCrop as MultiCrop
+from stepwise.recipes import Recipe as Recipe
+from stepwise.recipes import ResizedCrop as ResizedCrop
+from stepwise.recipes import Solarize as Solarize
+from stepwise.recipes import View as View
+from stepwise.recipes import crops as crops
 
 # Number of values in one batch of images: 4 MB in float32, which fits a CPU's cache and is enough
 # to occupy a GPU.
 _BATCH_VALUES = 2**20
 
 _ORDERS = np.array(list(permutations(range(4))), dtype=np.int32)
-
-# Strengths may be whole numbers, and beartype does not accept an int where `float` is annotated.
-Number = int | float
-
-
-def _require_probability(name: str, value: Number) -> None:
-    require(0 <= value <= 1, name, "a probability in [0, 1]", value)
-
-
-def _require_range(name: str, value: tuple[Number, Number], most: Number = math.inf) -> None:
-    pair = isinstance(value, tuple) and len(value) == 2
-    ordered = pair and 0 < value[0] <= value[1] <= most and value[1] < math.inf
-    require(
-        ordered,
-        name,
-        f"a pair with 0 < low <= high{'' if most == math.inf else f' <= {most}'}",
-        repr(value),
-    )
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A crop of `side` x `side` pixels at a uniformly random position, without resizing."""
-
-    side: int
-
-    def __post_init__(self) -> None:
-        require(self.side >= 1, "side", "at least 1 pixel", self.side)
-
-
-@dataclass(frozen=True)
-class ResizedCrop:
-    """A box of random area and aspect ratio, resized to `size` x `size` pixels.
-
-    Attributes:
-        scale: bounds of the box's area as a fraction of the image's; the area is uniform.
-        ratio: bounds of the aspect ratio width/height, which is log-uniform.
-        size: side of the result; None keeps the input's height and width.
-        interpolation: "bilinear" or "bicubic", both antialiased.
-    """
-
-    scale: tuple[Number, Number] = (0.08, 1.0)
-    ratio: tuple[Number, Number] = (3 / 4, 4 / 3)
-    size: int | None = None
-    interpolation: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        _require_range("scale", self.scale, most=1)
-        _require_range("ratio", self.ratio)
-        require(self.size is None or self.size >= 1, "size", "at least 1 pixel, or None", self.size)
-        known = augment.INTERPOLATIONS
-        require(
-            self.interpolation in known,
-            "interpolation",
-            f"one of {known}",
-            repr(self.interpolation),
-        )
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """Random changes of brightness, contrast, saturation and hue, in random order.
-
-    For a strength s, the factors of the first three are U[max(0, 1 - s), 1 + s], and the hue shift
-    is U[-s, s] turns.
-    """
-
-    brightness: Number
-    contrast: Number
-    saturation: Number
-    hue: Number
-    probability: Number = 0.8
-
-    def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            strength = getattr(self, name)
-            require(0 <= strength < math.inf, name, "a finite strength >= 0", strength)
-        require(0 <= self.hue <= 0.5, "hue", "a strength in [0, 0.5] turns", self.hue)
-        _require_probability("probability", self.probability)
-
-
-@dataclass(frozen=True)
-class Blur:
-    """A Gaussian blur with standard deviation U(sigma) pixels.
-
-    kernel=None chooses an odd width of about a tenth of the image's side.
-    """
-
-    probability: Number
-    sigma: tuple[Number, Number] = (0.1, 2.0)
-    kernel: int | None = None
-
-    def __post_init__(self) -> None:
-        _require_range("sigma", self.sigma)
-        odd = self.kernel is None or (self.kernel >= 1 and self.kernel % 2 == 1)
-        require(odd, "kernel", "an odd number of pixels, or None", self.kernel)
-        _require_probability("probability", self.probability)
-
-    def width(self, height: int, width: int) -> int:
-        """Return the kernel's width for an image: 3 at 32 pixels, 9 at 96 and 23 at 224."""
-        return min(height, width) // 20 * 2 + 1 if self.kernel is None else self.kernel
-
-
-@dataclass(frozen=True)
-class Solarize:
-    """Inversion of all values of at least `threshold`."""
-
-    probability: Number
-    threshold: Number = 0.5
-
-    def __post_init__(self) -> None:
-        require(0 <= self.threshold <= 1, "threshold", "a value in [0, 1]", self.threshold)
-        _require_probability("probability", self.probability)
-
-
-@dataclass(frozen=True)
-class View:
-    """The operations of one random view, applied in the order of the fields.
-
-    `flip` and `grayscale` are probabilities.
-    """
-
-    crop: Crop | ResizedCrop | None = None
-    flip: Number = 0.0
-    jitter: Jitter | None = None
-    grayscale: Number = 0.0
-    blur: Blur | None = None
-    solarize: Solarize | None = None
-
-    def __post_init__(self) -> None:
-        _require_probability("flip", self.flip)
-        _require_probability("grayscale", self.grayscale)
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of the view of a `height` x `width` image."""
-        if isinstance(self.crop, Crop):
-            return self.crop.side, self.crop.side
-        if self.crop is None or self.crop.size is None:
-            return height, width
-        return self.crop.size, self.crop.size
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The two views of a positive pair, drawn independently."""
-
-    first: View
-    second: View
-
-
-def crops(side: int) -> Recipe:
-    """Return the recipe of the linear experiment: two random crops of `side` x `side` pixels."""
-    return Recipe(View(Crop(side)), View(Crop(side)))
-
-
-def _recipes() -> dict[str, Recipe]:
-    def view(
-        least: float, jitter: Jitter, interpolation: str = "bicubic", blur: Blur | None = None
-    ) -> View:
-        crop = ResizedCrop((least, 1.0), interpolation=interpolation)
-        return View(crop, flip=0.5, jitter=jitter, grayscale=0.2, blur=blur)
-
-    def twice(view: View) -> Recipe:
-        return Recipe(view, view)
-
-    def uneven(least: float) -> Recipe:
-        first = view(least, Jitter(0.4, 0.4, 0.2, 0.1), blur=Blur(1.0))
-        return Recipe(first, replace(first, blur=Blur(0.1), solarize=Solarize(0.2)))
-
-    even = Jitter(0.4, 0.4, 0.4, 0.1)
-    small = View(ResizedCrop((0.25, 1.0)), flip=0.5, jitter=Jitter(0.4, 0, 0, 0), grayscale=0.2)
-    return {
-        "crop20": crops(20),
-        "small": twice(small),
-        "simclr": twice(view(0.08, Jitter(0.8, 0.8, 0.8, 0.2), blur=Blur(0.5))),
-        "simclr_cifar": twice(view(0.08, even)),
-        "barlow_twins": uneven(0.08),
-        "vicreg": uneven(0.08),
-        "byol": uneven(0.08),
-        "simsiam": twice(view(0.2, even, "bilinear", Blur(0.5))),
-        "simsiam_cifar": twice(view(0.2, even, "bilinear")),
-        "spectral": twice(view(0.2, even, "bilinear", Blur(0.5))),
-        "spectral_cifar": twice(view(0.2, even, "bilinear")),
-        "dino": uneven(0.4),
-        "clip": twice(View(ResizedCrop((0.9, 1.0), interpolation="bicubic"))),
-    }
-
-
-RECIPES: Mapping[str, Recipe] = MappingProxyType(_recipes())
-"""Augmentation recipes by name.
-
-Names that end in _cifar are for 32 px images; "dino" consists of DINO's two global views. "crop20"
-is the recipe of the linear experiment, and "small" (crops, flip, brightness, grey) that of this
-project's small networks.
-"""
 
 
 def positive_pairs(
@@ -297,6 +108,29 @@ def positive_pairs(
         pairs = pairs or [jnp.zeros((count, *x.shape[1:]), x.dtype) for x in drawn]
         pairs = [_write_rows(whole, x, first) for whole, x in zip(pairs, drawn, strict=True)]
     return pairs[0], pairs[1]
+
+
+def local_crops(
+    pixels: UInt8[Array, "n H W c"], key: PRNGKeyArray, recipe: MultiCrop
+) -> tuple[Float32[Array, "n h w c"], ...]:
+    """Draw the local crops of every image, as many arrays as the recipe counts.
+
+    They are independent of the pairs that `positive_pairs` draws from the same key.
+
+    Args:
+        pixels: uint8 [n, H, W, C].
+        key: a random key.
+        recipe: the recipe.
+    """
+    _require_fit(recipe.local, pixels, "this recipe")
+    key = jax.random.fold_in(_random.threefry(key), 2**32 - 1)
+    each = jax.vmap(partial(draw, recipe.local))
+    crops = []
+    for i in range(recipe.count):
+        one = jax.random.fold_in(key, i)
+        index = jnp.arange(len(pixels), dtype=jnp.uint32)
+        crops.append(each(pixels, jax.vmap(partial(jax.random.fold_in, one))(index)))
+    return tuple(crops)
 
 
 @partial(jax.jit, static_argnames="recipe")

@@ -19,6 +19,7 @@ _check _files _random _terminal _threads _user
 _npz types
 laws eigen moments
 augment data
+recipes
 neural_tangents
 kernels.functions
 kernels.tiles
@@ -32,9 +33,10 @@ _linearisation _transformations
 growth updates
 spectra losses._pairs
 losses.correlation losses.contrastive losses.distillation losses.isotropy losses.words
+losses.centring
 losses
 models.normalisation
-models.functional models.ntk models.resnet models.heads
+models.functional models.ntk models.resnet models.heads models.prototypes models.vit
 models
 methods trajectory
 dynamics.loop dynamics.reduction dynamics.stabilised

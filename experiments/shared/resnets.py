@@ -1,7 +1,7 @@
 """Shared code of the ResNet figures: settings, training runs, and their checks."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import numpy as np
@@ -23,6 +23,8 @@ ABOVE = float(np.nextafter(1, 2))
 class Config:
     """Settings of the training runs of a figure."""
 
+    in_source: ClassVar[bool] = True
+    """Whether the default methods are those of the source's figures, or all others."""
     data: str = "photos"
     """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
     data_dir: str | None = None
@@ -32,7 +34,9 @@ class Config:
     side: int = 32
     d: int = 10
     methods: tuple[str, ...] = ()
-    """Names of `methods.METHODS`; by default all methods with a schedule for `start` and `tiny`."""
+    """Names of `methods.METHODS`; by default those of the source's figures, with a schedule for
+    `start` and `tiny`.
+    """
     start: Literal["small", "standard"] = "small"
     """Start and schedule to use of each method."""
     tiny: bool = False
@@ -62,10 +66,11 @@ class Config:
     def __post_init__(self) -> None:
         """Fill in `methods` if it is empty, and reject unknown methods."""
         known = tuple(name for name, row in METHODS.items() if self.occasion in row.schedules)
+        usual = tuple(name for name in known if METHODS[name].in_source is self.in_source)
         if not set(self.methods) <= set(known):
             expected = f"some of {known}, which have a schedule {self.occasion!r}"
             raise ValueError(f"methods: expected {expected}, received {self.methods}")
-        object.__setattr__(self, "methods", self.methods or known)
+        object.__setattr__(self, "methods", self.methods or usual)
 
     @classmethod
     def smoke(cls) -> Self:

@@ -20,7 +20,7 @@ METHODS = (
 """Names in `methods.METHODS`, which needs JAX."""
 RECIPES = (
     "crop20, small, simclr, simclr_cifar, barlow_twins, vicreg, byol, simsiam, simsiam_cifar, "
-    "spectral, spectral_cifar, dino, clip"
+    "spectral, spectral_cifar, dino, dino_multicrop, clip"
 )
 """Names in `views.RECIPES`, which needs JAX."""
 RECIPE = tyro.conf.arg(help=f"Augmentations that make the views, one of {RECIPES}.")

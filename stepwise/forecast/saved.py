@@ -103,15 +103,23 @@ class Network:
 
     def features(self, step: Whole) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of both views of the fresh pairs, in batches as in training."""
-        state, size = self.at(step), min(self.config.batch_size, len(self.views[0]))
+        first, second, *_ = self.outputs(self.at(step))
+        return first, second
+
+    def outputs(self, state: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
+        """Return features and embeddings of both views of the fresh pairs, in batches.
+
+        Args:
+            state: parameters and statistics of the network.
+        """
+        size = min(self.config.batch_size, len(self.views[0]))
         starts = range(0, len(self.views[0]) - size + 1, size)
         parts = [
-            self._evaluate(*state, *(view[i : i + size] for view in self.views))[:2] for i in starts
+            self._evaluate(*state, *(view[i : i + size] for view in self.views)) for i in starts
         ]
-        first, second = (
+        return tuple(
             np.concatenate(list(map(np.asarray, each))) for each in zip(*parts, strict=True)
         )
-        return first, second
 
     def probe_of(self, step: Whole) -> tuple[np.ndarray, ...]:
         """Return features and embeddings of both views of the run's probe."""

@@ -5,16 +5,20 @@ and returns a scalar. The loss is always that of the whole batch, also under `ji
 embeddings. bfloat16 and float16 inputs are converted to float32.
 
 `normalise=False` leaves out the normalisation of each embedding. The laws of linear models
-(`stepwise.laws`) describe these forms of `simclr`, `clip`, `byol` and `simsiam`.
+(`stepwise.laws`) describe these forms of `simclr`, `clip`, `byol` and `simsiam`. `centred` computes
+any loss of centred embeddings.
 
-Three functions are forms for training (`stepwise.methods.Objective`): `clip_with_learned_scale` has
-a parameter that is trained; `dino_with_running_center` and `lejepa_with_drawn_slices` have a state,
-and also return the next one. The first parameter or state of each is a function of d:
-`clip_scale`, `dino_center`, `lejepa_step`. `qwem` is a loss of word embeddings and of their target.
+Four functions are forms for training (`stepwise.methods.Objective`): `clip_with_learned_scale` has
+a parameter that is trained, within `clip_limit`; `dino_with_running_center`,
+`isoloss_with_running_moment` and `lejepa_with_drawn_slices` have a state, and also return the next
+one. The first parameter or state of each is a function of d: `clip_scale`, `dino_center`,
+`isoloss_moment`, `lejepa_step`. `qwem` is a loss of word embeddings and of their target.
 """
 
+from stepwise.losses.centring import centred
 from stepwise.losses.contrastive import (
     clip,
+    clip_limit,
     clip_scale,
     clip_with_learned_scale,
     simclr,
@@ -27,6 +31,8 @@ from stepwise.losses.distillation import (
     dino_center,
     dino_with_running_center,
     isoloss,
+    isoloss_moment,
+    isoloss_with_running_moment,
     simsiam,
 )
 from stepwise.losses.isotropy import lejepa, lejepa_step, lejepa_with_drawn_slices
@@ -36,13 +42,17 @@ __all__ = [
     "barlow_twins",
     "barlow_twins_unnormalised",
     "byol",
+    "centred",
     "clip",
+    "clip_limit",
     "clip_scale",
     "clip_with_learned_scale",
     "dino",
     "dino_center",
     "dino_with_running_center",
     "isoloss",
+    "isoloss_moment",
+    "isoloss_with_running_moment",
     "lejepa",
     "lejepa_step",
     "lejepa_with_drawn_slices",

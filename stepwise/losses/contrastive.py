@@ -101,24 +101,27 @@ def clip(
 
 
 def clip_with_learned_scale(z1: Numbers, z2: Numbers, *, parameters: dict[str, Array]) -> Scalar:
-    """Compute `clip` with scale = min(exp(log_scale), 100), as a loss that trains its scale.
-
-    As in the official code, the scale is at most 100 (`LARGEST_SCALE`). It receives no gradient
-    above that, so a scale that reaches 100 stays there.
+    """Compute `clip` with scale = exp(log_scale), as a loss that trains its scale.
 
     Args:
         z1, z2: embeddings of the two views [n, d].
-        parameters: {"log_scale": the logarithm of the scale}, at first `clip_scale`.
+        parameters: {"log_scale": the logarithm of the scale}, at first `clip_scale`. As in the
+            official code, `clip_limit` bounds it after every step.
 
     Raises:
         ValueError: as in `clip`.
     """
-    return clip(z1, z2, scale=jnp.minimum(jnp.exp(parameters["log_scale"]), LARGEST_SCALE))
+    return clip(z1, z2, scale=jnp.exp(parameters["log_scale"]))
 
 
 def clip_scale(d: Whole) -> dict[str, Array]:
     """Return the first parameters of `clip_with_learned_scale`: a scale of 1/0.07, for any d."""
     return {"log_scale": jnp.asarray(math.log(1 / 0.07), jnp.float32)}
+
+
+def clip_limit(parameters: dict[str, Array]) -> dict[str, Array]:
+    """Return the parameters of `clip_with_learned_scale` with a scale between 1 and 100."""
+    return {"log_scale": jnp.clip(parameters["log_scale"], 0, math.log(LARGEST_SCALE))}
 
 
 def _clip_norms(z: Array, mu: Real) -> Array:

@@ -144,31 +144,65 @@ def dino_with_running_center(
     teacher2: Numbers,
     *,
     state: dict[str, Array],
+    local: Sequence[Numbers] = (),
+    student_temperature: Real = 0.1,
+    teacher_temperature: Real = 0.04,
+    warmup_teacher_temperature: Real = 0.04,
+    warmup_steps: Real = 0,
 ) -> tuple[Scalar, dict[str, Array]]:
     """Compute `dino` with a running centre, and the next centre 0.9 c + 0.1 mean(teacher's logits).
 
-    Caron et al. (2021), eq. 4. As in the official code, the loss uses the centre before its update.
+    Caron et al. (2021), eq. 4. As in the official code, the loss uses the centre before its update,
+    and the teacher's temperature rises linearly during a warm-up. (The official recipe for small
+    transformers goes from 0.04 to 0.07; a mode grows if the agreement of its views exceeds the
+    ratio of both temperatures, so a warm-up can end the growth of modes that it first allowed.)
 
     Args:
         student1, student2, teacher1, teacher2: logits [n, K], as in `dino`.
-        state: {"center": the running centre [K]}, at first `dino_center`.
+        state: {"center": the running centre [K], "step": the number of steps so far}, at first
+            `dino_center`.
+        local, student_temperature: as in `dino`.
+        teacher_temperature: of the teacher after the warm-up.
+        warmup_teacher_temperature: of the teacher at the first step of the warm-up.
+        warmup_steps: number of steps of the warm-up; 0 for none.
 
     Returns:
         The loss and the next state.
 
     Raises:
-        ValueError: as in `dino`.
+        ValueError: as in `dino`, or if `warmup_steps` is negative.
     """
-    center = state["center"]
-    loss = dino(student1, student2, teacher1, teacher2, center)
+    for name, value in (
+        ("teacher_temperature", teacher_temperature),
+        ("warmup_teacher_temperature", warmup_teacher_temperature),
+    ):
+        require_positive(name, value)
+    if not _check.is_traced(warmup_steps):
+        fits = warmup_steps >= 0
+        _check.require(fits, "warmup_steps", "a number of steps, or 0 for none", warmup_steps)
+    center, step = state["center"], state["step"]
+    share = jnp.clip(jnp.asarray(step, float) / jnp.maximum(warmup_steps, 1), 0, 1)
+    share = jnp.where(jnp.asarray(warmup_steps) > 0, share, 1)
+    warm = warmup_teacher_temperature * (1 - share) + teacher_temperature * share
+    loss = dino(
+        student1,
+        student2,
+        teacher1,
+        teacher2,
+        center,
+        local=local,
+        student_temperature=student_temperature,
+        teacher_temperature=warm,
+    )
     logits = jnp.stack(check_pair(teacher1, teacher2))
     moved = CENTER_DECAY * center + (1 - CENTER_DECAY) * jnp.mean(logits, axis=(0, 1))
-    return loss, {"center": jax.lax.stop_gradient(moved).astype(center.dtype)}
+    moved = jax.lax.stop_gradient(moved).astype(center.dtype)
+    return loss, {"center": moved, "step": step + 1}
 
 
 def dino_center(d: Whole) -> dict[str, Array]:
-    """Return the first state of `dino_with_running_center`, a centre of d zeros."""
-    return {"center": jnp.zeros(d, jnp.float32)}
+    """Return the first state of `dino_with_running_center`: a centre of d zeros, and no step."""
+    return {"center": jnp.zeros(d, jnp.float32), "step": jnp.zeros((), jnp.int32)}
 
 
 def isoloss(
@@ -224,6 +258,51 @@ def isoloss(
     gap1 = z1 - jax.lax.stop_gradient(t2 + z1 - z1 @ P)
     gap2 = z2 - jax.lax.stop_gradient(t1 + z2 - z2 @ P)
     return jnp.mean(jnp.sum(gap1**2 + gap2**2, axis=1)) / 4
+
+
+def isoloss_with_running_moment(
+    z1: Numbers,
+    z2: Numbers,
+    t1: Numbers | None = None,
+    t2: Numbers | None = None,
+    *,
+    state: dict[str, Array],
+    alpha: Real = 1.0,
+    eps: Real = 0.0,
+    relative: bool = False,
+    decay: Real = 0.9,
+) -> tuple[Scalar, dict[str, Array]]:
+    """Compute `isoloss` with a running second moment F of the embeddings, and the next state.
+
+    At each step F becomes decay · F + (1 − decay) (z1ᵀ z1 + z2ᵀ z2)/(2n), and then the predictor
+    has its eigenvectors and eigenvalues, as in DirectPred (Tian et al. 2021). At the first step F
+    is the moment of the batch. While a variance s grows at the rate 2γ, its running value lags
+    behind, so that s first exceeds its rest ρ and then returns to it.
+
+    Args:
+        z1, z2, t1, t2, alpha, eps, relative: as in `isoloss`.
+        state: {"moment": F [d, d], "step": the number of steps so far}, at first `isoloss_moment`.
+        decay: weight of the former F in each step, in [0, 1).
+
+    Returns:
+        The loss and the next state.
+
+    Raises:
+        ValueError: as in `isoloss`, or if `decay` is not in [0, 1).
+    """
+    z1, z2 = check_pair(z1, z2)
+    if not _check.is_traced(decay):
+        _check.require(0 <= decay < 1, "decay", "a number in [0, 1)", decay)
+    former, step = state["moment"], state["step"]
+    batch = jax.lax.stop_gradient((z1.T @ z1 + z2.T @ z2) / (2 * len(z1)))
+    moment = batch + jnp.where(step > 0, decay, 0) * (former - batch)
+    loss = isoloss(z1, z2, t1, t2, moment=moment, alpha=alpha, eps=eps, relative=relative)
+    return loss, {"moment": moment.astype(former.dtype), "step": step + 1}
+
+
+def isoloss_moment(d: Whole) -> dict[str, Array]:
+    """Return the first state of `isoloss_with_running_moment`, in d dimensions."""
+    return {"moment": jnp.zeros((d, d), jnp.float32), "step": jnp.zeros((), jnp.int32)}
 
 
 def _direct_predictor(moment: Array, alpha: Real, eps: Real, relative: bool) -> Array:

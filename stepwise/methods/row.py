@@ -16,7 +16,8 @@ class Objective:
     The loss is called as loss(z_1, ..., z_v), with one array of embeddings [n, d] for each view;
     row i of every array belongs to image i. With a predictor or a target network it is called as
     loss(p_1, ..., p_v, z_1, ..., z_v): first the online network's predictions, then the embeddings
-    with which they are compared, as in `losses.byol`.
+    with which they are compared, as in `losses.byol`. If the views come from a `views.MultiCrop`,
+    it also receives `local=`, the online outputs of each local crop.
 
     Attributes:
         loss: a function such as `losses.vicreg`. It returns a scalar, or (scalar, new state) if
@@ -33,9 +34,12 @@ class Objective:
         parameters: a function of d that returns the parameters of the loss, a tree of arrays that
             the optimiser trains (for instance a temperature). The loss is then called with
             `parameters=`.
+        project: a function of these parameters that is applied after each step, and returns them
+            within their bounds.
 
     Raises:
-        ValueError: if a function is not callable, or `views` is not a whole number from 2.
+        ValueError: if a function is not callable, `views` is not a whole number from 2, or there is
+            a `project` without `parameters`.
     """
 
     loss: Callable[..., Any]
@@ -44,14 +48,17 @@ class Objective:
     views: int = 2
     state: Callable[[int], Any] | None = None
     parameters: Callable[[int], Any] | None = None
+    project: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         """Check the kinds of the fields."""
-        for name in ("loss", "state", "parameters"):
+        for name in ("loss", "state", "parameters", "project"):
             value = getattr(self, name)
             fits = callable(value) or (value is None and name != "loss")
             _check.require(fits, f"Objective.{name}", "a function", repr(value))
         _check.whole("Objective.views", self.views, 2)
+        fits = self.project is None or self.parameters is not None
+        _check.require(fits, "Objective.project", "None without parameters", repr(self.project))
 
 
 OCCASIONS = ("small", "standard", "small, tiny", "standard, tiny")
@@ -128,10 +135,16 @@ class Method:
         law: the law that predicts its modes, a function of (problem, d); None if there is no law.
         law_loss: the loss of `stepwise.losses` for which the law is exact; by default, the loss of
             the objective.
+        law_of_run: the law with the settings of a training run, a function of (problem, config:
+            `training.Config`); by default, `law`.
         start: its small start.
+        small: other fields of `training.Config` that go with the small start, such as the form of
+            the loss of which the law is exact.
         schedules: its schedule by occasion (`OCCASIONS`): "small" from the small start and
             "standard" from a standard start, both with the laptop preset's network; "small, tiny"
             and "standard, tiny" with the smoke preset's.
+        in_source: whether it is one of the methods of the source's figures, which the figures of
+            several methods train by default.
         colour, marker: colour and marker of its curves in figures.
 
     Raises:
@@ -149,8 +162,11 @@ class Method:
     levels: Callable[[int, int, Any], Sequence[Level]] | None = None
     law: Callable[[Any, Whole], Any] | None = None
     law_loss: Callable[..., Any] | None = None
+    law_of_run: Callable[[Any, Any], Any] | None = None
     start: Start = field(default_factory=Start)
+    small: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     schedules: Mapping[str, Schedule] = field(default_factory=lambda: MappingProxyType({}))
+    in_source: bool = False
     colour: str = "#222222"
     marker: str = "o"
 
@@ -167,7 +183,7 @@ class Method:
             _check.require(fits, f"schedules[{occasion!r}]", "a methods.Schedule", repr(schedule))
 
     def settings(self, occasion: str = "small") -> dict[str, Any]:
-        """Return the fields of a `training.Config` that the row sets: start and schedule.
+        """Return the fields of a `training.Config` that the row sets for a start and its schedule.
 
         If the row has no schedule for this occasion, only the start is returned.
 
@@ -176,7 +192,7 @@ class Method:
         """
         _check.require(occasion in OCCASIONS, "occasion", f"one of {OCCASIONS}", repr(occasion))
         small = occasion.startswith("small")
-        small_start = {"start_scale": self.start.scale, "offset": self.start.offset}
+        small_start = {"start_scale": self.start.scale, "offset": self.start.offset, **self.small}
         start = small_start if small else {"start_scale": 1.0, "offset": 0.0}
         schedule = self.schedules.get(occasion)
         return start | ({} if schedule is None else dict(vars(schedule)))

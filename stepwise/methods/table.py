@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from stepwise import laws, losses
 from stepwise.losses import isotropy
@@ -23,6 +24,16 @@ def _collapsed_lejepa(n: int, d: int) -> float:
 DEFAULT = "barlow_twins_unnormalised"
 """The name of the default method, the form of Barlow Twins that the theory solves."""
 
+LINEAR_PREDICTOR: Mapping[str, Any] = MappingProxyType(
+    {
+        "loss": "law",
+        "center": True,
+        "predictor": (),
+        "predictor_start": theory.PREDICTOR,
+    }
+)
+"""Settings of a small start with a predictor, of which there is a law."""
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         row.name: row
@@ -41,6 +52,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     "small": Schedule(lr=0.004, steps=2200),
                     "small, tiny": Schedule(lr=0.02, steps=300),
                 },
+                in_source=True,
                 colour="#0072B2",
                 marker="o",
             ),
@@ -59,6 +71,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     "standard": Schedule(lr=0.2, steps=3600, warmup=100),
                     "standard, tiny": Schedule(lr=0.02, steps=300),
                 },
+                in_source=True,
                 colour="#0072B2",
                 marker="o",
             ),
@@ -81,6 +94,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     "standard": Schedule(lr=0.004, steps=1000, warmup=100),
                     "standard, tiny": Schedule(lr=0.018, steps=300),
                 },
+                in_source=True,
                 colour="#D55E00",
                 marker="s",
             ),
@@ -101,6 +115,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     "standard": Schedule(lr=0.05, steps=3000, warmup=1000, cosine=True),
                     "standard, tiny": Schedule(lr=0.01, steps=500, warmup=100, cosine=True),
                 },
+                in_source=True,
                 colour="#009E73",
                 marker="D",
             ),
@@ -126,7 +141,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 collapse_is_least=True,
                 law=theory.byol,
                 law_loss=theory.unnormalised_byol,
+                law_of_run=theory.byol_of_run,
                 recipe="byol",
+                # The normalised loss conserves the norms of all weights and has no plateau.
+                # The published target takes 250 steps to follow, and a small start many times that
+                # to grow.
+                small={**LINEAR_PREDICTOR, "decay": 0.9},
+                schedules={
+                    "small": Schedule(lr=0.004, steps=1500),
+                    "small, tiny": Schedule(lr=0.01, steps=600),
+                },
                 colour="#E69F00",
                 marker="v",
             ),
@@ -139,7 +163,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 collapse_is_least=True,
                 law=theory.simsiam,
                 law_loss=theory.unnormalised_simsiam,
+                law_of_run=theory.simsiam_of_run,
                 recipe="simsiam",
+                small=LINEAR_PREDICTOR,
+                schedules={
+                    "small": Schedule(lr=0.01, steps=1500),
+                    "small, tiny": Schedule(lr=0.03, steps=600),
+                },
                 colour="#56B4E9",
                 marker="P",
             ),
@@ -147,9 +177,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="dino",
                 title="DINO",
                 paper="Caron et al., DINO, ICCV 2021 (arXiv 2104.14294)",
-                # The embedding itself is the vector of logits, so K is the width of the head. The
-                # authors' head, which normalises its features and its weights, is not in `models`,
-                # and there are no local crops.
+                # The embedding itself is the vector of logits. With a plain head, K is its width;
+                # the authors' head is `models.PrototypeHead`, and the recipe "dino_multicrop" has
+                # their local crops.
                 objective=Objective(
                     losses.dino_with_running_center, decay=0.996, state=losses.dino_center
                 ),
@@ -157,7 +187,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 levels=plateaus.assignments,
                 collapse_norm=0.0,
                 law=theory.dino,
+                law_of_run=theory.dino_of_run,
                 recipe="dino",
+                # The teacher follows faster than the published one, as BYOL's target does.
+                small={"center": True, "decay": 0.9},
+                schedules={
+                    "small": Schedule(lr=0.02, steps=1500),
+                    "small, tiny": Schedule(lr=0.03, steps=400),
+                },
                 colour="#332288",
                 marker="X",
             ),
@@ -167,7 +204,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="clip_one_tower",
                 title="CLIP, one tower",
                 paper="Radford et al., CLIP, ICML 2021 (arXiv 2103.00020)",
-                objective=Objective(losses.clip_with_learned_scale, parameters=losses.clip_scale),
+                objective=Objective(
+                    losses.clip_with_learned_scale,
+                    parameters=losses.clip_scale,
+                    project=losses.clip_limit,
+                ),
                 collapse=lambda n, d: math.log(n),
                 law=theory.clip_one_tower,
                 law_loss=theory.unnormalised_clip,
@@ -184,6 +225,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 collapse_norm=0.0,
                 law=theory.lejepa,
                 law_loss=theory.isotropic_lejepa,
+                law_of_run=theory.lejepa_of_run,
+                schedules={
+                    "small": Schedule(lr=0.0025, steps=1500),
+                    "small, tiny": Schedule(lr=0.005, steps=600),
+                },
                 recipe="simclr",  # the authors also solarize, with probability 0.2
                 colour="#DDCC77",
                 marker="h",
@@ -192,13 +238,21 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="isoloss",
                 title="IsoLoss",
                 paper="Halvagal et al., IsoLoss, NeurIPS 2023 (arXiv 2212.04858)",
-                # The Euclidean form without a target network. The predictor is that of the batch's
-                # own moment, of which a law is exact, and not of a running mean.
-                objective=Objective(losses.isoloss),
+                # The Euclidean form without a target network. The law is exact for the predictor
+                # of the batch's own moment.
+                objective=Objective(
+                    losses.isoloss_with_running_moment, state=losses.isoloss_moment
+                ),
                 collapse=lambda n, d: 0.0,
                 collapse_is_least=True,
                 law=laws.IsoLoss,
+                law_loss=losses.isoloss,
                 recipe="byol",
+                small={"center": True},
+                schedules={
+                    "small": Schedule(lr=0.002, steps=1500),
+                    "small, tiny": Schedule(lr=0.005, steps=400),
+                },
                 colour="#661100",
                 marker="<",
             ),

@@ -53,6 +53,24 @@ def byol(problem: Any, d: Whole) -> laws.Law:
     return laws.BYOL(problem.gamma, problem.sigma, PREDICTOR)
 
 
+def byol_of_run(problem: Any, config: Any) -> laws.Law:
+    """Return the law of `unnormalised_byol` with the predictor and the target of a run."""
+    options = {"ema": lag_of_run(0.996, config)}
+    return laws.BYOL(problem.gamma, problem.sigma, config.predictor_start, **options)
+
+
+def lag_of_run(published: float, config: Any) -> float | None:
+    """Return the rate at which the target of a run follows, per unit of the flow's time.
+
+    Args:
+        published: decay rate of the target in each step, unless the run has its own.
+        config: a `training.Config`. With momentum β, a step takes the time lr/(1 − β).
+    """
+    decay = published if config.decay is None else config.decay
+    rate = (1 - decay) * (1 - config.momentum) / config.lr
+    return rate if rate > 0 else None
+
+
 def unnormalised_byol(p1: Numbers, p2: Numbers, z1: Numbers, z2: Numbers) -> Array:
     """Compute `losses.byol` without normalisation."""
     return losses.byol(p1, p2, z1, z2, normalise=False)
@@ -63,6 +81,11 @@ def simsiam(problem: Any, d: Whole) -> laws.Law:
     return laws.BYOL(problem.gamma, problem.sigma, PREDICTOR, factor=1)
 
 
+def simsiam_of_run(problem: Any, config: Any) -> laws.Law:
+    """Return the law of `unnormalised_simsiam` with the predictor of a run."""
+    return laws.BYOL(problem.gamma, problem.sigma, config.predictor_start, factor=1)
+
+
 def unnormalised_simsiam(p1: Numbers, p2: Numbers, z1: Numbers, z2: Numbers) -> Array:
     """Compute `losses.simsiam` without normalisation."""
     return losses.simsiam(p1, p2, z1, z2, normalise=False)
@@ -71,6 +94,19 @@ def unnormalised_simsiam(p1: Numbers, p2: Numbers, z1: Numbers, z2: Numbers) -> 
 def dino(problem: Any, d: Whole) -> laws.Law:
     """Return the law with d prototypes and the official temperatures, teacher and student alike."""
     return laws.DINO(problem.gamma, problem.sigma, int(d))
+
+
+def dino_of_run(problem: Any, config: Any) -> laws.Law:
+    """Return the law with the temperatures, the prototypes and the teacher of a run."""
+    given = config.loss_options
+    return laws.DINO(
+        problem.gamma,
+        problem.sigma,
+        config.head[-1],
+        student=given.get("student_temperature", 0.1),
+        teacher=given.get("teacher_temperature", 0.04),
+        ema=lag_of_run(0.996, config),
+    )
 
 
 def clip_one_tower(problem: Any, d: Whole) -> laws.Law:
@@ -86,6 +122,12 @@ def unnormalised_clip(z1: Numbers, z2: Numbers) -> Array:
 def lejepa(problem: Any, d: Whole) -> laws.Law:
     """Return the law of the official loss with its default weight, for one batch of all pairs."""
     return laws.LeJEPA(problem.gamma, problem.sigma, int(d), n=float(problem.n_pairs))
+
+
+def lejepa_of_run(problem: Any, config: Any) -> laws.Law:
+    """Return the law of the official loss with the batch size of a run."""
+    n = float(config.batch_size)
+    return laws.LeJEPA(problem.gamma, problem.sigma, config.head[-1], n=n)
 
 
 def isotropic_lejepa(z1: Numbers, z2: Numbers) -> Array:

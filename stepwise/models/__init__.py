@@ -1,7 +1,8 @@
 """Networks, as pure functions of their parameters.
 
-- `ResNet` and `Features` are backbones, `Head` maps features to embeddings, and an `Encoder` is a
-  backbone with its head. `MLP` is a network in NTK parametrisation.
+- `ResNet`, `ViT` and `Features` are backbones, `Head` and `PrototypeHead` map features to
+  embeddings, and an `Encoder` is a backbone with its head. `MLP` is a network in NTK
+  parametrisation.
 - `functional` splits a Flax NNX module into a pure function and its parameters. `stateful` does so
   for a module with batch statistics, and `evaluation` for one whose statistics stay fixed.
 - `scale_start` makes a small start in the rich regime, where modes are learned in steps but the
@@ -23,7 +24,9 @@ from stepwise.models.functional import (
 )
 from stepwise.models.heads import Encoder, Features, Head, offset_start, scale_start
 from stepwise.models.ntk import MLP
+from stepwise.models.prototypes import PrototypeHead
 from stepwise.models.resnet import ResNet, count_parameters
+from stepwise.models.vit import ViT
 
 __all__ = [
     "MLP",
@@ -32,7 +35,9 @@ __all__ = [
     "Features",
     "Forward",
     "Head",
+    "PrototypeHead",
     "ResNet",
+    "ViT",
     "antisymmetric",
     "antisymmetric_start",
     "count_parameters",

@@ -4,12 +4,23 @@ Importing this module needs no JAX; creating a `Config` does.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from inspect import signature
 from typing import Any, Literal
 
 LEAST_SIDE = 8
 """Smallest side of training images, in pixels."""
+ADDED = (
+    "loss",
+    "loss_options",
+    "center",
+    "decay",
+    "backbone",
+    "patch",
+    "prototypes",
+    "predictor_start",
+)
+"""Fields that earlier versions did not have, which at their defaults do not identify a run."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +42,27 @@ class Config:
     """Side of the square images, in pixels (at least 8), before views are made from them."""
     recipe: str = "small"
     """Augmentations that make the views, a name in `views.RECIPES`: crop20, small, simclr,
-    simclr_cifar, barlow_twins, vicreg, byol, simsiam, simsiam_cifar, spectral, spectral_cifar, dino
-    or clip.
+    simclr_cifar, barlow_twins, vicreg, byol, simsiam, simsiam_cifar, spectral, spectral_cifar,
+    dino, dino_multicrop or clip.
     """
     method: str = ""
     """Objective: a name in `methods.METHODS`, or FILE.py:NAME; if empty, `methods.DEFAULT`."""
     temperature: float | None = None
     """Temperature of the loss, for a loss that has one; by default the official value."""
+    loss: Literal["published", "law"] = "published"
+    """Form of the loss: the published one, or the one of which the method's law is exact."""
+    loss_options: dict[str, float] = field(default_factory=dict)
+    """Other arguments of the loss by name, such as teacher_temperature 0.06 of dino."""
+    center: bool = False
+    """Subtract the mean over the batch from the embeddings, for a loss that does not do so."""
+    decay: float | None = None
+    """Decay rate of the target network, for a method that has one; by default the official one."""
+    backbone: Literal["resnet", "vit"] = "resnet"
+    """Network below the head. A vision transformer (vit) has as many layers as there are blocks, in
+    tokens of 8 x width numbers, and no batch normalisation.
+    """
+    patch: int = 4
+    """Side of the patches of a vision transformer, in pixels."""
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     """Number of residual blocks in each stage of the network."""
     bottleneck: bool = False
@@ -50,8 +75,16 @@ class Config:
     """Normalisation in the backbone: over the batch, or over groups of channels of one image."""
     head: tuple[int, ...] = (10,)
     """Widths of the layers from features to embedding; the last is the embedding dimension d."""
+    prototypes: int = 0
+    """Number of prototypes of unit norm, whose products with the head's normalised outputs are then
+    the embedding (the head of DINO); 0 means none.
+    """
     predictor: tuple[int, ...] = (512,)
     """Widths of the predictor's hidden layers, for a method that has a predictor."""
+    predictor_start: float = 0.0
+    """Factor on the identity at which a predictor without hidden layers starts; 0 means a random
+    start.
+    """
     start_scale: float = 1e-3
     """Factor by which the starting weights are multiplied; 1 keeps the standard start."""
     start_of: Literal["head", "all"] = "head"
@@ -119,8 +152,8 @@ class Config:
             )
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        least = dict.fromkeys(("n_images", "width", "steps"), 1)
-        least |= dict.fromkeys(("warmup", "snapshots", "seed"), 0)
+        least = dict.fromkeys(("n_images", "width", "steps", "patch"), 1)
+        least |= dict.fromkeys(("warmup", "snapshots", "seed", "prototypes"), 0)
         for name, minimum in least.items():
             _check.whole(name, getattr(self, name), minimum)
         self._require_side()
@@ -130,17 +163,60 @@ class Config:
         for name in ("start_scale", "lr"):
             value = getattr(self, name)
             _check.require(0 < value < math.inf, name, "a positive number", repr(value))
-        arguments = signature(methods.find(self.method).objective.loss).parameters
+        self._require_loss()
+        self._require_head()
+
+    def _require_loss(self) -> None:
+        """Reject a form or an argument that the loss of the method does not have."""
+        from stepwise import _check, methods
+
+        row = methods.find(self.method)
+        _check.require(self.loss in ("published", "law"), "loss", "published or law", self.loss)
+        expected = "published, because the law of this method, if any, is that of this form"
+        fits = self.loss == "published" or row.law_loss is not None
+        _check.require(fits, "loss", expected, repr(self.loss))
+        loss = row.objective.loss if self.loss == "published" else row.law_loss
+        assert loss is not None
+        keywords = [p for p in signature(loss).parameters.values() if p.kind == p.KEYWORD_ONLY]
+        names = {p.name for p in keywords} - {"state", "parameters", "local"}
         expected = "no value, because the loss of this method has no temperature"
-        fits = self.temperature is None or "temperature" in arguments
+        fits = self.temperature is None or "temperature" in names
         _check.require(fits, "temperature", expected, self.temperature)
         fits = self.temperature is None or 0 < self.temperature < math.inf
         _check.require(fits, "temperature", "a positive number", self.temperature)
+        for name, value in self.loss_options.items():
+            expected = f"arguments of the loss, {', '.join(sorted(names))}" if names else "nothing"
+            _check.require(name in names, "loss_options", expected, repr(name))
+            fits = isinstance(value, int | float) and math.isfinite(value)
+            _check.require(fits, f"loss_options: {name}", "a finite number", repr(value))
+        fits = self.decay is None or row.objective.decay is not None
+        expected = "no value, because this method has no target network"
+        _check.require(fits, "decay", expected, self.decay)
+        fits = self.decay is None or 0 <= self.decay <= 1
+        _check.require(fits, "decay", "a number in [0, 1]", self.decay)
+
+    def _require_head(self) -> None:
+        """Reject a backbone, a head or a predictor that cannot be built."""
+        from stepwise import _check, methods
+
+        known = ("resnet", "vit")
+        _check.require(self.backbone in known, "backbone", "resnet or vit", repr(self.backbone))
+        fits = 0 <= self.predictor_start < math.inf
+        _check.require(fits, "predictor_start", "0 or a positive number", self.predictor_start)
+        if self.predictor_start > 0:
+            fits = methods.find(self.method).objective.predictor and self.predictor == ()
+            expected = "0, unless the method has a predictor, without hidden layers (predictor=())"
+            _check.require(fits, "predictor_start", expected, self.predictor_start)
+        if self.prototypes > 0:
+            plain = self.start_scale == 1 and self.offset == 0
+            expected = "start_scale=1 and offset=0, as normalised outputs have no small start"
+            received = f"{self.start_scale} and {self.offset}"
+            _check.require(plain, "prototypes", expected, received)
 
     def _require_side(self) -> None:
         """Reject images that are too small for the crops of the recipe or for the network."""
         from stepwise import _check
-        from stepwise.views import RECIPES, Crop
+        from stepwise.views import RECIPES, Crop, MultiCrop
 
         recipe = RECIPES[self.recipe]
         pair = (recipe.first, recipe.second)
@@ -148,11 +224,32 @@ class Config:
         least = max([LEAST_SIDE, *crops])
         why = f", the side of the crops of the recipe {self.recipe}" if least in crops else ""
         _check.whole("side", self.side, least, why=why)
-        size = min(min(view.size(self.side, self.side)) for view in pair)
+        local = (recipe.local,) if isinstance(recipe, MultiCrop) else ()
+        size = min(min(view.size(self.side, self.side)) for view in (*pair, *local))
+        if self.backbone == "vit":
+            expected = f"views whose side is a multiple of the {self.patch} pixels of a --patch"
+            _check.require(size % self.patch == 0, "side", expected, f"{size}")
+            return
         stride = 2 ** (len(self.blocks) - 1) * (4 if self.stem == "imagenet" else 1)
         expected = f"views of at least {stride} pixels, by which the network divides their side"
         received = f"{size}; use a larger --side, fewer --blocks or --stem small"
         _check.require(size >= stride, "side", expected, received)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings by name, without those that were added later and have their defaults.
+
+        So the runs of earlier versions keep their folders.
+        """
+        added = {each.name: each for each in fields(self) if each.name in ADDED}
+        defaults = {
+            name: {} if each.default is MISSING else each.default for name, each in added.items()
+        }
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in added or value != defaults[name]
+        }
 
     @classmethod
     def for_method(cls, method: str = "", occasion: str = "small", **changes: Any) -> "Config":

@@ -31,7 +31,7 @@ from stepwise.training.log import RunLog
 from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 from stepwise.trajectory import DIVERGED, STOPPED, Result, Trajectory
-from stepwise.types import Numbers
+from stepwise.types import Numbers, Whole
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def train(
     mesh: Mesh | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Any] = (),
+    until: Whole | None = None,
 ) -> Trained:
     """Train an encoder by stochastic gradient descent on random views of every image.
 
@@ -97,6 +98,8 @@ def train(
             returns a tree of arrays (dicts, lists and tuples), and `load(state)`, which receives
             it with NumPy arrays, resumes from its state at the checkpoint. In a `jax.distributed`
             program every process calls them.
+        until: step at which to stop, unfinished; a later call goes on to the same bits. By default
+            the plan's last.
 
     Returns:
         The measurements, with times = Σ lr, and the trained encoder. If a loss or gradient is not
@@ -114,6 +117,8 @@ def train(
         OSError: if a checkpoint could not be written; earlier checkpoints remain.
     """
     plan.require()
+    if until is not None:
+        _check.whole("until", until, 1)
     fits = isinstance(encoder, nnx.Module)
     _check.require(fits, "encoder", "a Flax NNX module", type(encoder).__name__)
     calls = Calls(callbacks, encoder, folder)
@@ -140,10 +145,11 @@ def train(
             if jax.process_index() == 0:
                 _warn_of_missing_snapshots(Path(folder), plan, int(state["step"]))
         due = calls.begin(resumed)
-        if due or (int(state["step"]) < plan.steps and bool(state["ok"])):
+        end = plan.steps if until is None else min(int(until), plan.steps)
+        if due or (int(state["step"]) < end and bool(state["ok"])):
             log.open()
             resources.callback(log.close)
-        state, finished = _run(step, state, plan, log, store, progress, folder, calls, due)
+        state, finished = _run(step, state, plan, log, store, progress, folder, calls, due, end)
         last = jax.tree.map(np.asarray, (state["params"]["encoder"], state["stats"]["encoder"]))
         models.restore(encoder, *jax.tree.map(jnp.asarray, last))
     good = bool(state["ok"])
@@ -187,6 +193,7 @@ def _run(
     folder: str | os.PathLike[str] | None,
     calls: Calls,
     due: bool,
+    last: int,
 ) -> tuple[Any, bool]:
     """Run the loop. Return the last state, and whether the run finished or diverged.
 
@@ -234,9 +241,10 @@ def _run(
             loss = float(recorded["train_loss"][int(recorded["done"]) - 1])
             call(measured | {"train_loss": loss}, outputs)
             calls.settle(position)
-        while position < plan.steps and bool(state["ok"]):
+        while position < last and bool(state["ok"]):
             ends = (
                 min((s for s in stops if s > position), default=plan.steps),
+                last,
                 position - position % plan.checkpoint_every + plan.checkpoint_every,
             )
             end = min(*ends, position + plan.dispatch)
@@ -263,7 +271,7 @@ def _run(
                 save()
                 return state, False
     save()
-    return state, True
+    return state, position >= plan.steps or not bool(state["ok"])
 
 
 def _measure(step: Step, state: Any, plan: Plan) -> tuple[dict[str, Any], tuple[Any, ...]]:

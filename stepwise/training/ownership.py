@@ -57,11 +57,11 @@ def identity(
 def _describe_objective(objective: Objective) -> list[Any]:
     """Return the fields of an objective as JSON types.
 
-    The fields views, state and parameters are left out at their default values.
+    The fields views, state, parameters and project are left out at their default values.
     """
     fields = [_describe_function(objective.loss), objective.predictor, objective.decay]
     extra: dict[str, Any] = {} if objective.views == 2 else {"views": objective.views}
-    for name in ("state", "parameters"):
+    for name in ("state", "parameters", "project"):
         if getattr(objective, name) is not None:
             extra[name] = _describe_function(getattr(objective, name))
     return [*fields, extra] if extra else fields

@@ -18,12 +18,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from stepwise import _check, _files, data, methods, models, probes, views
+from stepwise import _check, _files, data, losses, methods, models, probes, views
 from stepwise.data import Images
 from stepwise.training import loop
 from stepwise.training.config import Config as Config
 from stepwise.training.loop import Trained
 from stepwise.training.plan import Plan
+from stepwise.types import Whole
 
 LOG = logging.getLogger(__name__)
 ELSEWHERE = ("data", "data_dir", "split", *data.OPTIONS)
@@ -53,6 +54,7 @@ def train(
     root: str | os.PathLike[str] = "runs",
     progress: bool | None = None,
     callbacks: Sequence[Any] = (),
+    until: Whole | None = None,
 ) -> Trained:
     """Train, resume or load the run of a configuration.
 
@@ -65,6 +67,7 @@ def train(
         progress: whether to show a progress bar; by default, if stderr is a terminal.
         callbacks: functions that are called after each measured sample, as in `training.train`.
             They do not enter the hash of the run.
+        until: step at which to stop, unfinished; a later call goes on to the same bits.
 
     Returns:
         The run, as `training.train` returns it.
@@ -77,8 +80,7 @@ def train(
     images = load(config)
     own, predictor = objective(config), None
     if own.predictor:
-        d = config.head[-1]
-        predictor = models.Head(d, (*config.predictor, d), rngs=nnx.Rngs(config.seed + 1))
+        predictor = _predictor(config)
     run_folder = folder(config, images, root)
     trained = loop.train(
         encoder(config, images.pixels.shape[-1]),
@@ -90,6 +92,7 @@ def train(
         metadata=json.loads(json.dumps(_fingerprint(config))),
         progress=progress,
         callbacks=callbacks,
+        until=until,
     )
     record = run_folder / "config.json"
     if not record.is_file():
@@ -102,15 +105,34 @@ def train(
 
 
 def objective(config: Config) -> methods.Objective:
-    """Return the objective of a run: that of its method, with the run's temperature if it has one.
+    """Return the objective of a run: that of its method, with the run's form and arguments of the
+    loss and the run's decay rate of the target network.
 
     Args:
         config: all settings of the run.
     """
-    own = methods.find(config.method).objective
-    if config.temperature is None:
-        return own
-    return replace(own, loss=partial(own.loss, temperature=config.temperature))
+    row = methods.find(config.method)
+    own = row.objective
+    if config.loss == "law":
+        assert row.law_loss is not None
+        own = replace(own, loss=row.law_loss, state=None, parameters=None, project=None)
+    given = {} if config.temperature is None else {"temperature": config.temperature}
+    given |= config.loss_options
+    if given:
+        own = replace(own, loss=partial(own.loss, **given))
+    if config.center:
+        own = replace(own, loss=partial(losses.centred, own.loss))
+    return own if config.decay is None else replace(own, decay=config.decay)
+
+
+def _predictor(config: Config) -> models.Head:
+    """Build the predictor of a run, with its starting weights."""
+    d, linear = config.prototypes or config.head[-1], config.predictor_start > 0
+    rngs = nnx.Rngs(config.seed + 1)
+    predictor = models.Head(d, (*config.predictor, d), bias=not linear, rngs=rngs)
+    if linear:
+        predictor.layers[0].kernel[...] = config.predictor_start * jnp.eye(d)
+    return predictor
 
 
 def _copy_method_file(config: Config, run_folder: Path) -> Config:
@@ -222,7 +244,7 @@ def folder(config: Config, images: Images, root: str | os.PathLike[str] = "runs"
 
 def _fingerprint(config: Config) -> dict[str, Any]:
     """Return the settings that identify a run, without the paths of its images and method."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ELSEWHERE}
+    settings = {k: value for k, value in config.identity().items() if k not in ELSEWHERE}
     return settings | {"method": methods.identity(config.method)}
 
 
@@ -257,20 +279,32 @@ def encoder(config: Config, channels: int = 3) -> models.Encoder:
     """Build the network of a run, with its starting weights, for images of `channels` channels."""
     rngs = nnx.Rngs(config.seed)
     dtype = jnp.bfloat16 if config.half else None
-    backbone = models.ResNet(
-        config.blocks,
-        width=config.width,
-        bottleneck=config.bottleneck,
-        stem=config.stem,
-        norm=config.norm,
-        channels=channels,
-        dtype=dtype,
-        rngs=rngs,
-    )
-    options: dict[str, Any] = {"bias": False, "last_bias": config.offset > 0, "dtype": dtype}
-    network = models.Encoder(
-        backbone, models.Head(backbone.features, config.head, **options, rngs=rngs)
-    )
+    backbone: models.ResNet | models.ViT
+    if config.backbone == "vit":
+        side = views.RECIPES[config.recipe].first.size(config.side, config.side)[0]
+        width = 8 * config.width
+        shape: dict[str, Any] = {"side": side, "patch": config.patch, "width": width}
+        backbone = models.ViT(config.blocks, **shape, channels=channels, dtype=dtype, rngs=rngs)
+    else:
+        backbone = models.ResNet(
+            config.blocks,
+            width=config.width,
+            bottleneck=config.bottleneck,
+            stem=config.stem,
+            norm=config.norm,
+            channels=channels,
+            dtype=dtype,
+            rngs=rngs,
+        )
+    head: models.Head | models.PrototypeHead
+    if config.prototypes:
+        head = models.PrototypeHead(
+            backbone.features, config.head, config.prototypes, dtype=dtype, rngs=rngs
+        )
+    else:
+        options: dict[str, Any] = {"bias": False, "last_bias": config.offset > 0, "dtype": dtype}
+        head = models.Head(backbone.features, config.head, **options, rngs=rngs)
+    network = models.Encoder(backbone, head)
     if config.start_scale != 1:
         network = models.scale_start(network, config.start_scale, config.start_of)
     return models.offset_start(network, config.offset, rngs=rngs) if config.offset > 0 else network

@@ -1,5 +1,6 @@
 """One compiled training step of a network, and its evaluation on the probe."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from stepwise import _check, _random, models, views
+from stepwise import _check, _random, losses, models, views
 from stepwise.methods import METHODS, Objective
 from stepwise.training.optimiser import Optimiser
 from stepwise.training.plan import Plan
@@ -67,9 +68,8 @@ class Step:
         expected = "a module" if objective.predictor else "None, as the objective has none"
         fits = objective.predictor == (predictor is not None)
         _check.require(fits, "predictor", expected, received)
-        needs = objective.loss in _losses_with_predictor() or (
-            getattr(objective.loss, "func", None) in _losses_with_predictor()
-        )
+        inside = _inner(objective.loss)
+        needs = inside in _losses_with_predictor()
         _check.require(
             objective.predictor or not needs,
             "objective",
@@ -94,6 +94,10 @@ class Step:
                 predictor
             )
         self.optimiser = Optimiser(plan)
+        recipe = views.RECIPES[plan.recipe] if isinstance(plan.recipe, str) else plan.recipe
+        self.multicrop = recipe if isinstance(recipe, views.MultiCrop) else None
+        fits = self.multicrop is None or "local" in inspect.signature(inside).parameters
+        _check.require(fits, "recipe", "two views, as the loss takes no local crops", "a MultiCrop")
         self.pixels = self._place(pixels)
         rows = np.unique(np.linspace(0, len(pixels) - 1, min(plan.probe, len(pixels))).astype(int))
         key = jax.random.fold_in(_random.key(plan.seed), 1)
@@ -241,6 +245,8 @@ class Step:
             slopes, state["optimiser"], state["params"], lambda params: objective(params)[0], loss
         )
         params = optax.apply_updates(state["params"], updates)
+        if self.objective.project is not None:
+            params = params | {"loss": self.objective.project(params["loss"])}
         new = {
             "params": params,
             "stats": stats,
@@ -260,10 +266,14 @@ class Step:
         key = jax.random.wrap_key_data(state["key"], impl=_random.GENERATOR)
         order_key, view_key = jax.random.split(key)
         batch = self._draw_batch(order_key, state["step"], pixels)
-        batch_views = self._draw_views(batch, jax.random.fold_in(view_key, state["step"]))
+        view_key = jax.random.fold_in(view_key, state["step"])
+        batch_views = self._draw_views(batch, view_key)
+        crops: tuple[Array, ...] = ()
+        if self.multicrop is not None:
+            crops = views.local_crops(batch, view_key, self.multicrop)
 
         def objective(params: Any) -> tuple[Array, Any]:
-            loss, _, _, stats, loss_state = self._loss(params, state, batch_views)
+            loss, _, _, stats, loss_state = self._loss(params, state, batch_views, local=crops)
             return loss, (stats, loss_state)
 
         return objective
@@ -289,18 +299,29 @@ class Step:
         rows = jax.lax.dynamic_slice_in_dim(order, (step % batches) * size, size)
         return jax.lax.with_sharding_constraint(pixels[rows], self.shared)
 
+    def _together(self, batch_views: tuple[Array, ...]) -> Array:
+        """Return all views as one batch, those of an image in adjacent rows.
+
+        So all of them stay on the image's device.
+        """
+        stacked = jnp.stack(batch_views, axis=1)
+        if len(stacked) % self.mesh.devices.size == 0:
+            stacked = jax.lax.with_sharding_constraint(stacked, self.shared)
+        return stacked.reshape(-1, *stacked.shape[2:])
+
     def _loss(
-        self, params: Any, state: Any, batch_views: tuple[Array, ...], dropout: bool = True
+        self,
+        params: Any,
+        state: Any,
+        batch_views: tuple[Array, ...],
+        dropout: bool = True,
+        local: tuple[Array, ...] = (),
     ) -> tuple[Array, Array, dict[str, Array], Any, Any]:
         """Return the loss, the embeddings [views · n, d] with all views of an image in adjacent
         rows, the hidden representations, the new batch statistics, and the loss's next state.
         """
-        # the views of one image are adjacent, so that all of them stay on the image's device
         count, stats = len(batch_views), state["stats"]
-        stacked = jnp.stack(batch_views, axis=1)
-        if len(stacked) % self.mesh.devices.size == 0:
-            stacked = jax.lax.with_sharding_constraint(stacked, self.shared)
-        images = stacked.reshape(-1, *stacked.shape[2:])
+        images = self._together(batch_views)
         new = dict(stats)
         z, hidden, new["encoder"] = self.forward(
             params["encoder"], stats["encoder"], images, True, dropout
@@ -318,6 +339,16 @@ class Step:
         elif self.predict is not None:
             arguments += [z[i::count] for i in range(count)]
         extra = {} if self.objective.parameters is None else {"parameters": params["loss"]}
+        if local:
+            # a batch of its own, with its own batch statistics, because the crops are smaller
+            crops, _, new["encoder"] = self.forward(
+                params["encoder"], new["encoder"], self._together(local), True, dropout
+            )
+            if self.predict is not None:
+                crops, _, new["predictor"] = self.predict(
+                    params["predictor"], new["predictor"], crops, True, dropout
+                )
+            extra["local"] = [crops[i :: len(local)] for i in range(len(local))]
         if self.objective.state is None:
             return self.objective.loss(*arguments, **extra), z, hidden, new, {}
         loss, loss_state = self.objective.loss(*arguments, state=state["loss"], **extra)
@@ -333,6 +364,13 @@ class Step:
     def _measure(self, state: Any, *probe: Array) -> tuple[Array, Array, dict[str, Array]]:
         loss, z, hidden, _, _ = self._loss(state["params"], state, probe, dropout=False)
         return z, loss, hidden
+
+
+def _inner(loss: Any) -> Any:
+    """Return the loss inside `functools.partial` and `losses.centred`."""
+    while isinstance(loss, partial):
+        loss = loss.args[0] if loss.func is losses.centred and loss.args else loss.func
+    return loss
 
 
 def _losses_with_predictor() -> list[Any]:
