@@ -89,6 +89,7 @@ def methods_page() -> str:
         for occasion, plan in row.schedules.items():
             if "tiny" not in occasion:
                 start = f"scale {row.start.scale:g}, offset {row.start.offset:g}"
+                start += "".join(f", `{name}={value!r}`" for name, value in row.small.items())
                 start = start if occasion == "small" else "as published"
                 cosine = "cosine" if plan.cosine else "constant"
                 trained.append(
@@ -112,9 +113,10 @@ def methods_page() -> str:
             "",
             "SGD with momentum 0.9 on batches of 64 pairs; a ResNet with four blocks and width 16. "
             "A small start multiplies the weights of the head's last layer by `scale`. `offset` is "
-            "the norm of its bias, for losses that do not depend on the size of the embedding.",
+            "the norm of its bias, for losses that do not depend on the size of the embedding. "
+            "Other settings are those of `runs.Config`.",
             "",
-            "| method | start | scale and offset | rate | steps | warm-up | then |",
+            "| method | start | settings of the start | rate | steps | warm-up | then |",
             "|---|---|---|---:|---:|---:|---|",
             *trained,
             "",

@@ -111,17 +111,25 @@ def positive_pairs(
 
 
 def local_crops(
-    pixels: UInt8[Array, "n H W c"], key: PRNGKeyArray, recipe: MultiCrop
+    pixels: Any, key: PRNGKeyArray, recipe: MultiCrop
 ) -> tuple[Float32[Array, "n h w c"], ...]:
     """Draw the local crops of every image, as many arrays as the recipe counts.
 
     They are independent of the pairs that `positive_pairs` draws from the same key.
 
     Args:
-        pixels: uint8 [n, H, W, C].
+        pixels: uint8 [n, H, W, C], a NumPy or a JAX array.
         key: a random key.
         recipe: the recipe.
+
+    Returns:
+        Each local crop of all images, float32 in [0, 1].
+
+    Raises:
+        ValueError: if the pixels are smaller than a crop or a blur kernel, or have neither 1 nor 3
+            channels although colours change.
     """
+    pixels = jnp.asarray(pixels)
     _require_fit(recipe.local, pixels, "this recipe")
     key = jax.random.fold_in(_random.threefry(key), 2**32 - 1)
     each = jax.vmap(partial(draw, recipe.local))

@@ -218,7 +218,7 @@ def test_no_conditional_expression_stands_within_another():
                 assert inner == [node], f"{path}:{node.lineno}"
 
 
-NAMED = ("stepwise.methods", "stepwise.losses", "stepwise.laws", "stepwise.views")
+NAMED = ("stepwise.methods", "stepwise.losses", "stepwise.laws", "stepwise.recipes")
 """Where the name of a method may stand: its row, its loss, its law, and recipes of views."""
 
 

@@ -394,3 +394,26 @@ def test_a_value_that_is_no_probability_is_refused(p):
 def test_strengths_out_of_range_are_refused(build, name):
     with pytest.raises(ValueError, match=f"{name}: expected .*, received"):
         build()
+
+
+def test_local_crops_are_smaller_views_of_the_same_images():
+    recipe = views.RECIPES["dino_multicrop"]
+    assert recipe.first == views.RECIPES["dino"].first and recipe.count == 8
+    assert recipe.local.size(224, 224) == (96, 96)  # as published
+    assert recipe.local.size(32, 32) == (16, 16) and recipe.local.size(16, 40) == (8, 8)
+    pixels = images(4)
+    pixels[2] = 77  # an image of one colour stays one, but for its changed colours
+    crops = views.local_crops(pixels, KEY, recipe)
+    assert len(crops) == 8 and all(crop.shape == (4, 16, 16, 3) for crop in crops)
+    for crop in crops:
+        assert float(np.ptp(np.asarray(crop[2]), axis=(0, 1)).max()) < 1e-4
+    assert len({float(crop[0].mean()) for crop in crops}) == 8
+    assert_same_bits(crops, views.local_crops(pixels, KEY, recipe))
+    assert_same_bits(positive_pairs(pixels, KEY, recipe), positive_pairs(pixels, KEY, "dino"))
+
+
+def test_sizes_and_numbers_of_crops_that_cannot_be_are_refused_by_name():
+    with pytest.raises(ValueError, match="size: expected a number of pixels, a fraction below 1"):
+        ResizedCrop(size=1.5)
+    with pytest.raises(ValueError, match="count: expected at least one local crop, received 0"):
+        views.MultiCrop(View(), View(), View(), 0)

@@ -23,8 +23,8 @@ ABOVE = float(np.nextafter(1, 2))
 class Config:
     """Settings of the training runs of a figure."""
 
-    in_source: ClassVar[bool] = True
-    """Whether the default methods are those of the source's figures, or all others."""
+    in_paper: ClassVar[bool] = True
+    """Whether the default methods are those of the paper's figures, or all others."""
     data: str = "photos"
     """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
     data_dir: str | None = None
@@ -34,7 +34,7 @@ class Config:
     side: int = 32
     d: int = 10
     methods: tuple[str, ...] = ()
-    """Names of `methods.METHODS`; by default those of the source's figures, with a schedule for
+    """Names of `methods.METHODS`; by default those of the paper's figures, with a schedule for
     `start` and `tiny`.
     """
     start: Literal["small", "standard"] = "small"
@@ -66,7 +66,7 @@ class Config:
     def __post_init__(self) -> None:
         """Fill in `methods` if it is empty, and reject unknown methods."""
         known = tuple(name for name, row in METHODS.items() if self.occasion in row.schedules)
-        usual = tuple(name for name in known if METHODS[name].in_source is self.in_source)
+        usual = tuple(name for name in known if METHODS[name].in_paper is self.in_paper)
         if not set(self.methods) <= set(known):
             expected = f"some of {known}, which have a schedule {self.occasion!r}"
             raise ValueError(f"methods: expected {expected}, received {self.methods}")

@@ -143,7 +143,7 @@ class Method:
         schedules: its schedule by occasion (`OCCASIONS`): "small" from the small start and
             "standard" from a standard start, both with the laptop preset's network; "small, tiny"
             and "standard, tiny" with the smoke preset's.
-        in_source: whether it is one of the methods of the source's figures, which the figures of
+        in_paper: whether it is one of the methods of the paper's figures, which the figures of
             several methods train by default.
         colour, marker: colour and marker of its curves in figures.
 
@@ -166,7 +166,7 @@ class Method:
     start: Start = field(default_factory=Start)
     small: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     schedules: Mapping[str, Schedule] = field(default_factory=lambda: MappingProxyType({}))
-    in_source: bool = False
+    in_paper: bool = False
     colour: str = "#222222"
     marker: str = "o"
 

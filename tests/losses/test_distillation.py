@@ -57,6 +57,43 @@ def test_the_running_centre_of_dino_moves_a_tenth_of_the_way_after_the_loss(x64)
     np.testing.assert_allclose(last["center"], moved, rtol=1e-6)
 
 
+def test_the_temperature_of_the_teacher_rises_linearly_and_then_stays(x64):
+    (s1, s2), (t1, t2) = pair((6, 4)), pair((6, 4))
+    options = {"teacher_temperature": 0.07, "warmup_steps": 4, "warmup_teacher_temperature": 0.03}
+    for step, temperature in ((0, 0.03), (1, 0.04), (3, 0.06), (4, 0.07), (90, 0.07)):
+        state = losses.dino_center(4) | {"step": np.asarray(step, np.int32)}
+        loss, after = losses.dino_with_running_center(s1, s2, t1, t2, state=state, **options)
+        expected = losses.dino(s1, s2, t1, t2, np.zeros(4), teacher_temperature=temperature)
+        np.testing.assert_allclose(loss, expected, rtol=1e-9)
+        assert int(after["step"]) == step + 1
+    state = losses.dino_center(4)
+    loss, _ = losses.dino_with_running_center(s1, s2, t1, t2, state=state, teacher_temperature=0.07)
+    expected = losses.dino(s1, s2, t1, t2, np.zeros(4), teacher_temperature=0.07)
+    np.testing.assert_allclose(loss, expected, rtol=1e-9)
+    for name in ("teacher_temperature", "warmup_teacher_temperature"):
+        with pytest.raises(ValueError, match=f"{name}: expected a positive number, received 0"):
+            losses.dino_with_running_center(s1, s2, t1, t2, state=state, **{name: 0})
+    with pytest.raises(ValueError, match="warmup_steps: expected a number of steps, or 0 for none"):
+        losses.dino_with_running_center(s1, s2, t1, t2, state=state, warmup_steps=-1)
+
+
+def test_the_running_moment_of_isoloss_is_that_of_the_first_batch_and_then_moves(x64):
+    first, second = pair((8, 3)), pair((8, 3))
+    moments = [(a.T @ a + b.T @ b) / 16 for a, b in (first, second)]
+    state = losses.isoloss_moment(3)
+    loss, state = losses.isoloss_with_running_moment(*first, state=state, alpha=0.5)
+    np.testing.assert_allclose(loss, losses.isoloss(*first, alpha=0.5), rtol=1e-12)
+    np.testing.assert_allclose(state["moment"], moments[0], rtol=1e-5)
+    mixed = 0.7 * np.asarray(state["moment"], float) + 0.3 * moments[1]
+    loss, state = losses.isoloss_with_running_moment(*second, state=state, alpha=0.5, decay=0.7)
+    expected = losses.isoloss(*second, alpha=0.5, moment=mixed)
+    np.testing.assert_allclose(loss, expected, rtol=1e-10)
+    np.testing.assert_allclose(state["moment"], mixed, rtol=1e-5)
+    assert int(state["step"]) == 2
+    with pytest.raises(ValueError, match=r"decay: expected a number in \[0, 1\), received 1"):
+        losses.isoloss_with_running_moment(*second, state=state, decay=1)
+
+
 def test_the_predictor_of_isoloss(x64):
     (z1, z2), (t1, t2) = pair((8, 3)), pair((8, 3))
     root = scipy.linalg.sqrtm

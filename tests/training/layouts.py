@@ -5,6 +5,7 @@ If OUT already has a run, the program only resumes that run.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,16 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from stepwise import losses, models, training
-from stepwise.methods import Objective
+from stepwise import models, training
+from stepwise.methods import METHODS
 from stepwise.training.step import Step
 from tests.training import small
 
 F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
-OBJECTIVES = {
-    "simclr": Objective(losses.simclr),
-    "byol": Objective(losses.byol, True, 0.9),
-}
 
 
 def main(out):
@@ -34,7 +31,8 @@ def main(out):
         "processes": np.asarray(jax.process_count()),
     }
     resumes = Path(out, "run").exists()
-    for name, objective in () if resumes else OBJECTIVES.items():
+    for name, row in () if resumes else METHODS.items():
+        objective = row.objective
         predictor = models.Head(4, [6, 4], rngs=nnx.Rngs(1), **F64) if objective.predictor else None
         step = Step(small.encoder(**F64), small.PIXELS, objective, small.plan(), predictor, None)
         state = step.start()
@@ -48,8 +46,8 @@ def main(out):
     trained = training.train(
         small.encoder(**F64),
         small.PIXELS,
-        Objective(losses.vicreg),
-        small.plan(steps=6, checkpoint_every=3),
+        small.DINO,
+        replace(small.plan(steps=6, checkpoint_every=3), recipe=small.LOCAL),
         folder=f"{out}/run",
     )
     numbers |= {f"trained {name}": value for name, value in small.numbers(trained).items()}

@@ -4,6 +4,7 @@ tests.training.small FOLDER [PAUSE]`.
 
 import sys
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -18,6 +19,16 @@ from stepwise.training.plan import Plan
 from stepwise.training.step import Step
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype(np.uint8)
+LOCAL = views.MultiCrop(
+    views.View(views.Crop(8)), views.View(views.Crop(8), flip=0.5), views.View(views.Crop(4)), 3
+)
+"""Two global views and three local crops of these images."""
+DINO = Objective(
+    partial(losses.dino_with_running_center, warmup_steps=4, teacher_temperature=0.07),
+    decay=0.9,
+    state=losses.dino_center,
+)
+"""An objective with a target network and a state, which takes local crops."""
 
 
 def encoder(**options):
