@@ -27,7 +27,9 @@ class Arguments:
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """smoke takes minutes, laptop hours; paper has the paper's scale."""
     data: str | None = None
-    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH (default: the preset's)."""
+    """Images: photos, glyphs, cifar10, stl10, folder:PATH, pairs:PATH or npz:PATH; by default the
+    preset's.
+    """
     data_dir: str | None = None
     """Folder that contains cifar10 or stl10 (default: download them)."""
     out: str = "results"

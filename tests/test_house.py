@@ -55,6 +55,7 @@ cli.__main__
 LAYER = {name: depth for depth, line in enumerate(FLOW.split("\n")) for name in line.split()}
 INSTALLED_AS = {
     "sklearn": "scikit-learn",
+    "fontTools": "fonttools",
     "PIL": "pillow",
     "neural_tangents": "neural-tangents",
     "orbax": "orbax-checkpoint",

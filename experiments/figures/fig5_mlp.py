@@ -33,7 +33,7 @@ class Config:
     """Settings of the figure."""
 
     data: str = "photos"
-    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images: photos, glyphs, cifar10, stl10, folder:PATH, pairs:PATH or npz:PATH."""
     data_dir: str | None = None
     """Folder that contains cifar10 or stl10."""
     side: int = 32

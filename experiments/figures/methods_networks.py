@@ -3,10 +3,10 @@
 Claim          From a small start, spectral contrastive learning, BYOL, SimSiam, CLIP (one tower),
                LeJEPA and IsoLoss learn one mode after another, and the first comes when the law of
                the linear model says. The wait is a power of the start where a predictor starts
-               small too, and a logarithm elsewhere. DINO's first
-               mode grows if its agreement exceeds the ratio of the teacher's to the student's
-               temperature, and not below, and shuts out most others. LeJEPA learns in the order of
-               variance, whatever the agreement.
+               small too, and a logarithm elsewhere. DINO's first mode grows if its agreement
+               exceeds the ratio of the teacher's to the student's temperature, and not below, and
+               shuts out most others. LeJEPA learns in the order of variance, whatever the
+               agreement.
 Paper          beyond the paper, which names these systems and explains one loss; the laws' sources
                are in the docstrings of `stepwise.laws`
 Command        make methods (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
@@ -233,7 +233,8 @@ def plot(result: Result) -> Figure:
     a, numbers = result.arrays, result.numbers
     config, methods = numbers["config"], numbers["methods"]
     fig = plotting.figure(max(9, 3.4 * len(methods) + 0.5), 12)
-    upper, lower = fig.subfigures(2, 1, height_ratios=[3, 1.25])
+    halves: Any = fig.subfigures(2, 1, height_ratios=[3, 1.25])
+    upper, lower = halves
     axes: Any = upper.subplots(3, len(methods), squeeze=False, sharex="col")
     for column, (name, summary) in enumerate(methods.items()):
         _column(axes[:, column], a, name, summary)

@@ -93,7 +93,7 @@ def time_of_step(config: runs.Config, growth: float) -> float:
 def law_of(row: Method, linear: Problem, config: runs.Config) -> Law:
     """Return the law of a run on a problem."""
     if row.law_of_run is not None:
-        return row.law_of_run(linear, config)  # type: ignore[no-any-return]
+        return row.law_of_run(linear, config)
     return laws.law_of(row.require_law(), linear, config.head[-1])
 
 

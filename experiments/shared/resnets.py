@@ -26,7 +26,7 @@ class Config:
     in_paper: ClassVar[bool] = True
     """Whether the default methods are those of the paper's figures, or all others."""
     data: str = "photos"
-    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images: photos, glyphs, cifar10, stl10, folder:PATH, pairs:PATH or npz:PATH."""
     data_dir: str | None = None
     """Folder that contains cifar10 or stl10."""
     split: str = "train"

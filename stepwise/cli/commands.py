@@ -39,7 +39,7 @@ class ImageOptions:
     """Which images to load."""
 
     data: str = "photos"
-    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images: photos, glyphs, cifar10, stl10, folder:PATH, pairs:PATH or npz:PATH."""
     data_dir: Annotated[str | None, _flag("STR", "downloaded once to a cache")] = None
     """Folder of the cifar10 or stl10 files."""
     split: str = "train"
@@ -310,7 +310,7 @@ class Show:
     """Describe a set of images: how many there are, their size, and their classes."""
 
     name: tyro.conf.Positional[str]
-    """Images: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images: photos, glyphs, cifar10, stl10, folder:PATH, pairs:PATH or npz:PATH."""
     data_dir: Annotated[str | None, _flag("STR", "downloaded once to a cache")] = None
     """Folder of the cifar10 or stl10 files."""
     split: str = "train"

@@ -2,9 +2,10 @@
 
 `load` is the entry point, and `describe` describes a set without decoding a folder's images.
 `download` fetches the official archives; `binary`, `folder`, `npz` and `photos` read one layout
-each; `images` defines the `Images` that they return. `folder` is assembled from `tree` and `splits`
-(its files), `listing` (the images among them), and `opening`, `picture` and `deep` (one image). No
-file is unpickled, and JAX is not needed.
+each; `glyphs` draws characters, and `pairs` reads images with captions; `images` defines the
+`Images` that they return. `folder` is assembled from `tree` and `splits` (its files), `listing`
+(the images among them), and `opening`, `picture` and `deep` (one image). No file is unpickled, and
+JAX is not needed.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stepwise.data import binary, folder, npz, photos, picture
+from stepwise.data import binary, folder, glyphs, npz, pairs, photos, picture
 from stepwise.data.describe import Description, describe_folder, describe_images
 from stepwise.data.images import (
     LOG,
@@ -40,7 +41,7 @@ __all__ = [
 OPTIONS = ("frames", "background", "depth", "skip_damaged")
 """Arguments of `load` that say how a folder's files are read."""
 
-KNOWN = "'photos', 'cifar10', 'stl10', 'folder:PATH' or 'npz:PATH'"
+KNOWN = "'photos', 'glyphs', 'cifar10', 'stl10', 'folder:PATH', 'pairs:PATH' or 'npz:PATH'"
 
 
 def load(
@@ -63,10 +64,14 @@ def load(
 
             - `photos`: patches of two photographs that are part of scikit-learn (no download);
               splits train and test (`photos.load`).
+            - `glyphs`: characters of fonts that are part of matplotlib, with their Unicode names as
+              captions (no download); splits train and test (`glyphs.load`).
             - `cifar10`, `stl10`: the official binary layouts; splits train and test, and unlabeled
               for stl10 (`binary`).
             - `folder:PATH`: a folder of images, either flat or with one sub-folder per class;
               splits train, val and test (`folder.load`).
+            - `pairs:PATH`: a folder of images and a table of captions (`pairs.load`), which
+              `Images.captions` holds.
             - `npz:PATH`: an archive of the arrays pixels and labels; one split, train (`npz.load`).
         split: the split to load.
         root: for cifar10 and stl10, the folder of their files, its parent folder, or a folder that
@@ -109,6 +114,10 @@ def load(
     match kind:
         case "photos":
             images = photos.load(*arguments)
+        case "glyphs":
+            images = glyphs.load(*arguments)
+        case "pairs":
+            images = pairs.load(_required(place), *arguments, reading)
         case "cifar10":
             images = binary.cifar10(place, *arguments)
         case "stl10":
@@ -176,9 +185,8 @@ def _locate(name: str, root: str | os.PathLike[str] | None) -> tuple[str, Path |
         raise DataError(f"name: expected {KNOWN}, received {received}")
     require(isinstance(name, str), "name", KNOWN, repr(name))
     kind, colon, path = name.partition(":")
-    if (kind in ("photos", "cifar10", "stl10") and not colon) or (
-        kind in ("folder", "npz") and path
-    ):
+    named, placed = ("photos", "glyphs", "cifar10", "stl10"), ("folder", "pairs", "npz")
+    if (kind in named and not colon) or (kind in placed and path):
         return kind, (base or Path()) / Path(path).expanduser() if path else base
     raise DataError(
         f"name: expected {KNOWN}, received {printable(repr(name))}{_suggest(name, base)}"
@@ -188,10 +196,11 @@ def _locate(name: str, root: str | os.PathLike[str] | None) -> tuple[str, Path |
 def _suggest(name: str, base: Path | None) -> str:
     """Name the argument that works, if the name is a path or is known in another form."""
     kind, colon, rest = name.partition(":")
-    if colon and rest and kind.strip().lower() in ("folder", "npz", "file", "dir", "directory"):
+    known = ("folder", "pairs", "npz", "file", "dir", "directory")
+    if colon and rest and kind.strip().lower() in known:
         name = rest.removeprefix("//") if kind.strip().lower() == "file" else rest.strip()
     plain = "".join(filter(str.isalnum, name.lower()))
-    if plain in ("photos", "cifar10", "stl10"):
+    if plain in ("photos", "glyphs", "cifar10", "stl10"):
         return f"; pass {plain!r}"
     path = (base or Path()) / Path(name).expanduser()
     if not name or not path.exists():

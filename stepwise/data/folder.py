@@ -63,6 +63,23 @@ def load(
         MissingDataError: if the folder or split does not exist or holds no image.
     """
     listing = list_images(path, split, skip_unreadable=reading.skip_damaged)
+    pixels, files, notes = read(listing, limit, size, seed, reading)
+    labels = None if listing.labels is None else listing.labels[files]
+    return Images(pixels, labels, listing.class_names, listing.source, notes)
+
+
+def read(
+    listing: Listing, limit: int | None, size: int | None, seed: int, reading: Reading
+) -> tuple[np.ndarray, list[int], tuple[str, ...]]:
+    """Read the images of a listing.
+
+    Returns:
+        Their pixels uint8 [n, h, w, 3], the index of each one's file, and notes on what was changed
+        or left out.
+
+    Raises:
+        DataError: as in `load`.
+    """
     report = _Report()
     if reading.frames == "all":
         headers, report.damaged = read_headers(listing, reading)
@@ -70,10 +87,8 @@ def load(
     else:
         entries = [(i, 0) for i in range(len(listing.files))]
     pixels, kept = _read_images(listing, entries, limit, size, seed, reading, report)
-    files = [entries[i][0] for i in kept]
-    labels = None if listing.labels is None else listing.labels[files]
     notes = (*_describe_report(report, len(kept), reading), *describe_skipped(listing.skipped))
-    return Images(pixels, labels, listing.class_names, listing.source, notes)
+    return pixels, [entries[i][0] for i in kept], notes
 
 
 def read_headers(listing: Listing, reading: Reading) -> tuple[dict[int, Header], list[str]]:

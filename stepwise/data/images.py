@@ -45,6 +45,7 @@ class Images:
         source: where the images come from.
         notes: sentences about what was changed or left out while reading, such as transparency on
             a background; `data.load` logs them.
+        captions: a text for each image; empty without captions.
 
     Raises:
         DataError: if the pixels or labels have another type, shape or range.
@@ -55,6 +56,7 @@ class Images:
     class_names: tuple[str, ...]
     source: str
     notes: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         pixels, labels = self.pixels, self.labels
@@ -63,6 +65,12 @@ class Images:
             f"pixels of {self.source}",
             "uint8 [n, H, W, C] with at least one image",
             f"{pixels.dtype} {list(pixels.shape)}",
+        )
+        require(
+            len(self.captions) in (0, len(pixels)),
+            f"captions of {self.source}",
+            f"{len(pixels)}, one for each image, or none",
+            str(len(self.captions)),
         )
         if labels is None:
             return

@@ -31,7 +31,7 @@ class Config:
     """
 
     data: str = "photos"
-    """Images to train on: photos, cifar10, stl10, folder:PATH or npz:PATH."""
+    """Images to train on: photos, glyphs, cifar10, stl10, folder:PATH, pairs:PATH or npz:PATH."""
     data_dir: str | None = None
     """Folder of the cifar10 or stl10 files; by default they are downloaded once to a cache."""
     split: str = "train"

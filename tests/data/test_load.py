@@ -14,7 +14,7 @@ from tests.data.samples import pictures
     "name", ["cifar", "", "folder:", "folder", "npz", "photos:here", "cifar10:"]
 )
 def test_an_unknown_name_is_refused_with_the_names_known(name):
-    known = r"'photos', 'cifar10', 'stl10', 'folder:PATH' or 'npz:PATH'"
+    known = r"'photos', 'glyphs', 'cifar10', 'stl10', 'folder:PATH', 'pairs:PATH' or 'npz:PATH'"
     with pytest.raises(data.DataError, match=f"expected {known}, received '{name}'"):
         data.load(name)
 

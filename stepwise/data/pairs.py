@@ -1,0 +1,144 @@
+"""Folders of images with a caption for each: a table of file names and texts beside the images."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from stepwise.data import folder
+from stepwise.data.images import DataError, Images, MissingDataError, plural, printable, require
+from stepwise.data.listing import Listing
+from stepwise.data.picture import Reading
+from stepwise.data.tree import join_names
+
+TABLES = (
+    "captions.csv",
+    "captions.tsv",
+    "captions.jsonl",
+    "captions.txt",
+    "metadata.csv",
+    "metadata.jsonl",
+)
+"""Names of the table; the last two are those of Hugging Face's imagefolder."""
+FILE = ("file_name", "file", "filename", "image", "path")
+"""Names of the column of files, relative to the folder."""
+TEXT = ("caption", "text", "title")
+"""Names of the column of captions."""
+
+
+def load(
+    path: Path, split: str, limit: int | None, size: int | None, seed: int, reading: Reading
+) -> Images:
+    """Read the images that a table of captions names, with their captions.
+
+    The table is a file of `TABLES` in the folder, or in its sub-folder of the split's name: comma
+    or tab separated with a header, one JSON object a line, or (captions.txt) a file name, a tab and
+    a caption on each line. An image with several captions is as many pairs. Rows without a caption
+    are left out, which a note says. Files are read as `folder.load` does.
+
+    Raises:
+        DataError: if the table lacks a column, a row cannot be read, or an image is damaged or
+            missing; the message names the line or the file.
+        MissingDataError: if there is no table.
+    """
+    top, table = _find(path, split)
+    rows = [(line, file, text) for line, file, text in _rows(table) if text]
+    total = sum(1 for _ in _rows(table))
+    require(len(rows) > 0, printable(table), "a row with a file and a caption", "none")
+    files = [_inside(table, top, line, file) for line, file, _ in rows]
+    missing = [printable(file) for file in files if not file.is_file()]
+    expected = "files that exist"
+    received = f"{len(missing)} that do not: {join_names(missing, 5)}"
+    require(not missing, printable(table), expected, received)
+    listing = Listing(top, files, None, (), Counter())
+    pixels, kept, notes = folder.read(listing, limit, size, seed, reading)
+    if total > len(rows):
+        notes = (*notes, f"left out: {plural(total - len(rows), 'row')} without a caption")
+    captions = tuple(rows[i][2] for i in kept)
+    return Images(pixels, None, (), f"pairs:{printable(top)}", notes, captions)
+
+
+def _find(path: Path, split: str) -> tuple[Path, Path]:
+    """Return the folder of a split and its table."""
+    if not path.is_dir():
+        received = "a file" if path.is_file() else "a path that does not exist"
+        raise MissingDataError(
+            f"{printable(path)}: expected a folder of images and a table of captions, received "
+            f"{received}"
+        )
+    for top in (path, path / split) if split == "train" else (path / split,):
+        tables = [top / name for name in TABLES if (top / name).is_file()]
+        require(
+            len(tables) < 2,
+            printable(top),
+            "one table of captions",
+            ", ".join(table.name for table in tables),
+        )
+        if tables:
+            return top, tables[0]
+    place = printable(path if split == "train" else path / split)
+    known = ", ".join(TABLES)
+    raise MissingDataError(f"{place}: expected a table of captions ({known}), received none")
+
+
+def _rows(table: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield line number, file name and caption of each row."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            if table.suffix == ".jsonl":
+                yield from _json_rows(table, lines)
+            elif table.suffix == ".txt":
+                yield from _tab_rows(table, lines)
+            else:
+                reader = csv.DictReader(lines, delimiter="\t" if table.suffix == ".tsv" else ",")
+                columns = [_column(table, reader.fieldnames or (), names) for names in (FILE, TEXT)]
+                for row in reader:
+                    file, text = ((row[column] or "").strip() for column in columns)
+                    yield reader.line_num, file, text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{printable(table)}: expected text in UTF-8, received {error}") from error
+    except csv.Error as error:
+        raise DataError(f"{printable(table)}: expected a table, received {error}") from error
+
+
+def _json_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        place = f"{printable(table)}, line {number}"
+        require(isinstance(row, dict), place, "a JSON object", printable(line.strip()[:60]))
+        columns = [_column(table, tuple(row), names) for names in (FILE, TEXT)]
+        file, text = (str(row[column] or "").strip() for column in columns)
+        yield number, file, text
+
+
+def _tab_rows(table: Path, lines: Iterable[str]) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        file, tab, text = line.partition("\t")
+        place = f"{printable(table)}, line {number}"
+        require(tab != "", place, "a file name, a tab and a caption", printable(line.strip()[:60]))
+        yield number, file.strip(), text.strip()
+
+
+def _column(table: Path, columns: Sequence[str], names: tuple[str, ...]) -> str:
+    """Return the first of the names that is a column."""
+    present = [name for name in names if name in columns]
+    received = ", ".join(map(printable, columns)) or "none"
+    require(len(present) > 0, printable(table), f"a column {' or '.join(names)}", received)
+    return present[0]
+
+
+def _inside(table: Path, top: Path, line: int, file: str) -> Path:
+    """Return the path of a file, which must lie in the folder."""
+    path = Path(file)
+    fits = file != "" and not path.is_absolute() and ".." not in path.parts
+    place = f"{printable(table)}, line {line}"
+    require(fits, place, "a file inside the folder, relative to it", repr(printable(file)))
+    return top / path
