@@ -60,5 +60,5 @@ def load(config: Source) -> np.ndarray:
 def title(data_name: str) -> str:
     """Return the name of a data set for the title of a drawing, without special characters."""
     kind, _, path = data_name.partition(":")
-    known = {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}
+    known = {"photos": "photographs", "cifar10": "CIFAR-10", "stl10": "STL-10", "glyphs": "glyphs"}
     return known.get(kind, plotting.plain(f"{kind} {path.rstrip('/').split('/')[-1]}"))

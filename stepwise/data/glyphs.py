@@ -45,8 +45,10 @@ SIZE = 0.75
 """Size of the font in units of the image's side."""
 
 
-def load(split: str, limit: int | None, size: int | None, seed: int) -> Images:
-    """Draw every visible, named character of DejaVu Sans in each of `FACES` that has it.
+def load(
+    split: str, limit: int | None, size: int | None, seed: int, faces: Sequence[str] = FACES
+) -> Images:
+    """Draw every visible, named character of DejaVu Sans in each of the faces that has it.
 
     Images are white on black, [n, size, size, 1], by default of 32 px, sorted by code point and
     face. Their captions are the Unicode names in lower case, such as "greek small letter alpha",
@@ -57,10 +59,12 @@ def load(split: str, limit: int | None, size: int | None, seed: int) -> Images:
     characters have a name depends on the version of Python.
     """
     require_split("glyphs", split, ("train", "test"))
+    for face in faces:
+        require(face in FACES, "faces", f"some of {', '.join(FACES)}", repr(face))
     size = size or 32
     drawn = [
         (code, face, picture)
-        for face in range(len(FACES))
+        for face in map(FACES.index, faces)
         for code, picture in zip(*_drawn(face, size), strict=True)
     ]
     place = {code: i for i, code in enumerate(characters())}
