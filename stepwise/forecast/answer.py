@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from stepwise.types import Real, Whole
 
+UNKNOWN = "one sample is too few"
+"""How a reason begins that only says that it is too early to tell."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -53,12 +56,19 @@ class Forecast:
         """Say the forecast in one line."""
         known = f"{self.learned} mode{'' if self.learned == 1 else 's'} learned"
         if not self.coming:
-            return f"{known}; none is coming: {self.reason}"
+            return f"{known}; {refusal(self.reason)}"
         when = f"step {self.step:,.0f}"
         if np.isfinite(self.low):  # an extrapolation has no interval
             when += f" (80%: {self.low:,.0f} to {self.high:,.0f})"
         reason = f"; {self.reason}" if self.reason else ""
         return f"{known}; the next one is expected at {when}{reason}"
+
+
+def refusal(reason: str) -> str:
+    """Say that no step is forecast, and why."""
+    if reason.startswith(UNKNOWN):
+        return f"not known yet: {reason}"
+    return reason if reason.startswith("none ") else f"none is coming: {reason}"
 
 
 def none_coming(

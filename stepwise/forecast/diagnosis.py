@@ -24,8 +24,9 @@ COLLAPSED = (
     "once too large."
 )
 LEAST = (
-    "no embedding has a smaller loss, so it will not recover: check that the gradient of the "
-    "target is stopped and that the predictor is used and trained, then restart."
+    "if RankMe is about 1 and no eigenvalue of C grows, it has collapsed and will not recover: "
+    "check that the gradient of the target is stopped and that the predictor is used and trained, "
+    "then restart."
 )
 
 
@@ -137,7 +138,11 @@ def _collapse(row: Method, n: int, d: int) -> Level:
     """Return the level of total collapse."""
     assert row.collapse is not None
     value = float(row.collapse(n, d))
-    meaning = "the embedding is collapsed, the same for all images, and no mode is learned"
+    meaning = (
+        "no embedding has a smaller loss, which means perfect predictions, or a collapsed embedding"
+        if row.collapse_is_least
+        else "no mode is learned yet, or the embedding has collapsed and is the same for all images"
+    )
     learned = None if row.collapse_is_least else 0
     advice = LEAST if row.collapse_is_least else COLLAPSED
     return Level(COLLAPSE, value, meaning, advice, learned)

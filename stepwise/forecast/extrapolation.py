@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stepwise.forecast.answer import Forecast, none_coming
+from stepwise.forecast.answer import UNKNOWN, Forecast, none_coming
 from stepwise.forecast.recursion import LEVEL
 from stepwise.types import Numbers, Real, Whole
 
@@ -49,7 +49,7 @@ def extrapolated(
     at, now = extrapolate(steps, amplitudes, level), float(amplitudes[-1])
     if not np.isfinite(at):
         few = len(steps) < 2
-        why = "one sample is too few for a line" if few else "the next eigenvalue does not grow"
+        why = f"{UNKNOWN} for a line" if few else "the next eigenvalue does not grow"
         return none_coming(learned, f"{why} ({reason})", now)
     rate = 1 / (at - extrapolate(steps, amplitudes, level / np.e))
     nan, when = float("nan"), max(at, float(steps[-1]))

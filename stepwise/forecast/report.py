@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stepwise import _files
-from stepwise.forecast.answer import Forecast
+from stepwise.forecast.answer import Forecast, refusal
 
 NUMBERS = ("amplitude", "rate", "step", "low", "high", "extrapolated")
 """Numbers of a forecast that a summary holds."""
@@ -116,7 +116,7 @@ class Report:
         """Say the forecast without the number of learned modes."""
         said = self.forecast
         if not said.coming:
-            return f"none is coming: {said.reason}"
+            return refusal(said.reason)
         interval = f" (80%: {said.low:,.0f} to {said.high:,.0f})" if np.isfinite(said.low) else ""
         reason = f"; {said.reason}" if said.reason else ""
         return f"expected at step {said.step:,.0f}{interval}{reason}"

@@ -32,10 +32,16 @@ def require_supported(config: runs.Config) -> None:
     """Raise unless a run can be forecast.
 
     Raises:
-        ValueError: if its optimiser is another than SGD, or its method has state that a snapshot
-            does not hold; the message names the setting.
+        ValueError: if its optimiser is another than SGD, its method has state that a snapshot does
+            not hold, its head has prototypes, or its loss is the theory's form with other
+            arguments; the message names the setting.
     """
-    simulated.require_plain(config.method)
+    simulated.require_plain(methods.find(config.method).name, runs.objective(config))
+    expected = "none, as the forecast follows a last layer of dense weights"
+    _check.require(config.prototypes == 0, "prototypes", expected, config.prototypes)
+    fits = not (config.loss_options and has_theory(config.method))
+    expected = "none for this method, whose forecast is that of the theory's form"
+    _check.require(fits, "loss_options", expected, config.loss_options)
     optimiser, decay = config.optimiser, config.weight_decay
     _check.require(
         optimiser == "sgd", "optimiser", "sgd, whose steps the forecast knows", optimiser

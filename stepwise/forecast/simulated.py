@@ -32,20 +32,21 @@ SAMPLES = 32
 """Number of measurements of C."""
 
 
-def require_plain(method: str) -> methods.Method:
-    """Return the method, or raise unless its loss is a function of two embeddings alone.
+def require_plain(name: str, o: methods.Objective) -> None:
+    """Raise unless the loss of a method is a function of two embeddings alone.
+
+    Args:
+        name: of the method, for the message.
+        o: its objective, or that of a run.
 
     Raises:
         ValueError: if it has a predictor, a target network, a state, trained parameters, or more
             than two views, which a snapshot does not hold.
     """
-    row = methods.find(method)
-    o = row.objective
     plain = not o.predictor and o.decay is None and o.state is None and o.parameters is None
     fits = plain and o.views == 2
     expected = "one whose loss depends on the embeddings of two views alone"
-    _check.require(fits, "method", expected, f"{row.name!r}, which has more state")
-    return row
+    _check.require(fits, "method", expected, f"{name!r}, which has more state")
 
 
 def from_features(

@@ -93,7 +93,8 @@ def next_step(
         ValueError: if a shape does not fit, a number is out of range or not finite, or there is no
             forecast for the method.
     """
-    row, by_theory = simulated.require_plain(method), has_theory(method)
+    row, by_theory = methods.find(method), has_theory(method)
+    simulated.require_plain(row.name, row.objective)
     _check.whole("step", step, 0)
     _check.whole("seed", seed, 0)
     fits = np.ndim(momentum) == 0 and isinstance(momentum, numbers.Real)
@@ -168,7 +169,7 @@ def next_step(
         optimiser = optimiser._replace(sensitivity=float(sensitivity))
         taken = course.take_off(start, here, optimiser)
         if not np.isfinite(taken.steps):
-            return none(f"none within {HORIZON:,} steps")
+            return none(f"none within the next {HORIZON:,} steps")
         if course.slows(start, taken, optimiser):
             return none("the learning rate falls before the next mode is learned")
         draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)

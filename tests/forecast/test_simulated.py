@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from stepwise import forecast, methods, models
-from stepwise.forecast import simulated, simulation
+from stepwise.forecast import answer, extrapolation, saved, simulated, simulation
+from stepwise.training import runs
 from tests.forecast.test_snapshot import pairs
 
 MOMENTUM = 0.9
@@ -143,6 +144,34 @@ def test_a_projector_is_forecast():
         past=([step], [curves[step, 0]]),
     )
     assert said.step - step == pytest.approx(actual - step, rel=0.2, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "isoloss"}, "method: expected one whose loss depends on the embeddings"),
+        ({"method": "simclr", "prototypes": 4, "start_scale": 1.0}, "prototypes: expected none"),
+        ({"loss_options": {"off_diagonal": 0.1}}, "loss_options: expected none for this method"),
+        ({"optimiser": "adam"}, "optimiser: expected sgd"),
+    ],
+)
+def test_a_run_whose_steps_the_forecast_does_not_know_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        saved.require_supported(runs.Config(**changes))
+
+
+def test_the_form_of_the_loss_decides_whether_a_run_has_a_forecast():
+    saved.require_supported(runs.Config(method="simclr", loss_options={"temperature": 0.2}))
+    saved.require_supported(runs.Config(method="isoloss", loss="law"))
+
+
+def test_a_refusal_says_whether_it_is_too_early_to_tell():
+    early = extrapolation.extrapolated(([0.0], [1e-6]), 0, 0.5, "no features")
+    flat = extrapolation.extrapolated(([0.0, 1.0], [1e-6, 1e-6]), 0, 0.5, "no features")
+    assert "not known yet: one sample is too few for a line" in str(early)
+    assert "none is coming: the next eigenvalue does not grow" in str(flat)
+    later = answer.none_coming(0, "none within the next 10,000 steps")
+    assert str(later) == "0 modes learned; none within the next 10,000 steps"
 
 
 @pytest.mark.parametrize("method", ["byol", "simsiam", "dino"])
