@@ -32,7 +32,12 @@ PAPER = {"barlow_twins": 0.615, "simclr": 0.517, "vicreg": 0.592}
 """The paper's Table 1."""
 PICTURES = ("clip", "fig1", "fig3", "fig8", "forecast", "laws")
 """Figures whose drawing is shown in the documentation."""
-NAMES = {"photos": "the photographs", "cifar10": "CIFAR-10", "stl10": "STL-10"}
+NAMES = {
+    "photos": "the photographs",
+    "glyphs": "glyphs",
+    "cifar10": "CIFAR-10",
+    "stl10": "STL-10",
+}
 
 
 def collect(results: Path, preset: str) -> list[str]:
@@ -49,7 +54,7 @@ def collect(results: Path, preset: str) -> list[str]:
             continue
         name = path.parts[-3]
         data = config.get("data", config.get("linear", {}).get("data", "photos"))
-        label = "" if data == "photos" else "_" + re.sub(r"\W", "_", Path(data).name)
+        label = "" if data in ("photos", "glyphs") else "_" + re.sub(r"\W", "_", Path(data).name)
         entry = {
             "preset": preset,
             "data": NAMES.get(data, Path(data).name),
