@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.contract import Progress
 from stepwise import laws, models, problem, spectra
-from stepwise.forecast import recursion, saved
+from stepwise.forecast import saved
 from stepwise.laws import Law
 from stepwise.methods import Method, find
 from stepwise.problem import Problem
@@ -87,7 +87,9 @@ def time_of_step(config: runs.Config, growth: float) -> float:
         growth: rate of the mode's variance.
     """
     rate = max(growth, 1e-9) / 2
-    return float(np.log(recursion.factor(rate * config.lr, config.momentum)) / rate)
+    half = (1 + config.momentum + config.lr * rate) / 2
+    factor = half + np.sqrt(half**2 - config.momentum)
+    return float(np.log(factor) / rate)
 
 
 def law_of(row: Method, linear: Problem, config: runs.Config) -> Law:
