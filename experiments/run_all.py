@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         left = _time_left(args.preset, names[i:], seconds)
         print(f"[{i + 1} of {len(names)}] {name}{left}", flush=True)
         flags = ["--preset", args.preset, "--out", args.out]
-        flags += ["--data", args.data] if args.data is not None and reads_images(name) else []
+        flags += ["--data", args.data] if args.data is not None and reads(name, args.data) else []
         flags += (
             ["--data-dir", args.data_dir]
             if args.data_dir is not None and reads_images(name)
@@ -78,6 +78,14 @@ def main(argv: list[str]) -> int:
 def reads_images(name: str) -> bool:
     """Return whether a figure's Config has a field for the images."""
     return "data" in run_one.module(name).Config.__dataclass_fields__
+
+
+def reads(name: str, data: str) -> bool:
+    """Return whether a figure takes these images: one of pictures with captions needs captions."""
+    if not reads_images(name):
+        return False
+    captioned = run_one.module(name).Config.__dataclass_fields__["data"].default == "glyphs"
+    return not captioned or data.startswith(("pairs:", "glyphs"))
 
 
 def _time_left(preset: str, names: list[str], seconds: dict[str, float]) -> str:
