@@ -116,6 +116,8 @@ class _Settings(Config):
     ] = ""
     temperature: Annotated[float | None, _flag("FLOAT", "the official value")] = None
     """Temperature of the loss, for a loss that has one."""
+    decay: Annotated[float | None, _flag("FLOAT", "the method's")] = None
+    """Decay rate of the target network, for a method that has one."""
     lr: Annotated[float | None, _flag("FLOAT", "the method's")] = None  # type: ignore[assignment]
     """Learning rate, after any warm-up and before any cosine decay."""
     depth: Annotated[int | None, _flag("INT", "such images are rejected")] = None
