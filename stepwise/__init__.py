@@ -3,8 +3,10 @@
 The modules, in the order of the data flow:
 
 - `types`: the symbols of the theory, their names, shapes and equations.
-- `data`: loads uint8 images: two photographs (built in), CIFAR-10, STL-10, folders, npz archives.
-- `augment`, `views`: image operations, and recipes of them that draw positive pairs on the device.
+- `data`: loads uint8 images: two photographs and glyphs with captions (built in), CIFAR-10, STL-10,
+  folders, npz archives.
+- `augment`, `recipes`, `views`: image operations, recipes of them, and positive pairs drawn on the
+  device.
 - `moments`: Γ, Σ and means, streamed over batches and devices.
 - `eigen`: all eigenpairs in float64, or the top k of an operator that is never formed.
 - `neural_tangents`, `kernels`: kernels of images and of infinitely wide networks, and their

@@ -177,7 +177,7 @@ def run(config: Config, progress: Progress = silent) -> Result:
 def descend(
     given: Pairs, W1: np.ndarray, W2: np.ndarray, config: Config
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Descend the loss of all pairs in float32.
+    """Train both towers by gradient descent on all pairs at once, in float32.
 
     Returns:
         The singular values of Σ1^{1/2} W1ᵀ W2 Σ2^{1/2} before each step and after the last
@@ -218,10 +218,7 @@ def retrieval(given: Pairs, W1: np.ndarray, W2: np.ndarray) -> dict[str, float]:
     """
     z1, z2 = given.x1 @ W1.T, given.x2 @ W2.T
     z1, z2 = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-30) for z in (z1, z2))
-    caption, picture = (
-        np.unique(np.round(x, 6), axis=0, return_inverse=True)[1].ravel()
-        for x in (given.x2, given.x1)
-    )
+    caption, picture = (glyphs.first_equal(x) for x in (given.x2, given.x1))
     best = np.argmax(z1 @ z2.T, axis=1)
     hits = (caption[best] == caption) | (picture[best] == picture)
     chance = np.mean(np.bincount(caption)[caption]) / len(caption)

@@ -116,7 +116,9 @@ def _require_batch(options: Train, config: runs.Config, count: int) -> None:
 
 def _find_shorter(config: runs.Config, root: Path) -> Path | None:
     """Return the folder of a run that differs only in having fewer steps, if there is one."""
-    wanted = json.loads(json.dumps(_files.jsonable(asdict(config))))
+    wanted, defaults = (
+        json.loads(json.dumps(_files.jsonable(asdict(each)))) for each in (config, runs.Config())
+    )
     for path in sorted(root.glob("*/config.json")):
         try:
             stored = json.loads(path.read_text())
@@ -124,7 +126,9 @@ def _find_shorter(config: runs.Config, root: Path) -> Path | None:
             continue
         steps = stored.get("steps") if isinstance(stored, dict) else None
         fewer = isinstance(steps, int) and steps < config.steps
-        if fewer and all(stored.get(name) == wanted[name] for name in wanted if name != "steps"):
+        # a run of an earlier version lacks the settings that were added since
+        others = (name for name in wanted if name != "steps")
+        if fewer and all(stored.get(name, defaults[name]) == wanted[name] for name in others):
             return path.parent
     return None
 

@@ -158,7 +158,7 @@ def draw(face: str, codes: Sequence[int], size: int) -> UInt8[np.ndarray, "n siz
     return pictures
 
 
-def first_equal(pixels: UInt8[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
+def first_equal(pixels: np.ndarray) -> Int[np.ndarray, " n"]:
     """Return for each image the index of the first one with the same pixels [n].
 
     In retrieval, characters with equal pictures (such as Latin A, Greek Alpha and Cyrillic A) count

@@ -43,8 +43,8 @@ def load(
         MissingDataError: if there is no table.
     """
     top, table = _find(path, split)
-    rows = [(line, file, text) for line, file, text in _rows(table) if text]
-    total = sum(1 for _ in _rows(table))
+    every = list(_rows(table))
+    rows = [row for row in every if row[2]]
     require(len(rows) > 0, printable(table), "a row with a file and a caption", "none")
     files = [_inside(table, top, line, file) for line, file, _ in rows]
     missing = [printable(file) for file in files if not file.is_file()]
@@ -53,8 +53,9 @@ def load(
     require(not missing, printable(table), expected, received)
     listing = Listing(top, files, None, (), Counter())
     pixels, kept, notes = folder.read(listing, limit, size, seed, reading)
-    if total > len(rows):
-        notes = (*notes, f"left out: {plural(total - len(rows), 'row')} without a caption")
+    if len(every) > len(rows):
+        left_out = plural(len(every) - len(rows), "row")
+        notes = (*notes, f"left out: {left_out} without a caption")
     captions = tuple(rows[i][2] for i in kept)
     return Images(pixels, None, (), f"pairs:{printable(top)}", notes, captions)
 

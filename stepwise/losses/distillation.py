@@ -276,8 +276,7 @@ def isoloss_with_running_moment(
 
     At each step F becomes decay · F + (1 − decay) (z1ᵀ z1 + z2ᵀ z2)/(2n), and then the predictor
     has its eigenvectors and eigenvalues, as in DirectPred (Tian et al. 2021). At the first step F
-    is the moment of the batch. While a variance s grows at the rate 2γ, its running value lags
-    behind, so that s first exceeds its rest ρ and then returns to it.
+    is the moment of the batch. While a variance grows, its running value lags behind.
 
     Args:
         z1, z2, t1, t2, alpha, eps, relative: as in `isoloss`.

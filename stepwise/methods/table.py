@@ -141,7 +141,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 name="byol",
                 title="BYOL",
                 paper="Grill et al., BYOL, NeurIPS 2020 (arXiv 2006.07733)",
-                objective=Objective(losses.byol, predictor=True, decay=0.996),
+                objective=Objective(losses.byol, predictor=True, decay=theory.DECAY),
                 collapse=lambda n, d: 0.0,
                 collapse_is_least=True,
                 law=theory.byol,
@@ -186,7 +186,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 # the authors' head is `models.PrototypeHead`, and the recipe "dino_multicrop" has
                 # their local crops.
                 objective=Objective(
-                    losses.dino_with_running_center, decay=0.996, state=losses.dino_center
+                    losses.dino_with_running_center, decay=theory.DECAY, state=losses.dino_center
                 ),
                 collapse=lambda n, d: math.log(d),
                 levels=plateaus.assignments,

@@ -27,6 +27,10 @@ SCALE = 1 / 0.07
 """Scale of the products in CLIP, its value at the start of training."""
 
 
+DECAY = 0.996
+"""Decay rate of the target network of BYOL and DINO, as published."""
+
+
 def simclr(problem: Any, d: Whole) -> laws.Law:
     """Return the law of the official loss from a start around an offset."""
     options = {"offset": OFFSET, "n": problem.n_pairs, "d": int(d)}
@@ -55,18 +59,17 @@ def byol(problem: Any, d: Whole) -> laws.Law:
 
 def byol_of_run(problem: Any, config: Any) -> laws.Law:
     """Return the law of `unnormalised_byol` with the predictor and the target of a run."""
-    options = {"ema": lag_of_run(0.996, config)}
-    return laws.BYOL(problem.gamma, problem.sigma, config.predictor_start, **options)
+    ema = lag_of_run(config)
+    return laws.BYOL(problem.gamma, problem.sigma, config.predictor_start, ema=ema)
 
 
-def lag_of_run(published: float, config: Any) -> float | None:
+def lag_of_run(config: Any) -> float | None:
     """Return the rate at which the target of a run follows, per unit of the flow's time.
 
     Args:
-        published: decay rate of the target in each step, unless the run has its own.
         config: a `training.Config`. With momentum β, a step takes the time lr/(1 − β).
     """
-    decay = published if config.decay is None else config.decay
+    decay = DECAY if config.decay is None else config.decay
     rate = (1 - decay) * (1 - config.momentum) / config.lr
     return rate if rate > 0 else None
 
@@ -105,7 +108,7 @@ def dino_of_run(problem: Any, config: Any) -> laws.Law:
         config.head[-1],
         student=given.get("student_temperature", 0.1),
         teacher=given.get("teacher_temperature", 0.04),
-        ema=lag_of_run(0.996, config),
+        ema=lag_of_run(config),
     )
 
 

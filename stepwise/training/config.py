@@ -4,7 +4,7 @@ Importing this module needs no JAX; creating a `Config` does.
 """
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from inspect import signature
 from typing import Any, Literal
 
@@ -240,15 +240,11 @@ class Config:
 
         So the runs of earlier versions keep their folders.
         """
-        added = {each.name: each for each in fields(self) if each.name in ADDED}
-        defaults = {
-            name: {} if each.default is MISSING else each.default for name, each in added.items()
-        }
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = Config()
         return {
-            name: value
-            for name, value in values.items()
-            if name not in added or value != defaults[name]
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in ADDED or getattr(self, each.name) != getattr(plain, each.name)
         }
 
     @classmethod

@@ -13,20 +13,9 @@ from stepwise.methods import METHODS, Objective
 from stepwise.training import ownership, runs
 from stepwise.training.step import Step
 from tests.training import small
+from tests.training.test_runs import SMALL
 
-TINY = runs.Config(
-    n_images=16,
-    side=16,
-    blocks=(1,),
-    width=4,
-    head=(3,),
-    steps=4,
-    batch_size=8,
-    probe=8,
-    records=3,
-    lr=0.01,
-    start_scale=1.0,
-)
+TINY = replace(SMALL, start_scale=1.0)
 
 
 def predictor(objective):
