@@ -76,19 +76,21 @@ class First:
             )
 
 
-def time_of_step(config: runs.Config, growth: float) -> float:
-    """Return the time t of the flow in one training step, while a mode grows.
+def time_of_step(lr: float, momentum: float, growth: float) -> float:
+    """Return the time t of the flow in one step of SGD with momentum, while a mode grows.
 
     It is lr/(1 − momentum) for slow growth. An amplitude that grows at the rate r = growth/2 is
-    multiplied in each step by the root z of z² − (1 + β + lr r) z + β = 0, so the time is ln z/r.
+    multiplied in each step by the root z of z² − (1 + β + lr r) z + β = 0, with the momentum β, so
+    the time is ln z/r.
 
     Args:
-        config: of a run with SGD.
+        lr: learning rate.
+        momentum: β.
         growth: rate of the mode's variance.
     """
     rate = max(growth, 1e-9) / 2
-    half = (1 + config.momentum + config.lr * rate) / 2
-    factor = half + np.sqrt(half**2 - config.momentum)
+    half = (1 + momentum + lr * rate) / 2
+    factor = half + np.sqrt(half**2 - momentum)
     return float(np.log(factor) / rate)
 
 
@@ -113,7 +115,8 @@ def first(config: runs.Config, runs_dir: str, n_pairs: int) -> First:
         law = law_of(find(config.method), linear, config)
         lam0 = np.asarray(law.generic_start(head.astype(np.float64) @ basis))
         fastest = int(law.order[0])
-        unit = time_of_step(config, float(np.asarray(law.growth())[fastest]))
+        growth = float(np.asarray(law.growth())[fastest])
+        unit = time_of_step(config.lr, config.momentum, growth)
         steps = np.geomspace(1, HORIZON * config.steps, 500)
         curve = np.asarray(law.eigenvalues(steps * unit, lam0))[:, 0]
         level = float(curve.max()) / 2

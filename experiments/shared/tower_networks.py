@@ -1,0 +1,149 @@
+"""The part of the figure of two towers that shows networks: what is computed, checked and drawn."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.contract import Check, Progress
+from experiments.shared import tower_scores, towers
+from stepwise import losses, plotting, spectra
+from stepwise.staircase import LEARNED
+
+NAMED = 5
+"""Modes that are shown as pictures and words, and which must be learned one at a time."""
+EXTREMES = 4
+"""Pictures and words at each end of a mode."""
+FACTOR, RETRIEVAL = 1.5, 10.0
+"""Bounds: factor between the first step and its law, retrieval in units of chance."""
+
+
+def compute(
+    settings: towers.Settings, runs_dir: str, progress: Progress
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train both networks, and return the arrays and numbers of this part."""
+    given = towers.corpus(settings)
+    with jax.enable_x64(False):
+        run = towers.train(settings, given, runs_dir, progress)
+        loss = [losses.clip(*z, scale=towers.SCALE, normalise=False) for z in run.probe]
+    values = np.stack([tower_scores.spectrum(z) for z in run.probe])
+    final = values[-3:].mean(axis=0)
+    crossed, alone = spectra.steps_alone(run.steps, values, learned=LEARNED * final[0])
+    times = np.asarray(spectra.step_times(run.steps, values / final))[:crossed]
+    arrays: dict[str, np.ndarray] = {
+        "network_steps": run.steps,
+        "network_values": values,
+        "network_loss": np.asarray(loss),
+    }
+    chance = {}
+    for name, part, embedded in (
+        ("probe", given.probe, run.probe),
+        ("test", given.test, run.test),
+    ):
+        scores = [tower_scores.retrieval(z, part.bags, part.pixels) for z in embedded]
+        arrays[f"network_retrieval_{name}"] = np.array([score["accuracy"] for score in scores])
+        chance[name] = scores[0]["chance"]
+    numbers = {
+        "pairs": len(given.train),
+        "crossed": crossed,
+        "alone": alone,
+        "step_times": times.tolist(),
+        "first_of_law": run.first,
+        "final": final.tolist(),
+        "chance": chance,
+        "retrieval": _around(run.steps, values / final, arrays["network_retrieval_probe"], times),
+        "retrieved": {name: float(arrays[f"network_retrieval_{name}"][-1]) for name in chance},
+    }
+    named = [_named(run, given, j, time) for j, time in enumerate(times[:NAMED])]
+    numbers["words"] = [words for _, words in named]
+    arrays["network_pictures"] = np.stack([pictures for pictures, _ in named] or [np.zeros(0)])
+    return arrays, numbers
+
+
+def _around(
+    steps: np.ndarray, shares: np.ndarray, accuracy: np.ndarray, times: np.ndarray
+) -> list[dict[str, float]]:
+    """Return the accuracy of retrieval when each mode is at a tenth, half and nine tenths."""
+    rows = []
+    for j, _ in enumerate(times):
+        levels = {"before": 0.1, "during": 0.5, "after": 0.9}
+        at = {
+            name: float(spectra.step_times(steps, shares[:, j : j + 1] / (2 * level))[0])
+            for name, level in levels.items()
+        }
+        rows.append({name: float(np.interp(step, steps, accuracy)) for name, step in at.items()})
+    return rows
+
+
+def _named(
+    run: towers.Run, given: towers.Corpus, mode: int, time: float
+) -> tuple[np.ndarray, tuple[list[str], list[str]]]:
+    """Return a mode's extreme pictures [2, k, s, s, c] and words, right after its step."""
+    z = run.probe[np.searchsorted(run.steps, time)]
+    pictures, captions = (scores[:, mode] for scores in tower_scores.directions(z))
+    rows = tower_scores.extremes(pictures, given.probe.pixels, EXTREMES)
+    high, low = (
+        [given.vocabulary[i] for i in ends]
+        for ends in tower_scores.words(captions, given.probe.bags, EXTREMES)
+    )
+    return given.probe.pixels[rows], (high, low)
+
+
+def check(numbers: dict[str, Any], d: int) -> list[Check]:
+    """Check the steps, their law, and retrieval."""
+    wanted, retrieved, chance = min(NAMED, d - 1), numbers["retrieved"], numbers["chance"]
+    times = [*numbers["step_times"], np.inf]
+    off = float(np.exp(abs(np.log(times[0] / numbers["first_of_law"]))))
+    ratios = {name: retrieved[name] / chance[name] for name in retrieved}
+    return [
+        Check("networks: modes learned one at a time", numbers["alone"], wanted, ">="),
+        Check("networks: first step over that of the law, factor", off, FACTOR, "<="),
+        Check("networks: retrieval over chance", ratios["probe"], RETRIEVAL, ">="),
+        Check(
+            "networks: retrieval of unseen characters over chance",
+            ratios["test"],
+            RETRIEVAL,
+            ">=",
+        ),
+    ]
+
+
+def draw_curves(panels: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]) -> None:
+    """Draw loss, singular values and retrieval of the networks, with a line at each step."""
+    steps, values = arrays["network_steps"], arrays["network_values"]
+    colours = plotting.mode_colours(values.shape[1])
+    for ax in panels:
+        for colour, time in zip(colours, numbers["step_times"], strict=False):
+            ax.axvline(time, color=colour, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
+        ax.set(xlabel="training step", xlim=(0, steps[-1]))
+    panels[0].plot(steps, arrays["network_loss"], color=plotting.BLUE)
+    panels[0].set_ylabel("loss")
+    for j, colour in enumerate(colours):
+        panels[1].plot(steps, values[:, j], color=colour)
+    panels[1].axvline(numbers["first_of_law"], color=plotting.INK, lw=1, ls=(0, (4, 2)))
+    panels[1].set_ylabel("singular values of the\ntowers' cross moment")
+    for name, label, colour in (
+        ("probe", "characters of training", plotting.BLUE),
+        ("test", "unseen characters", plotting.ORANGE),
+    ):
+        accuracy = 100 * arrays[f"network_retrieval_{name}"]
+        panels[2].plot(steps, accuracy, color=colour, label=label)
+    panels[2].axhline(100 * numbers["chance"]["probe"], color="0.6", lw=0.8)
+    panels[2].set_ylabel("nearest caption right, %")
+    panels[2].legend(loc="upper left")
+
+
+def draw_modes(part: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]) -> None:
+    """Draw the pictures at both ends of each mode, with the words of either side."""
+    shown = len(numbers["words"])
+    colours = plotting.mode_colours(arrays["network_values"].shape[1])
+    panels: Any = part.subplots(1, max(1, shown), squeeze=False)[0]
+    for j, (ax, (high, low)) in enumerate(zip(panels, numbers["words"], strict=False)):
+        pictures = arrays["network_pictures"][j].mean(axis=-1)
+        rows = [np.pad(row, ((0, 0), (1, 1), (1, 1)), constant_values=90) for row in pictures]
+        ax.imshow(np.vstack([np.hstack(row) for row in rows]), cmap="gray", vmin=0, vmax=255)
+        ax.set_title(f"mode {j + 1}", fontsize=8.5, loc="center", fontweight="normal")
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set(visible=True, color=colours[j], linewidth=2.5)
+        ax.set_xlabel(f"above: {', '.join(high)}\nbelow: {', '.join(low)}", fontsize=8)

@@ -1,0 +1,65 @@
+"""What two towers know: their modes, what a mode says, and which captions are near a picture."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from stepwise.data import glyphs
+
+
+def spectrum(z: np.ndarray) -> Float[np.ndarray, " d"]:
+    """Return the singular values of Z1 Z2ᵀ/n, of both towers' embeddings about their means.
+
+    They are those of Σ1^{1/2} W1ᵀ W2 Σ2^{1/2} if the towers are linear.
+
+    Args:
+        z: embeddings of both towers [2, n, d].
+    """
+    C1, C2 = (np.atleast_2d(np.cov(each.astype(np.float64).T, bias=True)) for each in z)
+    squares = np.sort(np.linalg.eigvals(C1 @ C2).real)[::-1]
+    return np.sqrt(np.maximum(squares, 0))
+
+
+def directions(z: np.ndarray) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    """Return the singular vectors of Z1 Z2ᵀ/n: a score of each picture and of each caption.
+
+    The largest picture's score of each mode is positive.
+    """
+    centred = z.astype(np.float64) - z.mean(axis=1, keepdims=True)
+    (U1, s1, Vt1), (U2, s2, Vt2) = (np.linalg.svd(each, full_matrices=False) for each in centred)
+    P, _, Qt = np.linalg.svd((s1[:, None] * Vt1) @ (s2[:, None] * Vt2).T)
+    pictures, captions = U1 @ P, U2 @ Qt.T
+    largest = np.take_along_axis(pictures, np.abs(pictures).argmax(axis=0)[None], axis=0)
+    return pictures * np.sign(largest), captions * np.sign(largest)
+
+
+def words(scores: np.ndarray, bags: np.ndarray, count: int) -> tuple[list[int], list[int]]:
+    """Return the words of the largest and of the smallest covariance with captions' scores [n]."""
+    order = np.argsort((scores - scores.mean()) @ bags)
+    return order[::-1][:count].tolist(), order[:count].tolist()
+
+
+def extremes(scores: np.ndarray, pixels: np.ndarray, count: int) -> Int[np.ndarray, "2 count"]:
+    """Return the rows of the largest and of the smallest scores [n], of equal pictures only one."""
+    distinct = np.unique(glyphs.first_equal(pixels))
+    order = distinct[np.argsort(scores[distinct])]
+    return np.stack([order[::-1][:count], order[:count]])
+
+
+def retrieval(z: np.ndarray, bags: np.ndarray, pixels: np.ndarray) -> dict[str, float]:
+    """Return how often the nearest caption of a picture is its own, and by chance.
+
+    Nearest is by the angle between embeddings about the mean of each tower. Captions of the same
+    words count as one, and so do equal pictures.
+
+    Args:
+        z: both towers' embeddings [2, n, d].
+        bags: words of the captions [n, V].
+        pixels: the pictures [n, ...].
+    """
+    z = z - z.mean(axis=1, keepdims=True)
+    z1, z2 = z / np.maximum(np.linalg.norm(z, axis=2, keepdims=True), 1e-30)
+    caption, picture = (glyphs.first_equal(x) for x in (bags, pixels))
+    best = np.argmax(z1 @ z2.T, axis=1)
+    hits = (caption[best] == caption) | (picture[best] == picture)
+    chance = np.mean(np.bincount(caption)[caption]) / len(caption)
+    return {"accuracy": float(hits.mean()), "chance": float(chance)}
