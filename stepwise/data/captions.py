@@ -25,8 +25,8 @@ def bag_of_words(
             occur in `least` captions.
 
     Returns:
-        A matrix [n, V], and the V words, the most frequent first unless given. A caption without such a word has
-        a row of zeros.
+        A matrix [n, V], and the V words, the most frequent first unless given. A caption without
+        such a word has a row of zeros.
 
     Raises:
         DataError: if there are no captions, or no word is in `least` of them.

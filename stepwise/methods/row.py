@@ -74,12 +74,14 @@ class Schedule:
         steps: number of training steps.
         warmup: number of steps of linear warm-up.
         cosine: whether the learning rate falls to a thousandth along a cosine after the warm-up.
+        temperature: temperature of the loss, if it is not the loss's default.
     """
 
     lr: float
     steps: int
     warmup: int = 0
     cosine: bool = False
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
