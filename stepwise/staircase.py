@@ -1,5 +1,6 @@
 """The modes that a training run learned: how many, how many of them one at a time, and when."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,18 @@ def curves(run: Trajectory) -> dict[str, np.ndarray]:
     }
     finite = _finite(run)
     return {name: np.asarray(values)[finite] for name, values in arrays.items()}
+
+
+def relative(run: Trajectory) -> Trajectory:
+    """Return a run with the eigenvalues of C in units of the embedding's total variance.
+
+    A loss that normalises embeddings ignores their scale, which then grows as training goes on and
+    has no part in what is learned. Eigenvalues that are measured in its unit show the modes alone.
+    A mode that starts above half of its final share does not count as learned later.
+    """
+    total = np.asarray(run.covariance_eigenvalues, np.float64).sum(axis=1, keepdims=True)
+    share = np.asarray(run.eigenvalues, np.float64) / np.maximum(total, np.finfo(float).tiny)
+    return replace(run, eigenvalues=share, observable="C / total variance")
 
 
 def numbers(run: Trajectory) -> dict[str, Any]:

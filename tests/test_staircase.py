@@ -90,3 +90,14 @@ def test_a_run_that_diverged_has_learned_nothing_and_keeps_its_finite_samples():
 def test_a_collapsed_run_has_learned_nothing():
     summary = staircase.numbers(run(np.zeros((10, 3))))
     assert (summary["crossed"], summary["alone"]) == (0, 0)
+
+
+def test_relative_eigenvalues_do_not_depend_on_the_scale_of_the_embedding():
+    curves = sigmoids(20, 50, 80)
+    growth = np.exp(0.05 * np.arange(101))[:, None]
+    plain, grown = staircase.relative(run(curves)), staircase.relative(run(curves * growth))
+    np.testing.assert_allclose(plain.eigenvalues, grown.eigenvalues, rtol=1e-6)
+    np.testing.assert_allclose(np.sum(plain.eigenvalues, axis=1), 1, rtol=1e-6)
+    # the last mode rises from 0 to a third of the whole
+    assert staircase.numbers(grown)["step_times"][2] == pytest.approx(798, rel=1e-2)
+    assert staircase.numbers(run(curves * growth))["step_times"][2] > 850

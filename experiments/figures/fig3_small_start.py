@@ -42,9 +42,12 @@ def run(config: resnets.Config, progress: Progress = silent) -> Generator[Result
     result = Result(arrays, {})
     for i, method in enumerate(config.methods):
         trained = resnets.trained(config, method, progress)
-        arrays = arrays | resnets.arrays(method, trained.trajectory)
+        path = trained.trajectory
+        if config.start == "standard":
+            path = staircase.relative(path)
+        arrays = arrays | resnets.arrays(method, path)
         knn = {"knn": resnets.knn(config, method, trained, progress)}
-        summaries = summaries | {method: staircase.numbers(trained.trajectory) | knn}
+        summaries = summaries | {method: staircase.numbers(path) | knn}
         result = Result(arrays, {"methods": summaries, "config": asdict(config)})
         if i + 1 < len(config.methods):
             yield result
@@ -75,6 +78,8 @@ def plot(result: Result) -> Figure:
         plotting.loss(top, run, label="loss on the probe")
         top.set_title(find(method).title)
         plotting.eigenvalues(middle, run)
+        if config["start"] == "standard":
+            middle.set_ylabel("eigenvalues of C /\ntotal variance")
         middle.set_title(staircase.describe(summary))
         plotting.eigenvalues(bottom, (times, a[f"{method}_covariance"], a[f"{method}_loss"]))
         bottom.set_ylabel("eigenvalues of the covariance")

@@ -51,7 +51,7 @@ class Config:
     stem: Literal["small", "imagenet"] = "small"
     recipe: str = "small"
     """Recipe of the views; "own" is the recipe with which each method was published."""
-    optimiser: Literal["sgd", "lars"] = "sgd"
+    optimiser: Literal["sgd", "lars", "muon"] = "sgd"
     batch_size: int = 64
     probe: int = 256
     records: int = 150

@@ -91,14 +91,16 @@ class Config:
     """Weights to multiply by `start_scale`: those of the head's last layer (head), or all."""
     offset: float = 0.0
     """Norm of the head's bias at the start (`models.offset_start`); 0 means a head without bias."""
-    optimiser: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
-    """Optimiser; lars and adamw do not decay biases or normalisations, nor does lars scale them."""
+    optimiser: Literal["sgd", "lars", "adam", "adamw", "muon"] = "sgd"
+    """Optimiser; lars and adamw do not decay biases or normalisations, nor does lars scale them.
+    muon updates matrices and convolutions, and leaves the others to adam at the same rate.
+    """
     lr: float = 0.004
     """Learning rate, after any warm-up and before any cosine decay."""
     momentum: float = 0.9
-    """Momentum of sgd and lars; adam and adamw ignore it."""
+    """Momentum of sgd, lars and muon; adam and adamw ignore it."""
     weight_decay: float = 0.0
-    """Weight decay of sgd, lars and adamw, where 0 means none; adam ignores it."""
+    """Weight decay of sgd, lars, adamw and muon, where 0 means none; adam ignores it."""
     warmup: int = 0
     """Number of steps over which the learning rate rises linearly; 0 means no warm-up."""
     cosine: bool = False
@@ -140,7 +142,7 @@ class Config:
         object.__setattr__(self, "method", self.method or methods.DEFAULT)
         choices = {
             "recipe": RECIPES,
-            "optimiser": ("sgd", "lars", "adam", "adamw"),
+            "optimiser": ("sgd", "lars", "adam", "adamw", "muon"),
         }
         for name, names in choices.items():
             value = getattr(self, name)

@@ -334,6 +334,12 @@ def plan(config: Config) -> Plan:
         ),
         "adam": optax.adam,
         "adamw": partial(optax.adamw, weight_decay=decay, mask=_matrices),
+        "muon": partial(
+            optax.contrib.muon,
+            beta=config.momentum,
+            weight_decay=decay,
+            muon_weight_dimension_numbers=_as_matrices,
+        ),
     }
     return Plan(
         config.steps,
@@ -368,3 +374,15 @@ def snapshot_steps(config: Config) -> tuple[int, ...]:
 def _matrices(params: Any) -> Any:
     """Select the weights that LARS and AdamW treat, without biases and normalisations."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _as_matrices(params: Any) -> Any:
+    """Return how Muon sees each weight: all axes but the last as inputs, the last as outputs."""
+
+    def axes(leaf: Any) -> Any:
+        if leaf.ndim < 2:
+            return None
+        inputs = tuple(range(leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, leaf.ndim - 1)
+
+    return jax.tree.map(axes, params)

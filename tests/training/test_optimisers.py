@@ -13,6 +13,7 @@ from flax import nnx
 
 from stepwise import losses, models, training, views
 from stepwise.methods import Objective
+from stepwise.training import runs
 from stepwise.training.optimiser import Optimiser
 from stepwise.training.plan import Plan
 from tests.training import small
@@ -37,6 +38,7 @@ OPTIMISERS = {
     "with a key": noisy,
     "with value=": plateau,
     "with value_fn=": search,
+    "of convolutions": runs.plan(runs.Config(optimiser="muon")).optimiser,
 }
 
 

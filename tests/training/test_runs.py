@@ -44,7 +44,7 @@ def test_another_setting_is_another_run_but_another_path_of_the_same_images_is_n
         assert runs.folder(replace(SMALL, **other), images) != here
 
 
-@pytest.mark.parametrize("optimiser", ["lars", "adamw"])
+@pytest.mark.parametrize("optimiser", ["lars", "adamw", "muon"])
 def test_warm_up_and_cosine_give_the_schedule(optimiser):
     plan = runs.plan(
         replace(
