@@ -24,20 +24,6 @@ def polar(G: Numbers) -> Float[Array, "d m"]:
     return (U * kept[None]) @ Vt
 
 
-def geometric_mean(P: Array, Q: Array) -> Float[Array, "d d"]:
-    """Return the positive definite B with B Q B = P, for positive definite P and Q [d, d].
-
-    B = Q^{-½} (Q^½ P Q^½)^½ Q^{-½}, the geometric mean of P and Q^{-1}.
-    """
-    values, vectors = jnp.linalg.eigh(Q)
-    floor = jnp.finfo(Q.dtype).tiny
-    roots = jnp.sqrt(jnp.maximum(values, floor))
-    root, inverse = ((vectors * scale[None]) @ vectors.T for scale in (roots, 1 / roots))
-    inner, turned = jnp.linalg.eigh(root @ P @ root)
-    middle = (turned * jnp.sqrt(jnp.maximum(inner, 0))[None]) @ turned.T
-    return inverse @ middle @ inverse
-
-
 def with_moments(
     name: str, step: Any, bound: Any, *, needs_gamma: bool = True
 ) -> optax.GradientTransformationExtraArgs:

@@ -26,9 +26,10 @@ import optax
 from jaxtyping import Array
 
 from stepwise import _check
-from stepwise._transformations import geometric_mean, polar, times, with_moments
+from stepwise._transformations import polar, times, with_moments
 from stepwise.laws import BarlowTwins
 from stepwise.laws.heavy_ball import HeavyBallLaw
+from stepwise.laws.numeric import geometric_mean
 from stepwise.laws.preconditioned import (
     EmbeddingPowerLaw,
     InputPowerLaw,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stepwise import dynamics, laws, updates
+from stepwise.laws.numeric import geometric_mean
 from tests import problems
 
 D = 3
@@ -182,7 +183,7 @@ def test_relative_polar_solves_its_equation_and_is_done_in_thirty_steps(x64):
     gamma = np.geomspace(1, 1 / 8, 4)
     W = problems.gaussian((4, 4), 1e-4)
     H = W * gamma
-    B = np.asarray(updates.geometric_mean(jnp.asarray(W @ W.T), jnp.asarray(H @ H.T)))
+    B = np.asarray(geometric_mean(jnp.asarray(W @ W.T), jnp.asarray(H @ H.T)))
     np.testing.assert_allclose(B @ (H @ H.T) @ B, W @ W.T, rtol=1e-6, atol=1e-14)
     assert (np.linalg.eigvalsh(B) > 0).all()
     p = problems.modes(gamma)

@@ -8,7 +8,6 @@ import numpy as np
 from experiments.contract import Check, Progress
 from experiments.shared import tower_scores, towers
 from stepwise import losses, plotting, spectra
-from stepwise.staircase import LEARNED
 
 NAMED = 5
 """Modes that are shown as pictures and words, and which must be learned one at a time."""
@@ -27,9 +26,11 @@ def compute(
         run = towers.train(settings, given, runs_dir, progress)
         loss = [losses.clip(*z, scale=towers.SCALE, normalise=False) for z in run.probe]
     values = np.stack([tower_scores.spectrum(z) for z in run.probe])
-    final = values[-3:].mean(axis=0)
-    crossed, alone = spectra.steps_alone(run.steps, values, learned=LEARNED * final[0])
-    times = np.asarray(spectra.step_times(run.steps, values / final))[:crossed]
+    # a mode goes on growing while others are learned; from 1 on its logits are large
+    shares = np.minimum(values, 1)
+    crossed, alone = spectra.steps_alone(run.steps, shares, learned=0.5)
+    times = np.asarray(spectra.step_times(run.steps, shares))[:crossed]
+    first = float(spectra.step_times(run.steps, values[:, :1] / (2 * run.level))[0])
     arrays: dict[str, np.ndarray] = {
         "network_steps": run.steps,
         "network_values": values,
@@ -48,10 +49,10 @@ def compute(
         "crossed": crossed,
         "alone": alone,
         "step_times": times.tolist(),
-        "first_of_law": run.first,
-        "final": final.tolist(),
+        "first": {"network": first, "law": run.first},
+        "final": values[-1].tolist(),
         "chance": chance,
-        "retrieval": _around(run.steps, values / final, arrays["network_retrieval_probe"], times),
+        "retrieval": _around(run.steps, shares, arrays["network_retrieval_probe"], crossed),
         "retrieved": {name: float(arrays[f"network_retrieval_{name}"][-1]) for name in chance},
     }
     named = [_named(run, given, j, time) for j, time in enumerate(times[:NAMED])]
@@ -61,16 +62,17 @@ def compute(
 
 
 def _around(
-    steps: np.ndarray, shares: np.ndarray, accuracy: np.ndarray, times: np.ndarray
+    steps: np.ndarray, shares: np.ndarray, accuracy: np.ndarray, count: int
 ) -> list[dict[str, float]]:
-    """Return the accuracy of retrieval when each mode is at a tenth, half and nine tenths."""
+    """Return the accuracy of retrieval when each mode is at a tenth, half and nine tenths of 1."""
     rows = []
-    for j, _ in enumerate(times):
+    for j in range(count):
         levels = {"before": 0.1, "during": 0.5, "after": 0.9}
         at = {
             name: float(spectra.step_times(steps, shares[:, j : j + 1] / (2 * level))[0])
             for name, level in levels.items()
         }
+        at = {name: step for name, step in at.items() if np.isfinite(step)}
         rows.append({name: float(np.interp(step, steps, accuracy)) for name, step in at.items()})
     return rows
 
@@ -92,8 +94,7 @@ def _named(
 def check(numbers: dict[str, Any], d: int) -> list[Check]:
     """Check the steps, their law, and retrieval."""
     wanted, retrieved, chance = min(NAMED, d - 1), numbers["retrieved"], numbers["chance"]
-    times = [*numbers["step_times"], np.inf]
-    off = float(np.exp(abs(np.log(times[0] / numbers["first_of_law"]))))
+    off = float(np.exp(abs(np.log(numbers["first"]["network"] / numbers["first"]["law"]))))
     ratios = {name: retrieved[name] / chance[name] for name in retrieved}
     return [
         Check("networks: modes learned one at a time", numbers["alone"], wanted, ">="),
@@ -120,7 +121,7 @@ def draw_curves(panels: Any, arrays: dict[str, np.ndarray], numbers: dict[str, A
     panels[0].set_ylabel("loss")
     for j, colour in enumerate(colours):
         panels[1].plot(steps, values[:, j], color=colour)
-    panels[1].axvline(numbers["first_of_law"], color=plotting.INK, lw=1, ls=(0, (4, 2)))
+    panels[1].axvline(numbers["first"]["law"], color=plotting.INK, lw=1, ls=(0, (4, 2)))
     panels[1].set_ylabel("singular values of the\ntowers' cross moment")
     for name, label, colour in (
         ("probe", "characters of training", plotting.BLUE),

@@ -5,6 +5,9 @@ from jaxtyping import Float, Int
 
 from stepwise.data import glyphs
 
+LEARNED = 0.1
+"""Singular value above which a mode matters to the loss: the size of its logits at a scale of 1."""
+
 
 def spectrum(z: np.ndarray) -> Float[np.ndarray, " d"]:
     """Return the singular values of Z1 Z2ᵀ/n, of both towers' embeddings about their means.
@@ -20,9 +23,9 @@ def spectrum(z: np.ndarray) -> Float[np.ndarray, " d"]:
 
 
 def directions(z: np.ndarray) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
-    """Return the singular vectors of Z1 Z2ᵀ/n: a score of each picture and of each caption.
+    """Return the scores of each picture and of each caption in the singular directions of Z1 Z2ᵀ/n.
 
-    The largest picture's score of each mode is positive.
+    They are whitened: all have the same size. The largest picture's score of each mode is positive.
     """
     centred = z.astype(np.float64) - z.mean(axis=1, keepdims=True)
     (U1, s1, Vt1), (U2, s2, Vt2) = (np.linalg.svd(each, full_matrices=False) for each in centred)
@@ -48,18 +51,22 @@ def extremes(scores: np.ndarray, pixels: np.ndarray, count: int) -> Int[np.ndarr
 def retrieval(z: np.ndarray, bags: np.ndarray, pixels: np.ndarray) -> dict[str, float]:
     """Return how often the nearest caption of a picture is its own, and by chance.
 
-    Nearest is by the angle between embeddings about the mean of each tower. Captions of the same
-    words count as one, and so do equal pictures.
+    Nearest is by the angle between the scores in the learned modes, each in units of its standard
+    deviation, because a few modes outgrow the others by far. Captions of the same words count as
+    one, and so do equal pictures. Without a learned mode the accuracy is that of chance.
 
     Args:
         z: both towers' embeddings [2, n, d].
         bags: words of the captions [n, V].
         pixels: the pictures [n, ...].
     """
-    z = z - z.mean(axis=1, keepdims=True)
-    z1, z2 = z / np.maximum(np.linalg.norm(z, axis=2, keepdims=True), 1e-30)
     caption, picture = (glyphs.first_equal(x) for x in (bags, pixels))
-    best = np.argmax(z1 @ z2.T, axis=1)
+    chance = float(np.mean(np.bincount(caption)[caption]) / len(caption))
+    learned = int(np.sum(spectrum(z) >= LEARNED))
+    if learned == 0:
+        return {"accuracy": chance, "chance": chance}
+    scores = np.stack(directions(z))[:, :, :learned]
+    unit = scores / np.linalg.norm(scores, axis=2, keepdims=True)
+    best = np.argmax(unit[0] @ unit[1].T, axis=1)
     hits = (caption[best] == caption) | (picture[best] == picture)
-    chance = np.mean(np.bincount(caption)[caption]) / len(caption)
-    return {"accuracy": float(hits.mean()), "chance": float(chance)}
+    return {"accuracy": float(hits.mean()), "chance": chance}

@@ -140,13 +140,16 @@ class Run:
     Attributes:
         steps: the measured steps [T].
         probe, test: both towers' embeddings of the probe and of the held-out pairs [T, 2, n, d].
-        first: the step at which the law of the features at the start puts the first mode.
+        first: the step at which the first mode reaches `level` by the law of the features at the
+            start.
+        level: half of the first mode's rest by this law.
     """
 
     steps: np.ndarray
     probe: np.ndarray
     test: np.ndarray
     first: float
+    level: float
 
 
 class Towers:
@@ -213,8 +216,11 @@ class Towers:
             )
         return measured
 
-    def law(self, state: Any) -> float:
-        """Return the step at which the law puts the first mode, on the features at the start."""
+    def law(self, state: Any) -> tuple[float, float]:
+        """Return when the law of the features at the start puts the first mode, and at what level.
+
+        The level is half of the mode's rest.
+        """
         features, heads = [], []
         for name, x in zip(self.forward, self.probes[0], strict=True):
             hidden = self.forward[name](state["params"][name], state["stats"][name], x, True)[1]
@@ -231,9 +237,9 @@ class Towers:
         with jax.enable_x64(True):
             law = laws.CLIP(g[:rank], *moments, SCALE, d=self.settings.d)
             lam0 = law.generic_start((heads[0].T @ bases[0] + heads[1].T @ bases[1]) / 2)
-            time = float(law.step_times(lam0)[0])
+            time, level = float(law.step_times(lam0)[0]), float(law.rest()[0]) / 2
         rate = 2 * SCALE * float(g[0])
-        return time / time_of_step(self.settings.lr, self.settings.momentum, rate)
+        return time / time_of_step(self.settings.lr, self.settings.momentum, rate), level
 
     def _draw(self, pixels: Array, key: Array) -> Array:
         margin = (self.margin, self.margin)
@@ -272,7 +278,7 @@ def train(settings: Settings, given: Corpus, root: str, progress: Progress) -> R
     about = {"settings": _files.jsonable(identity), "images": images}
     folder = Path(root) / _files.digest(json.dumps(about, sort_keys=True))
     state = towers.start()
-    law = towers.law(state)
+    first, level = towers.law(state)
     log = {
         name: np.zeros((len(at), *z.shape), z.dtype) for name, z in towers.measure(state).items()
     }
@@ -293,4 +299,4 @@ def train(settings: Settings, given: Corpus, root: str, progress: Progress) -> R
                 progress(f"two networks, step {step} of {settings.steps}")
             if step < settings.steps:
                 state = towers.advance(state, step)
-    return Run(at, log["probe"], log["test"], law)
+    return Run(at, log["probe"], log["test"], first, level)

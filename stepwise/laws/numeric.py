@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.ode import odeint
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 
 @jax.jit
@@ -115,3 +115,17 @@ def logistic(x: Array, rate: Any, lam0: Array) -> Array:
     return jnp.where(
         inside, within, jnp.where(fixed, resting, jnp.clip(outside, -largest, largest))
     )
+
+
+def geometric_mean(P: Array, Q: Array) -> Float[Array, "d d"]:
+    """Return the positive definite B with B Q B = P, for positive definite P and Q [d, d].
+
+    B = Q^{-½} (Q^½ P Q^½)^½ Q^{-½}, the geometric mean of P and Q^{-1}.
+    """
+    values, vectors = jnp.linalg.eigh(Q)
+    floor = jnp.finfo(Q.dtype).tiny
+    roots = jnp.sqrt(jnp.maximum(values, floor))
+    root, inverse = ((vectors * scale[None]) @ vectors.T for scale in (roots, 1 / roots))
+    inner, turned = jnp.linalg.eigh(root @ P @ root)
+    middle = (turned * jnp.sqrt(jnp.maximum(inner, 0))[None]) @ turned.T
+    return inverse @ middle @ inverse

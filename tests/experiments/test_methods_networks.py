@@ -10,7 +10,6 @@ from experiments.figures import methods_networks
 from experiments.shared import network_laws, resnets
 from stepwise import plotting
 from stepwise.methods import METHODS
-from stepwise.training import runs
 from tests.conftest import optimised
 from tests.experiments.figures import failed
 
