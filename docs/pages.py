@@ -91,6 +91,8 @@ def methods_page() -> str:
                 start = f"scale {row.start.scale:g}, offset {row.start.offset:g}"
                 start += "".join(f", `{name}={value!r}`" for name, value in row.small.items())
                 start = start if occasion == "small" else "as published"
+                if plan.temperature is not None:
+                    start += f", temperature {plan.temperature:g}"
                 cosine = "cosine" if plan.cosine else "constant"
                 trained.append(
                     f"| {row.title} | {occasion} | {start} | {plan.lr:g} | {plan.steps:,} | "

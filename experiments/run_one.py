@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     """Run a figure; return 0 if every check passed, 1 if one failed, 2 for a bad argument."""
     args = tyro.cli(Arguments, args=argv, prog="python -m experiments")
     try:
+        require_one_set(argv)
         return args.run()
     except (ValueError, OSError) as error:
         print(f"{args.name}: {error}", file=sys.stderr)
@@ -37,6 +38,17 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def require_one_set(argv: list[str]) -> None:
+    """Reject a second --set, which would replace the first.
+
+    Raises:
+        ValueError: if there are two.
+    """
+    count = argv.count("--set")
+    if count > 1:
+        raise ValueError(f"--set: expected once, with all FIELD=VALUE after it, received {count}")
 
 
 def run(args: Arguments) -> bool:

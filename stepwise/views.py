@@ -76,15 +76,7 @@ def positive_pairs(
             recipe in RECIPES, "recipe", f"a Recipe or one of {', '.join(RECIPES)}", repr(recipe)
         )
         recipe = RECIPES[recipe]
-    array = isinstance(pixels, (np.ndarray, jax.Array))
-    received = describe(pixels) if array else type(pixels).__name__
-    require(
-        array and pixels.dtype == np.uint8 and pixels.ndim == 4,
-        "pixels",
-        "uint8 [n, H, W, C]",
-        received,
-    )
-    require(pixels.size > 0, "pixels", "at least one image", pixels)
+    _require_pixels(pixels)
     count, height, width, channels = pixels.shape
     for view in (recipe.first, recipe.second):
         _require_fit(view, pixels, name)
@@ -111,7 +103,7 @@ def positive_pairs(
 
 
 def local_crops(
-    pixels: Any, key: PRNGKeyArray, recipe: MultiCrop
+    pixels: Any, key: PRNGKeyArray, recipe: MultiCrop | str
 ) -> tuple[Float32[Array, "n h w c"], ...]:
     """Draw the local crops of every image, as many arrays as the recipe counts.
 
@@ -120,15 +112,19 @@ def local_crops(
     Args:
         pixels: uint8 [n, H, W, C], a NumPy or a JAX array.
         key: a random key.
-        recipe: the recipe.
+        recipe: the recipe, or its name in `RECIPES`.
 
     Returns:
         Each local crop of all images, float32 in [0, 1].
 
     Raises:
-        ValueError: if the pixels are smaller than a crop or a blur kernel, or have neither 1 nor 3
-            channels although colours change.
+        ValueError: if the recipe has no local crops; if the pixels are not uint8 of rank 4, are
+            empty, are smaller than a crop or a blur kernel, or have neither 1 nor 3 channels
+            although colours change.
     """
+    recipe = RECIPES.get(recipe) if isinstance(recipe, str) else recipe  # type: ignore[assignment]
+    require(isinstance(recipe, MultiCrop), "recipe", "a recipe with local crops", repr(recipe)[:60])
+    _require_pixels(pixels)
     pixels = jnp.asarray(pixels)
     _require_fit(recipe.local, pixels, "this recipe")
     key = jax.random.fold_in(_random.threefry(key), 2**32 - 1)
@@ -202,6 +198,14 @@ def _apply_jitter(
     shift = augment.to_interval(noise[3], (-jitter.hue, jitter.hue))
     order = jnp.asarray(_ORDERS)[augment.to_integers(noise[4], len(_ORDERS))]
     return augment.jitter(image, jnp.stack(factors), shift, order)
+
+
+def _require_pixels(pixels: Any) -> None:
+    array = isinstance(pixels, (np.ndarray, jax.Array))
+    received = describe(pixels) if array else type(pixels).__name__
+    fits = array and pixels.dtype == np.uint8 and pixels.ndim == 4
+    require(fits, "pixels", "uint8 [n, H, W, C]", received)
+    require(pixels.size > 0, "pixels", "at least one image", pixels)
 
 
 def _require_fit(view: View, pixels: Any, recipe: str) -> None:

@@ -417,3 +417,14 @@ def test_sizes_and_numbers_of_crops_that_cannot_be_are_refused_by_name():
         ResizedCrop(size=1.5)
     with pytest.raises(ValueError, match="count: expected at least one local crop, received 0"):
         views.MultiCrop(View(), View(), View(), 0)
+
+
+def test_local_crops_need_a_recipe_that_has_them_and_images():
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    crops = views.local_crops(pixels, KEY, "dino_multicrop")
+    assert len(crops) == views.RECIPES["dino_multicrop"].count
+    for recipe in ("small", "nope"):
+        with pytest.raises(ValueError, match="recipe: expected a recipe with local crops"):
+            views.local_crops(pixels, KEY, recipe)
+    with pytest.raises(ValueError, match=r"pixels: expected uint8 \[n, H, W, C\]"):
+        views.local_crops(pixels / 255, KEY, "dino_multicrop")

@@ -46,6 +46,8 @@ FACTOR, WAIT = 1.5, 0.25
 """Bounds of the checks: factor between the first step and its law, relative error of a wait."""
 POWER, LOGARITHM = 0.4, 0.25
 """Exponent of a wait in the start: at least, where a predictor starts small; at most, elsewhere."""
+WAITS = (10, 20, 50, 100, 200, 500, 1000, 2000)
+"""Ticks of the axis of waits, in steps."""
 TEACHER = "teacher_temperature"
 """Argument of a loss whose law has a threshold."""
 
@@ -136,7 +138,8 @@ def _temperatures(config: Config, begin: First, progress: Progress) -> list[dict
         what = f"{factor:g} of the threshold"
         trained = network_laws.until_step(changed, config.short, config.runs_dir, progress, what)
         steps, values = network_laws.observed(begin.law, trained.trajectory)
-        late = (steps >= steps[-1] / 4) & (values[:, 0] < begin.level / 4)
+        small = values[:, 0] < begin.level / 4
+        late = small & (steps >= steps[small][-1] / 4)
         slope = np.polyfit(steps[late] * begin.unit, np.log(values[late, 0]), 1)[0]
         rows.append({"factor": factor, "law": begin.growth(changed), "observed": float(slope)})
     return rows
@@ -285,8 +288,12 @@ def _draw_waits(ax: Any, methods: dict[str, Any]) -> None:
     ax.set(xscale="log", yscale="log", xlabel="start, in units of the method's own")
     ax.set_ylabel("steps until the first mode")
     ax.set_xticks(starts, [f"{start:g}" for start in starts])
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+    ticks = [tick for tick in WAITS if low <= tick <= high]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.legend(loc="upper right", ncols=2)
+    ax.legend(loc="upper center", ncols=3)
     ax.set_title("The wait from a smaller start (dashed: law)")
 
 

@@ -11,8 +11,10 @@ from stepwise import losses, plotting, spectra
 
 NAMED = 5
 """Modes that are shown as pictures and words, and which must be learned one at a time."""
-EXTREMES = 4
+EXTREMES, WORDS = 4, 3
 """Pictures and words at each end of a mode."""
+LAST = 10
+"""Number of measurements at the end over which retrieval is averaged."""
 FACTOR, RETRIEVAL = 1.5, 10.0
 """Bounds: factor between the first step and its law, retrieval in units of chance."""
 
@@ -53,7 +55,9 @@ def compute(
         "final": values[-1].tolist(),
         "chance": chance,
         "retrieval": _around(run.steps, shares, arrays["network_retrieval_probe"], crossed),
-        "retrieved": {name: float(arrays[f"network_retrieval_{name}"][-1]) for name in chance},
+        "retrieved": {
+            name: float(arrays[f"network_retrieval_{name}"][-LAST:].mean()) for name in chance
+        },
     }
     named = [_named(run, given, j, time) for j, time in enumerate(times[:NAMED])]
     numbers["words"] = [words for _, words in named]
@@ -86,7 +90,7 @@ def _named(
     rows = tower_scores.extremes(pictures, given.probe.pixels, EXTREMES)
     high, low = (
         [given.vocabulary[i] for i in ends]
-        for ends in tower_scores.words(captions, given.probe.bags, EXTREMES)
+        for ends in tower_scores.words(captions, given.probe.bags, WORDS)
     )
     return given.probe.pixels[rows], (high, low)
 
@@ -112,15 +116,17 @@ def check(numbers: dict[str, Any], d: int) -> list[Check]:
 def draw_curves(panels: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]) -> None:
     """Draw loss, singular values and retrieval of the networks, with a line at each step."""
     steps, values = arrays["network_steps"], arrays["network_values"]
-    colours = plotting.mode_colours(values.shape[1])
+    colours = _colours(numbers)
     for ax in panels:
         for colour, time in zip(colours, numbers["step_times"], strict=False):
             ax.axvline(time, color=colour, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
         ax.set(xlabel="training step", xlim=(0, steps[-1]))
     panels[0].plot(steps, arrays["network_loss"], color=plotting.BLUE)
     panels[0].set_ylabel("loss")
-    for j, colour in enumerate(colours):
-        panels[1].plot(steps, values[:, j], color=colour)
+    for j in range(values.shape[1]):
+        panels[1].plot(steps, values[:, j], color=colours[j] if j < len(colours) else "0.75")
+    panels[1].set(yscale="log", ylim=(1e-4, 2 * values.max()))
+    panels[1].axhline(0.5, color="0.6", lw=0.8, zorder=0)
     panels[1].axvline(numbers["first"]["law"], color=plotting.INK, lw=1, ls=(0, (4, 2)))
     panels[1].set_ylabel("singular values of the\ntowers' cross moment")
     for name, label, colour in (
@@ -137,7 +143,7 @@ def draw_curves(panels: Any, arrays: dict[str, np.ndarray], numbers: dict[str, A
 def draw_modes(part: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]) -> None:
     """Draw the pictures at both ends of each mode, with the words of either side."""
     shown = len(numbers["words"])
-    colours = plotting.mode_colours(arrays["network_values"].shape[1])
+    colours = _colours(numbers)
     panels: Any = part.subplots(1, max(1, shown), squeeze=False)[0]
     for j, (ax, (high, low)) in enumerate(zip(panels, numbers["words"], strict=False)):
         pictures = arrays["network_pictures"][j].mean(axis=-1)
@@ -147,4 +153,9 @@ def draw_modes(part: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():
             spine.set(visible=True, color=colours[j], linewidth=2.5)
-        ax.set_xlabel(f"above: {', '.join(high)}\nbelow: {', '.join(low)}", fontsize=8)
+        ax.set_xlabel(f"above: {', '.join(high)}\nbelow: {', '.join(low)}", fontsize=7.5)
+
+
+def _colours(numbers: dict[str, Any]) -> np.ndarray:
+    """Return the colours of the modes that are learned or shown."""
+    return plotting.mode_colours(max(NAMED, numbers["crossed"]))

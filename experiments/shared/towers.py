@@ -126,11 +126,25 @@ def corpus(settings: Settings) -> Corpus:
         for images in (train, probe, test)
     ]
     if settings.data != "glyphs":
-        held = np.arange(len(train.captions)) % glyphs.TEST == glyphs.TEST - 1
+        # by picture, because a picture may have several captions
+        kinds, which = np.unique(glyphs.first_equal(train.pixels), return_inverse=True)
+        held = (np.arange(len(kinds)) % glyphs.TEST == glyphs.TEST - 1)[which]
         parts = [parts[0].rows(np.flatnonzero(rows)) for rows in (~held, ~held, held)]
     # a caption without a frequent word says nothing
     parts = [part.rows(np.flatnonzero(part.bags.any(axis=1))) for part in parts]
+    count, least = len(parts[0]), settings.batch_size
+    if count < least or len(parts[2]) == 0:
+        expected = f"at least {least} pairs to train on and one to hold out"
+        raise ValueError(f"data: expected {expected}, received {count} and {len(parts[2])}")
     return Corpus(parts[0], parts[1].spaced(PROBE), parts[2].spaced(PROBE), vocabulary)
+
+
+def digest(settings: Settings) -> str:
+    """Return a hash of all pictures and captions."""
+    given = corpus(settings)
+    parts = [part for each in (given.train, given.probe, given.test) for part in (each.pixels,)]
+    texts = json.dumps([each.captions for each in (given.train, given.probe, given.test)])
+    return _files.digest(*parts, texts)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from stepwise.data.images import Images, require, require_split, subset
 FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 """Faces in which the characters are drawn, where they have them; matplotlib carries all of them."""
 TEST = 5
-"""Every TEST-th character belongs to the split test."""
+"""Every TEST-th character, of those with different pictures, belongs to the split test."""
+LOOK = 32
+"""Side of the pictures by which characters count as equal."""
 CATEGORIES = {
     "Lu": "uppercase letter",
     "Ll": "lowercase letter",
@@ -53,12 +55,14 @@ def load(
     Images are white on black, [n, size, size, 1], by default of 32 px, sorted by code point and
     face. Their captions are the Unicode names in lower case, such as "greek small letter alpha",
     and their labels the general category. Characters whose picture is blank are left out. The split
-    test has every fifth character, in all of its faces.
+    test has every fifth character, in all of its faces. Characters that look the same in a face at
+    32 px, such as Latin A, Greek Alpha and Cyrillic A, are in one split.
 
     Pillow draws with its own layout engine, so the pictures depend on its version alone. Which
     characters have a name depends on the version of Python.
     """
     require_split("glyphs", split, ("train", "test"))
+    require(len(faces) > 0, "faces", f"some of {', '.join(FACES)}", "none")
     for face in faces:
         require(face in FACES, "faces", f"some of {', '.join(FACES)}", repr(face))
     size = size or 32
@@ -67,8 +71,8 @@ def load(
         for face in map(FACES.index, faces)
         for code, picture in zip(*_drawn(face, size), strict=True)
     ]
-    place = {code: i for i, code in enumerate(characters())}
-    drawn = [each for each in drawn if (place[each[0]] % TEST == TEST - 1) == (split == "test")]
+    held = held_out()
+    drawn = [each for each in drawn if (each[0] in held) == (split == "test")]
     drawn.sort(key=lambda each: each[:2])
     kept = subset(len(drawn), limit, seed)
     chosen = [drawn[i] for i in kept]
@@ -84,7 +88,7 @@ def load(
 
 
 def pair(
-    faces: tuple[str, str] = ("DejaVuSans", "DejaVuSerif"), *, size: int = 32
+    faces: Sequence[str] = ("DejaVuSans", "DejaVuSerif"), *, size: int = 32
 ) -> tuple[UInt8[np.ndarray, "n s s 1"], UInt8[np.ndarray, "n s s 1"], tuple[str, ...]]:
     """Draw the characters that two faces have: positive pairs without augmentation.
 
@@ -98,8 +102,11 @@ def pair(
     Raises:
         DataError: if a face is unknown.
     """
+    expected = f"two of {', '.join(FACES)}"
+    require(len(faces) == 2, "faces", expected, str(len(faces)))
     for face in faces:
-        require(face in FACES, "faces", f"two of {', '.join(FACES)}", repr(face))
+        require(face in FACES, "faces", expected, repr(face))
+    require(size >= 1, "size", "a positive number of pixels", str(size))
     first, second = (dict(zip(*_drawn(FACES.index(face), size), strict=True)) for face in faces)
     codes = [code for code in first if code in second]
     x, x2 = (np.stack([drawn[code] for code in codes]) for drawn in (first, second))
@@ -115,6 +122,26 @@ def name(code: int) -> str:
 def characters() -> tuple[int, ...]:
     """Return the code points of the visible, named characters of DejaVu Sans, ascending."""
     return tuple(sorted(filter(_is_visible, _codes(FACES[0]))))
+
+
+@lru_cache(maxsize=1)
+def held_out() -> frozenset[int]:
+    """Return the code points of the split test."""
+    kind = {code: code for code in characters()}
+
+    def first(code: int) -> int:
+        while kind[code] != code:
+            code = kind[code]
+        return code
+
+    for face in range(len(FACES)):
+        codes, pictures = _drawn(face, LOOK)
+        for code, same in zip(codes, first_equal(np.stack(pictures)), strict=True):
+            one, other = first(code), first(codes[same])
+            kind[max(one, other)] = min(one, other)
+    kinds = {code: first(code) for code in kind}
+    chosen = set(sorted(set(kinds.values()))[TEST - 1 :: TEST])
+    return frozenset(code for code, one in kinds.items() if one in chosen)
 
 
 def _is_visible(code: int) -> bool:

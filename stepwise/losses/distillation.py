@@ -287,12 +287,15 @@ def isoloss_with_running_moment(
         The loss and the next state.
 
     Raises:
-        ValueError: as in `isoloss`, or if `decay` is not in [0, 1).
+        ValueError: as in `isoloss`, if the moment has another size, or if `decay` is not in [0, 1).
     """
     z1, z2 = check_pair(z1, z2)
     if not _check.is_traced(decay):
         _check.require(0 <= decay < 1, "decay", "a number in [0, 1)", decay)
     former, step = state["moment"], state["step"]
+    d = z1.shape[1]
+    fits = jnp.shape(former) == (d, d)
+    _check.require(fits, "state", f"a moment [{d}, {d}], as of isoloss_moment({d})", former)
     batch = jax.lax.stop_gradient((z1.T @ z1 + z2.T @ z2) / (2 * len(z1)))
     moment = batch + jnp.where(step > 0, decay, 0) * (former - batch)
     loss = isoloss(z1, z2, t1, t2, moment=moment, alpha=alpha, eps=eps, relative=relative)

@@ -85,6 +85,8 @@ class ViT(nnx.Module):
         Raises:
             ValueError: if the images' height or width is not a multiple of the patches' side.
         """
+        fits = jnp.ndim(x) == 4 and jnp.shape(x)[0] > 0
+        _check.require(fits, "x", "at least one image [k, h, w, c]", x)
         k, height, width, channels = jnp.shape(x)
         rows, columns = height // self.patch, width // self.patch
         fits = rows * self.patch == height and columns * self.patch == width and rows * columns > 0

@@ -51,7 +51,7 @@ class Config:
     """Temperature of the loss, for a loss that has one; by default the official value."""
     loss: Literal["published", "law"] = "published"
     """Form of the loss: the published one, or the one of which the method's law is exact."""
-    loss_options: dict[str, float] = field(default_factory=dict)
+    loss_options: dict[str, float] = field(default_factory=dict, hash=False)
     """Other arguments of the loss by name, such as teacher_temperature 0.06 of dino."""
     center: bool = False
     """Subtract the mean over the batch from the embeddings, for a loss that does not do so."""
@@ -139,9 +139,13 @@ class Config:
         from stepwise import _check, methods  # which import JAX
         from stepwise.views import RECIPES
 
+        self._require_types()
         object.__setattr__(self, "method", self.method or methods.DEFAULT)
         choices = {
             "recipe": RECIPES,
+            "norm": ("batch", "group"),
+            "stem": ("small", "imagenet"),
+            "start_of": ("head", "all"),
             "optimiser": ("sgd", "lars", "adam", "adamw", "muon"),
         }
         for name, names in choices.items():
@@ -154,7 +158,8 @@ class Config:
             )
             fits = fits and (len(value) > 0 or name == "predictor")
             _check.require(fits, name, "a tuple of positive whole numbers", repr(value))
-        least = dict.fromkeys(("n_images", "width", "steps", "patch"), 1)
+        counts = ("n_images", "width", "steps", "patch", "batch_size", "probe", "records")
+        least = dict.fromkeys((*counts, "checkpoint_every"), 1)
         least |= dict.fromkeys(("warmup", "snapshots", "seed", "prototypes"), 0)
         for name, minimum in least.items():
             _check.whole(name, getattr(self, name), minimum)
@@ -168,9 +173,41 @@ class Config:
         self._require_loss()
         self._require_head()
 
+    def _require_types(self) -> None:
+        """Replace NumPy's numbers by Python's, and reject a value of another type than its field.
+
+        `loss_options` becomes a copy, in which whole numbers are floats.
+        """
+        from stepwise import _check
+
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+                value = value.item()
+                object.__setattr__(self, each.name, value)
+            kind = getattr(each.type, "__name__", str(each.type)).removesuffix(" | None")
+            if value is None and str(each.type).endswith("| None"):
+                continue
+            if kind == "bool":
+                _check.require(isinstance(value, bool), each.name, "True or False", repr(value))
+            elif kind == "float":
+                fits = isinstance(value, int | float) and not isinstance(value, bool)
+                _check.require(fits, each.name, "a number", repr(value))
+            elif kind == "str" or "Literal" in kind:
+                _check.require(isinstance(value, str), each.name, "a name", repr(value))
+        given = self.loss_options
+        fits = isinstance(given, dict)
+        _check.require(fits, "loss_options", "a dict of numbers by name", repr(given))
+        plain = {
+            name: float(value) if type(value) is int and abs(value) < 2**53 else value
+            for name, value in given.items()
+        }
+        object.__setattr__(self, "loss_options", plain)
+
     def _require_loss(self) -> None:
         """Reject a form or an argument that the loss of the method does not have."""
         from stepwise import _check, methods
+        from stepwise.views import RECIPES, MultiCrop
 
         row = methods.find(self.method)
         _check.require(self.loss in ("published", "law"), "loss", "published or law", self.loss)
@@ -180,7 +217,13 @@ class Config:
         loss = row.objective.loss if self.loss == "published" else row.law_loss
         assert loss is not None
         keywords = [p for p in signature(loss).parameters.values() if p.kind == p.KEYWORD_ONLY]
-        names = {p.name for p in keywords} - {"state", "parameters", "local"}
+        defaults = {p.name: p.default for p in keywords}
+        names = {*defaults} - {"state", "parameters", "local"}
+        both = self.temperature is not None and "temperature" in self.loss_options
+        _check.require(not both, "loss_options", "no temperature beside --temperature", "both")
+        several = isinstance(RECIPES[self.recipe], MultiCrop)
+        expected = "two views, because the loss of this method takes no local crops"
+        _check.require(not several or "local" in defaults, "recipe", expected, self.recipe)
         expected = "no value, because the loss of this method has no temperature"
         fits = self.temperature is None or "temperature" in names
         _check.require(fits, "temperature", expected, self.temperature)
@@ -189,8 +232,12 @@ class Config:
         for name, value in self.loss_options.items():
             expected = f"arguments of the loss, {', '.join(sorted(names))}" if names else "nothing"
             _check.require(name in names, "loss_options", expected, repr(name))
-            fits = isinstance(value, int | float) and math.isfinite(value)
-            _check.require(fits, f"loss_options: {name}", "a finite number", repr(value))
+            if isinstance(defaults[name], bool):
+                fits, expected = isinstance(value, bool), "True or False"
+            else:
+                fits = isinstance(value, float) and math.isfinite(value)
+                expected = "a finite number"
+            _check.require(fits, f"loss_options: {name}", expected, repr(value)[:60])
         fits = self.decay is None or row.objective.decay is not None
         expected = "no value, because this method has no target network"
         _check.require(fits, "decay", expected, self.decay)
@@ -203,6 +250,14 @@ class Config:
 
         known = ("resnet", "vit")
         _check.require(self.backbone in known, "backbone", "resnet or vit", repr(self.backbone))
+        if self.backbone == "vit":
+            for name in ("norm", "stem", "bottleneck"):
+                value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+                expected = f"{usual!r} with a vit, which has none of this"
+                _check.require(value == usual, name, expected, repr(value))
+            heads = max(1, self.width // 8)
+            expected = f"a number that the {heads} heads of a vit of this width divide evenly"
+            _check.require(8 * self.width % heads == 0, "width", expected, self.width)
         fits = 0 <= self.predictor_start < math.inf
         _check.require(fits, "predictor_start", "0 or a positive number", self.predictor_start)
         if self.predictor_start > 0:
@@ -227,10 +282,12 @@ class Config:
         why = f", the side of the crops of the recipe {self.recipe}" if least in crops else ""
         _check.whole("side", self.side, least, why=why)
         local = (recipe.local,) if isinstance(recipe, MultiCrop) else ()
-        size = min(min(view.size(self.side, self.side)) for view in (*pair, *local))
+        sizes = [min(view.size(self.side, self.side)) for view in (*pair, *local)]
+        size = min(sizes)
         if self.backbone == "vit":
             expected = f"views whose side is a multiple of the {self.patch} pixels of a --patch"
-            _check.require(size % self.patch == 0, "side", expected, f"{size}")
+            wrong = [each for each in sizes if each % self.patch > 0]
+            _check.require(not wrong, "side", expected, f"{wrong[:1]}"[1:-1])
             return
         stride = 2 ** (len(self.blocks) - 1) * (4 if self.stem == "imagenet" else 1)
         expected = f"views of at least {stride} pixels, by which the network divides their side"

@@ -85,6 +85,31 @@ class Optimiser:
         return updates, _with_numbers(state)
 
 
+def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
+    """Return whether a weight maps inputs to outputs: a matrix, a convolution, an attention's map.
+
+    The biases of attention have two axes, and tokens and positions are vectors of their own.
+    """
+    return leaf.ndim > 1 and str(getattr(path[-1], "key", path[-1])) in ("kernel", "prototypes")
+
+
+def as_matrices(params: Any) -> Any:
+    """Return how Muon sees each weight: all axes but the last as inputs, the last as outputs.
+
+    Queries, keys and values have one axis of inputs, then those of the heads and their width.
+    """
+
+    def axes(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not is_matrix(path, leaf):
+            return None
+        names = {str(getattr(each, "key", each)) for each in path}
+        inputs = 1 if names & {"query", "key", "value"} else leaf.ndim - 1
+        every = tuple(range(leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(every[:inputs], every[inputs:])
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
 def _is_transformation(value: Any) -> bool:
     return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
 

@@ -23,6 +23,7 @@ from stepwise.data import Images
 from stepwise.training import loop
 from stepwise.training.config import Config as Config
 from stepwise.training.loop import Trained
+from stepwise.training.optimiser import as_matrices, is_matrix
 from stepwise.training.plan import Plan
 from stepwise.types import Whole
 
@@ -338,7 +339,7 @@ def plan(config: Config) -> Plan:
             optax.contrib.muon,
             beta=config.momentum,
             weight_decay=decay,
-            muon_weight_dimension_numbers=_as_matrices,
+            muon_weight_dimension_numbers=as_matrices,
         ),
     }
     return Plan(
@@ -373,16 +374,4 @@ def snapshot_steps(config: Config) -> tuple[int, ...]:
 
 def _matrices(params: Any) -> Any:
     """Select the weights that LARS and AdamW treat, without biases and normalisations."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-def _as_matrices(params: Any) -> Any:
-    """Return how Muon sees each weight: all axes but the last as inputs, the last as outputs."""
-
-    def axes(leaf: Any) -> Any:
-        if leaf.ndim < 2:
-            return None
-        inputs = tuple(range(leaf.ndim - 1))
-        return optax.contrib.MuonDimensionNumbers(inputs, leaf.ndim - 1)
-
-    return jax.tree.map(axes, params)
+    return jax.tree_util.tree_map_with_path(is_matrix, params)

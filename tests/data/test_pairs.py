@@ -68,6 +68,28 @@ def test_a_split_has_its_own_table(folder):
         data.load(f"pairs:{folder}", split="val")
 
 
+def test_a_table_above_its_splits_is_divided_by_them(folder):
+    for split in ("train", "test"):
+        (folder / split).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / split / "x.png")
+    table = folder / "metadata.csv"
+    table.write_text("file_name,text\ntrain/x.png,one\ntest/x.png,two\n")
+    for split, caption in (("train", "one"), ("test", "two"), ("testing", "two")):
+        assert data.load(f"pairs:{folder}", split=split).captions == (caption,)
+    with pytest.raises(FileNotFoundError, match="files of the split 'val', received test, train"):
+        data.load(f"pairs:{folder}", split="val")
+    with pytest.raises(ValueError, match="split: expected the name of a sub-folder"):
+        data.load(f"pairs:{folder}", split="../elsewhere")
+    (folder / "train" / "captions.txt").write_text("x.png\tthree")
+    with pytest.raises(ValueError, match=r"one table of captions, received metadata\.csv, tr"):
+        data.load(f"pairs:{folder}")
+
+
+def test_tab_separated_tables_have_no_quotes(folder):
+    (folder / "captions.tsv").write_text('file\tcaption\na.png\t"cat\nb.png\t"Dog" barks\n')
+    assert data.load(f"pairs:{folder}").captions == ('"cat', '"Dog" barks')
+
+
 @pytest.mark.parametrize(
     ("table", "text", "message"),
     [
@@ -92,6 +114,21 @@ def test_a_split_has_its_own_table(folder):
             "file,caption\na.png,",
             "expected a row with a file and a caption, received none",
         ),
+        (
+            "captions.csv",
+            "file,caption\na.png,a dog, sitting",
+            "line 2: expected 2 fields, with quotes around a text with commas, received 3",
+        ),
+        ("captions.csv", 'file,caption\na.png,"a dog\nb.png,cat', "expected a table, received"),
+        (
+            "captions.csv",
+            'file,caption\na.png,"a dog\nb.png,cat"',
+            "line 3: expected a caption on one line; check the quotes",
+        ),
+        ("captions.csv", "file,text,text\na.png,x,y", "expected columns of different names"),
+        ("captions.jsonl", '{"file": "a.png", "text": ["x"]}', "a caption that are texts"),
+        ("captions.jsonl", "[" * 100_000, "line 1: expected a JSON object"),
+        ("captions.txt", "a" * 5000 + "\tx", "line 1: expected a file inside the folder"),
         ("captions.txt", "a.png no tab", "line 1: expected a file name, a tab and a caption"),
         ("captions.jsonl", '{"file": "a.png", "text": "x"}\n[1]', "line 2: expected a JSON object"),
         ("captions.jsonl", '{"file": "a.png"', "line 1: expected a JSON object"),

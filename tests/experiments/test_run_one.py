@@ -66,6 +66,10 @@ def test_a_damaged_file_of_arrays_is_computed_again(folder, capsys):
     [
         (["--set", "colour=blue"], "expected FIELD=VALUE with a field among"),
         (["--set", "angles"], "received 'angles'"),
+        (
+            ["--set", "angles=4", "--set", "records=20"],
+            "--set: expected once, with all",
+        ),
         (["--data", "folder:/nowhere/at/all"], "/nowhere/at/all"),
         (["--data", "cifar11"], "cifar11"),
         (["--redraw", "--set", "angles=12"], "--redraw"),

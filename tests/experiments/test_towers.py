@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.contract import silent
 from experiments.shared import tower_scores, towers
@@ -84,3 +85,22 @@ def test_another_start_is_another_run(given, tmp_path):
     )
     assert not np.array_equal(first.probe, second.probe)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_picture_with_several_captions_is_not_trained_and_held_out(tmp_path):
+    lines = ["file,caption"]
+    for i in range(40):
+        glyph = np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)
+        Image.fromarray(glyph).save(tmp_path / f"{i}.png")
+        lines += [f"{i}.png,word {name}" for name in ("one", "two", "three")]
+    (tmp_path / "captions.csv").write_text("\n".join(lines))
+    settings = dataclasses.replace(SETTINGS, data=f"pairs:{tmp_path}", limit=None, side=8, least=1)
+    given = towers.corpus(settings)
+    shown = {picture.tobytes() for picture in given.train.pixels}
+    assert not any(picture.tobytes() in shown for picture in given.test.pixels)
+    assert len(given.train) == 96 and len(given.test) == 24
+    before = towers.digest(settings)
+    (tmp_path / "captions.csv").write_text("\n".join(lines).replace("three", "four"))
+    assert towers.digest(settings) != before
+    with pytest.raises(ValueError, match=r"at least 100 pairs .* received 96 and 24"):
+        towers.corpus(dataclasses.replace(settings, batch_size=100))

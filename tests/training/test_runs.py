@@ -1,12 +1,15 @@
 """The run of a configuration is trained once and loaded afterwards."""
 
 import json
+import math
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepwise import probes
+from stepwise import models, probes
 from stepwise.training import runs
 from stepwise.training.step import Step
 from tests.data import layouts
@@ -70,9 +73,90 @@ def test_bad_settings_are_refused_by_name():
         ("momentum", 2.0, r"momentum: expected a number in \[0, 1.0\), received 2.0"),
         ("warmup", -5, "warmup: expected a whole number from 0, received -5"),
         ("seed", -1, "seed: expected a whole number from 0, received -1"),
+        ("seed", True, "seed: expected a whole number from 0, received True"),
+        ("batch_size", 0, "batch_size: expected a positive whole number, received 0"),
+        ("recipe", "dino_multicrop", "recipe: expected two views, because the loss .* crops"),
     ]:
         with pytest.raises(ValueError, match=message):
             replace(SMALL, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"method": "simclr", "temperature": 0.5, "loss_options": {"temperature": 0.1}},
+            "loss_options: expected no temperature beside --temperature, received both",
+        ),
+        (
+            {"method": "simclr", "loss_options": {"normalise": 0.3}},
+            "loss_options: normalise: expected True or False, received 0.3",
+        ),
+        (
+            {"method": "spectral_contrastive", "loss_options": {"mu": math.inf}},
+            "loss_options: mu: expected a finite number",
+        ),
+        ({"backbone": "vit", "width": 25}, "width: expected a number that the 3 heads .* 25"),
+        (
+            {"backbone": "vit", "norm": "group"},
+            "norm: expected 'batch' with a vit, which has none of this, received 'group'",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("lr", "a", "lr: expected a number, received 'a'"),
+        ("lr", True, "lr: expected a number, received True"),
+        ("center", "no", "center: expected True or False, received 'no'"),
+        ("recipe", ["small"], r"recipe: expected a name, received \['small'\]"),
+        ("norm", "x", "norm: expected one of batch, group, received 'x'"),
+        ("loss_options", None, "loss_options: expected a dict of numbers by name, received None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_without_a_type_checker(field, value, message):
+    config = replace(SMALL)
+    object.__setattr__(config, field, value)
+    with pytest.raises(ValueError, match=message):
+        config.__post_init__()
+
+
+def test_numbers_of_numpy_and_whole_numbers_describe_the_same_run():
+    plain = replace(SMALL, method="dino", loss_options={"warmup_steps": 3.0}, lr=0.5, seed=3)
+    given = {"warmup_steps": 3}
+    other = replace(SMALL, method="dino")
+    for name, value in (("lr", np.float32(0.5)), ("seed", np.int64(3)), ("loss_options", given)):
+        object.__setattr__(other, name, value)
+    other.__post_init__()
+    given["warmup_steps"] = 4
+    assert plain == other and hash(plain) == hash(other)
+    images = runs.load(SMALL)
+    assert runs.folder(plain, images) == runs.folder(other, images)
+
+
+def test_optimisers_know_which_weights_are_matrices():
+    """The biases of attention have two axes; its queries, keys and values have heads."""
+    config = replace(SMALL, backbone="vit", width=16, patch=4, optimiser="adamw", weight_decay=0.1)
+    params = {"encoder": models.stateful(runs.encoder(config))[1]}
+    ones = jax.tree.map(jnp.ones_like, params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    rule = runs.plan(config).optimiser(0.1)
+    decayed = rule.update(zero, rule.init(ones), ones)[0]
+    for path, update in jax.tree_util.tree_leaves_with_path(decayed):
+        expected = -0.01 if path[-1].key == "kernel" else 0.0
+        np.testing.assert_allclose(update, expected, rtol=1e-5, err_msg=str(path))
+    rule = runs.plan(replace(config, optimiser="muon")).optimiser(0.1)
+    draw = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(0), leaf.shape), params)
+    update = rule.update(draw, rule.init(params), params)[0]
+    attention = update["encoder"]["backbone"]["stages"][0][0]["attention"]
+    for name in ("query", "out"):  # both are square maps of 128 numbers
+        values = np.linalg.svd(attention[name]["kernel"].reshape(128, -1), compute_uv=False)
+        assert 0.06 < np.quantile(values, 0.1) < values.max() < 0.13
 
 
 @pytest.mark.parametrize(
