@@ -255,3 +255,20 @@ def test_what_a_rule_lacks_is_refused(x64):
             make()
     with pytest.raises(ValueError, match=r"power: expected a number in \[0, 1\]"):
         updates.InputPower(0.1, 2.0)
+
+
+def test_the_relative_polar_rule_grows_faster_until_its_rows_have_turned(x64):
+    """Its plateau is not linear, so that the QR factors of a random start are not its λ(0)."""
+    gamma = np.array([1.0, 0.5, 0.3, 0.1, -0.05])
+    law = updates.RelativePolar(0.01).law(gamma)
+    aligned = 1e-6 * np.eye(2, 5)
+    np.testing.assert_allclose(law.generic_start(aligned), 1e-12 * gamma[:2], rtol=1e-4)
+    A0 = 1e-9 * np.random.default_rng(0).normal(size=(2, 5))
+    run = dynamics.descent(
+        problems.modes(gamma), A0, 0.01, 2400, update=updates.RelativePolar(0.01), record_every=2
+    )
+    seen = crossings(np.asarray(run.times), np.asarray(run.eigenvalues))
+    tau = np.sort(law.step_times(law.generic_start(A0)))
+    np.testing.assert_allclose(seen, tau, rtol=0.01)
+    plain = np.sort(law.step_times(laws.BarlowTwins(gamma).generic_start(A0)))
+    assert (plain > 1.03 * seen).any()

@@ -75,7 +75,7 @@ class Config:
     network_start_scale: float = 1e-4
     """Factor on the starting weights of the networks' heads."""
     network_lr: float = 0.3
-    network_steps: int = 1500
+    network_steps: int = 2500
     width: int = 16
     """Number of channels in the first stage of the network of pictures."""
     seed: int = 0

@@ -135,10 +135,12 @@ def plot(result: Result) -> Figure:
             ax.set(xscale="log", yscale="log", xlim=(max(1, steps[-1] / 300), steps[-1]))
             top = values.max()
             ax.set_ylim(top / 300, top * 1.5)
-            title = f"{find(method).title}, {stage.replace('stage', 'stage ')}"
+            title = stage.replace("stage", "stage ")
             rise = numbers["hidden"][method]
+            if stage == stages(a, method)[0]:
+                title = f"{find(method).title}, {title}"
             if stage == rise["stage"]:
-                title += f": off by a factor {rise['median_factor']:.3g}"
+                title += f", off by a factor of {rise['median_factor']:.3g} (median)"
                 for j, (step, colour) in enumerate(zip(rise["step_times"], colours, strict=False)):
                     if j > 0 and np.isfinite(step) and np.isfinite(summary["step_times"][j]):
                         height = np.interp(step, steps, values[:, j])

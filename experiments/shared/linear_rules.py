@@ -23,6 +23,8 @@ MUON_STEPS, FAST_STEPS = 400, 40
 """Steps of Muon until its last mode is learned: where its law is tested, and in use."""
 SPECTRUM = (1.0, 0.9, 0.8, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Modes of the problem on which the selection of the first three is measured: γ_4/γ_3 = 1/2."""
+MARKERS = "osD^vP"
+"""One marker for each rule, so that rules do not differ by colour alone."""
 LEADING = 3
 """Number of these modes that an embedding of this dimension should learn."""
 
@@ -35,8 +37,9 @@ class Rule:
         title: its name.
         make: function of the modes γ [r] and the dimension d that returns the rule at a small
             learning rate, at which its law is exact.
-        fast: function of γ [r], the smallest γ and d that returns it at a rate for use: half of its
-            limit, or as many steps of Muon as it needs to end near 1.
+        fast: function of γ [r], the smallest γ and d that returns it at a rate for use: half of the
+            limit of gradient descent, at which momentum does not overshoot too far, or as many
+            steps of Muon as it needs to end near 1.
         colour: of its curves.
         exponent: function of γ_{d+1}/γ_d, the rule and γ: the predicted slope of ln sin θ against
             the logarithm of the start.
@@ -79,7 +82,7 @@ RULES: dict[str, Rule] = {
     "momentum": Rule(
         "heavy ball, β = 0.9",
         lambda gamma, d: updates.HeavyBall(0.01 / float(gamma[0]), 0.9),
-        lambda gamma, lowest, d: updates.HeavyBall(1.9 * _half_limit(gamma, lowest), 0.9),
+        lambda gamma, lowest, d: updates.HeavyBall(_half_limit(gamma, lowest), 0.9),
         "#56B4E9",
         _momentum,
     ),
@@ -92,7 +95,7 @@ RULES: dict[str, Rule] = {
         scales=(0.03, 0.3),
     ),
     "embedding": Rule(
-        "(C + ε)$^{-1/2}$",
+        "(C + ε)^−½",
         lambda gamma, d: updates.EmbeddingPower(0.0005 / float(gamma[0]), 0.5, 1e-2),
         lambda gamma, lowest, d: updates.EmbeddingPower(
             0.1 * _half_limit(gamma, lowest), 0.5, 1e-2
@@ -101,7 +104,7 @@ RULES: dict[str, Rule] = {
         _left,
     ),
     "input": Rule(
-        "Γ$^{-1/2}$",
+        "Γ^−½",
         lambda gamma, d: updates.InputPower(0.01 / float(np.sqrt(gamma[0])), 0.5),
         lambda gamma, lowest, d: updates.InputPower(0.125 / float(np.sqrt(gamma[0])), 0.5),
         "#CC79A7",
@@ -262,8 +265,14 @@ def speed(
             "result": str(run.result),
         }
     most = max(int(row["steps"] or 0) for row in numbers.values())
-    arrays["krylov"] = krylov_bound(gamma, np.asarray(A0), min(most, 200))
+    longest = min(most, gamma.size // d - 1)  # then the span is the whole space
+    arrays["krylov"] = krylov_bound(gamma, np.asarray(A0), longest)
     return arrays, numbers
+
+
+def least_angle(bound: np.ndarray, steps: float) -> float:
+    """Return the bound after so many gradients, or its last value, which is then lower still."""
+    return float(bound[min(int(steps), len(bound) - 1)])
 
 
 def krylov_bound(gamma: np.ndarray, W0: np.ndarray, steps: int) -> np.ndarray:

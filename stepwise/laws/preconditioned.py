@@ -152,7 +152,8 @@ class RelativePolarLaw(Logistic):
         first = jnp.linalg.norm(W)
         (W, size), _ = jax.lax.scan(step, (W / first, jnp.log(first)), None, length=400)
         measured = jnp.linalg.eigvalsh((W * self.gamma) @ W.T)[::-1]
-        return measured * jnp.exp(2 * (size - self.PLATEAU))
+        grown = 400 * jnp.log1p(h + h**2 / 2)  # what the rule makes of e^t for aligned rows
+        return measured * jnp.exp(2 * (size - grown))
 
     def max_stable_lr(self) -> Float[Array, ""]:
         """Return 1, because a step scales the deviation λ − 1 of every mode by 1 − 2 lr."""

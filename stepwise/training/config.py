@@ -233,7 +233,8 @@ class Config:
             expected = f"arguments of the loss, {', '.join(sorted(names))}" if names else "nothing"
             _check.require(name in names, "loss_options", expected, repr(name))
             if isinstance(defaults[name], bool):
-                fits, expected = isinstance(value, bool), "True or False"
+                fits, expected = value in (0, 1), "True or False (1 or 0)"
+                self.loss_options[name] = bool(value)
             else:
                 fits = isinstance(value, float) and math.isfinite(value)
                 expected = "a finite number"
