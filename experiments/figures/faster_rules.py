@@ -17,9 +17,9 @@ Expected       step times of ten modes within 2% of the law (relative polar: 3%)
 The linear model of Barlow Twins is trained on crops of the photographs from random starts. Step
 times are those of the leading half of the embedding's dimensions, because the last rows still turn.
 In use, rates are half of gradient descent's limit, with two exceptions. The power of C takes a
-twentieth, because its first steps are large. The relative polar rule needs 30 steps at a rate of 0.5
-where all γ are alike. On these modes, whose largest γ is 400 times the tenth, it diverged at rates of
-0.2 and more. So did momentum at half of its own limit.
+twentieth, because its first steps are large. The relative polar rule needs 30 steps at a rate of
+0.5 where all γ are alike. On these modes, whose largest γ is 400 times the tenth, it diverged at
+rates of 0.2 and more. So did momentum at half of its own limit.
 """
 
 from collections.abc import Generator

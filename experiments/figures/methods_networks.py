@@ -140,7 +140,7 @@ def _temperatures(config: Config, begin: First, progress: Progress) -> list[dict
         steps, values = network_laws.observed(begin.law, trained.trajectory)
         small = values[:, 0] < begin.level / 4
         late = small & (steps >= steps[small][-1] / 4)
-        slope = np.polyfit(steps[late] * begin.unit, np.log(values[late, 0]), 1)[0]
+        slope = np.polyfit(steps[late], np.log(values[late, 0]), 1)[0]
         rows.append({"factor": factor, "law": begin.growth(changed), "observed": float(slope)})
     return rows
 
@@ -308,7 +308,7 @@ def _draw_temperatures(ax: Any, methods: dict[str, Any]) -> None:
     ax.axvline(1, color="0.75", lw=0.8, zorder=0)
     ax.axhline(0, color=plotting.INK, lw=0.8)
     ax.set_xlabel("teacher's temperature / (student's × agreement of the first mode)")
-    ax.set_ylabel("growth rate of the first mode")
+    ax.set_ylabel("growth of the first mode\nin a step, ln λ")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="upper right")
     ax.set_title("A threshold of agreement (dashed: law)")

@@ -17,6 +17,7 @@ from stepwise import laws, models, problem, spectra
 from stepwise.forecast import saved
 from stepwise.laws import Law
 from stepwise.methods import Method, find
+from stepwise.methods.theory import growth_factor
 from stepwise.problem import Problem
 from stepwise.training import runs
 from stepwise.training.loop import Trained
@@ -69,11 +70,11 @@ class First:
             return np.asarray(self.law.eigenvalues(np.asarray(steps) * self.unit, self.lam0))
 
     def growth(self, config: runs.Config) -> float:
-        """Return the largest growth rate of the law of another run, on the same features."""
+        """Return the largest growth of a variance in a step, by the law of another run on them."""
         with jax.enable_x64(True):
-            return float(
-                np.asarray(law_of(find(config.method), self.linear, config).growth()).max()
-            )
+            law = law_of(find(config.method), self.linear, config)
+            rate = float(np.asarray(law.growth()).max())
+        return rate * time_of_step(config.lr, config.momentum, rate)
 
 
 def time_of_step(lr: float, momentum: float, growth: float) -> float:
@@ -89,9 +90,7 @@ def time_of_step(lr: float, momentum: float, growth: float) -> float:
         growth: rate of the mode's variance.
     """
     rate = max(growth, 1e-9) / 2
-    half = (1 + momentum + lr * rate) / 2
-    factor = half + np.sqrt(half**2 - momentum)
-    return float(np.log(factor) / rate)
+    return float(np.log(growth_factor(lr, momentum, rate)) / rate)
 
 
 def law_of(row: Method, linear: Problem, config: runs.Config) -> Law:

@@ -36,8 +36,12 @@ def directions(z: np.ndarray) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarra
 
 
 def words(scores: np.ndarray, bags: np.ndarray, count: int) -> tuple[list[int], list[int]]:
-    """Return the words of the largest and of the smallest covariance with captions' scores [n]."""
-    order = np.argsort((scores - scores.mean()) @ bags)
+    """Return the words whose captions have the largest and the smallest scores [n].
+
+    A word's mean score counts in units of its standard error, so that rare words do not win by
+    chance.
+    """
+    order = np.argsort((scores - scores.mean()) @ bags / np.sqrt(np.maximum(bags.sum(axis=0), 1)))
     return order[::-1][:count].tolist(), order[:count].tolist()
 
 

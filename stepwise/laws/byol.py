@@ -72,8 +72,9 @@ class BYOL(Framed):
         predictor: initial eigenvalues p0 of P, one for each mode [r] or one for all; not 0. A
             generic small start acts as an aligned one only if there is one number (P = p0 I).
         alpha: learning rate of the predictor in units of that of the encoder.
-        ema: rate (1 − decay)/lr at which the target follows the encoder, from a copy of it. None
-            if the target is the encoder itself, as in SimSiam.
+        ema: rate (1 − decay)/lr at which the target follows the encoder, from a copy of it (with
+            momentum, see `methods.theory.with_lag`). None if the target is the encoder itself, as
+            in SimSiam.
         factor: f.
 
     Raises:

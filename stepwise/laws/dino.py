@@ -59,8 +59,8 @@ class DINO(Framed):
         prototypes: the number K of logits, at least 2.
         student: temperature τs of the student.
         teacher: temperature τt of the teacher.
-        ema: rate (1 − decay)/lr at which the teacher follows the student, from a copy of it. None
-            if the teacher is the student.
+        ema: rate (1 − decay)/lr at which the teacher follows the student, from a copy of it (with
+            momentum, see `methods.theory.with_lag`). None if the teacher is the student.
 
     Raises:
         ValueError: if gamma is not a vector of finite numbers; if sigma has another shape or a

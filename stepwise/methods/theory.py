@@ -6,6 +6,7 @@ predictor's start, an offset), the value here is the one that `stepwise predict`
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,19 +60,45 @@ def byol(problem: Any, d: Whole) -> laws.Law:
 
 def byol_of_run(problem: Any, config: Any) -> laws.Law:
     """Return the law of `unnormalised_byol` with the predictor and the target of a run."""
-    ema = lag_of_run(config)
-    return laws.BYOL(problem.gamma, problem.sigma, config.predictor_start, ema=ema)
+
+    def law(ema: float | None) -> laws.Law:
+        return laws.BYOL(problem.gamma, problem.sigma, config.predictor_start, ema=ema)
+
+    return with_lag(law, config)
 
 
-def lag_of_run(config: Any) -> float | None:
-    """Return the rate at which the target of a run follows, per unit of the flow's time.
+def with_lag(law: Callable[[float | None], laws.Law], config: Any) -> laws.Law:
+    """Return the law of a run whose target follows with a lag, as its steps see it.
+
+    The law's target follows at the rate μ per time, and grows with the first mode by the factor z
+    in each step (`growth_factor`). A step of a run with the decay rate δ and the momentum β agrees
+    with it if μ = (1 − δ)(z − β)/(δ lr). Both are found together.
 
     Args:
-        config: a `training.Config`. With momentum β, a step takes the time lr/(1 − β).
+        law: a function of μ, or of None for no lag.
+        config: a `training.Config`.
     """
     decay = DECAY if config.decay is None else config.decay
-    rate = (1 - decay) * (1 - config.momentum) / config.lr
-    return rate if rate > 0 else None
+    if decay in (0, 1):  # a target that follows at once, or never
+        return law(None)
+    z = 1.0
+    for _ in range(100):
+        settled = law((1 - decay) * (z - config.momentum) / (decay * config.lr))
+        before = z
+        rate = float(np.max(np.asarray(settled.growth()))) / 2
+        z = growth_factor(config.lr, config.momentum, max(rate, 0.0))
+        if abs(z - before) < 1e-9:
+            break
+    return settled
+
+
+def growth_factor(lr: float, momentum: float, rate: float) -> float:
+    """Return the factor z by which descent with momentum β multiplies an amplitude in each step.
+
+    If the amplitude grows at the rate r under the flow, z² − (1 + β + lr r) z + β = 0.
+    """
+    half = (1 + momentum + lr * rate) / 2
+    return float(half + np.sqrt(half**2 - momentum))
 
 
 def unnormalised_byol(p1: Numbers, p2: Numbers, z1: Numbers, z2: Numbers) -> Array:
@@ -102,14 +129,16 @@ def dino(problem: Any, d: Whole) -> laws.Law:
 def dino_of_run(problem: Any, config: Any) -> laws.Law:
     """Return the law with the temperatures, the prototypes and the teacher of a run."""
     given = config.loss_options
-    return laws.DINO(
-        problem.gamma,
-        problem.sigma,
-        config.head[-1],
-        student=given.get("student_temperature", 0.1),
-        teacher=given.get("teacher_temperature", 0.04),
-        ema=lag_of_run(config),
-    )
+    temperatures = {
+        "student": given.get("student_temperature", 0.1),
+        "teacher": given.get("teacher_temperature", 0.04),
+    }
+
+    def law(ema: float | None) -> laws.Law:
+        shape = (problem.gamma, problem.sigma, config.head[-1])
+        return laws.DINO(*shape, ema=ema, **temperatures)
+
+    return with_lag(law, config)
 
 
 def clip_one_tower(problem: Any, d: Whole) -> laws.Law:

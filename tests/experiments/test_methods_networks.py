@@ -8,8 +8,9 @@ import pytest
 from experiments.contract import Result, finished
 from experiments.figures import methods_networks
 from experiments.shared import network_laws, resnets
-from stepwise import plotting
-from stepwise.methods import METHODS
+from stepwise import laws, plotting
+from stepwise.methods import METHODS, theory
+from stepwise.training import runs
 from tests.conftest import optimised
 from tests.experiments.figures import failed
 
@@ -145,3 +146,23 @@ def test_the_smoke_run_lays_each_law_over_its_network(tmp_path):
     assert 0.5 < np.median(factors) < 2
     dino = result.numbers["methods"]["dino"]["temperatures"]
     assert dino[0]["observed"] > 0 > dino[1]["observed"]
+
+
+@pytest.mark.parametrize(("decay", "momentum", "lr"), [(0.9, 0.9, 0.02), (0.99, 0.5, 0.1)])
+def test_the_lag_of_a_target_is_that_of_its_steps(decay, momentum, lr, x64):
+    """An amplitude and its target grow by one factor in each step of momentum and of averaging."""
+    gamma, sigma, teacher, student, K = 0.9, 1.0, 0.06, 0.1, 70
+    drive, pull = gamma / (K * student * teacher), sigma / (K * student**2)
+
+    def law(ema):
+        return laws.DINO(np.array([gamma]), np.array([sigma]), K, student, teacher, ema)
+
+    config = runs.Config(method="dino", decay=decay, momentum=momentum, lr=lr)
+    rate = float(theory.with_lag(law, config).growth()[0])
+    w, before, v = 1e-9, 1e-9, 1e-9
+    for _ in range(2000):
+        w, before = w + momentum * (w - before) + lr * (drive * v - pull * w), w
+        v, former = decay * v + (1 - decay) * w, v
+    measured = 2 * np.log(v / former)
+    assert np.isclose(network_laws.time_of_step(lr, momentum, rate) * rate, measured, rtol=1e-6)
+    assert rate > 1.01 * float(law((1 - decay) * (1 - momentum) / lr).growth()[0])
