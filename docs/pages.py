@@ -93,6 +93,9 @@ def methods_page() -> str:
                 start = start if occasion == "small" else "as published"
                 if plan.temperature is not None:
                     start += f", temperature {plan.temperature:g}"
+                start += "".join(
+                    f", `{name}={value:g}`" for name, value in plan.loss_options.items()
+                )
                 cosine = "cosine" if plan.cosine else "constant"
                 trained.append(
                     f"| {row.title} | {occasion} | {start} | {plan.lr:g} | {plan.steps:,} | "

@@ -122,15 +122,16 @@ def local_crops(
             empty, are smaller than a crop or a blur kernel, or have neither 1 nor 3 channels
             although colours change.
     """
-    recipe = RECIPES.get(recipe) if isinstance(recipe, str) else recipe  # type: ignore[assignment]
-    require(isinstance(recipe, MultiCrop), "recipe", "a recipe with local crops", repr(recipe)[:60])
+    known: Any = RECIPES.get(recipe) if isinstance(recipe, str) else recipe
+    fits = isinstance(known, MultiCrop)
+    require(fits, "recipe", "a recipe with local crops", repr(recipe)[:60])
     _require_pixels(pixels)
     pixels = jnp.asarray(pixels)
-    _require_fit(recipe.local, pixels, "this recipe")
+    _require_fit(known.local, pixels, "this recipe")
     key = jax.random.fold_in(_random.threefry(key), 2**32 - 1)
-    each = jax.vmap(partial(draw, recipe.local))
+    each = jax.vmap(partial(draw, known.local))
     crops = []
-    for i in range(recipe.count):
+    for i in range(known.count):
         one = jax.random.fold_in(key, i)
         index = jnp.arange(len(pixels), dtype=jnp.uint32)
         crops.append(each(pixels, jax.vmap(partial(jax.random.fold_in, one))(index)))

@@ -109,7 +109,7 @@ class Config:
         """Return the settings of the networks' run."""
         same = {name: getattr(self, name) for name in ("data", "data_dir", "side", "least", "d")}
         own = {name: getattr(self, f"network_{name}") for name in ("start_scale", "lr", "steps")}
-        shape = {"width": self.width, "limit": self.pictures, "seed": self.seed}
+        shape: dict[str, Any] = {"width": self.width, "limit": self.pictures, "seed": self.seed}
         return towers.Settings(**same, **own, **shape)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.contract import Progress
@@ -221,7 +222,7 @@ def _selected(problem: Problem, rule: Any, starts: np.ndarray) -> float:
 
     def last(A0: Any) -> Any:
         run = dynamics.descent(problem, A0, rule.lr, steps, update=rule, record_every=steps)
-        return run.snapshots[-1]
+        return jnp.asarray(run.snapshots)[-1]
 
     ends = jax.vmap(last)(starts)
     return float(np.exp(np.mean(np.log(angle(ends, d)))))

@@ -148,7 +148,7 @@ def draw_modes(part: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]
     for j, (ax, (high, low)) in enumerate(zip(panels, numbers["words"], strict=False)):
         pictures = arrays["network_pictures"][j].mean(axis=-1)
         rows = [np.pad(row, ((0, 0), (1, 1), (1, 1)), constant_values=90) for row in pictures]
-        ax.imshow(np.vstack([np.hstack(row) for row in rows]), cmap="gray", vmin=0, vmax=255)
+        ax.imshow(np.vstack([np.hstack(list(row)) for row in rows]), cmap="gray", vmin=0, vmax=255)
         ax.set_title(f"mode {j + 1}", fontsize=8.5, loc="center", fontweight="normal")
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():

@@ -247,9 +247,11 @@ class Towers:
         )
         rank = int(np.sum(g > 1e-6 * g[0]))
         bases = U[:, :rank], Vt[:rank].T
-        moments = (np.mean((f @ basis) ** 2, 0) for f, basis in zip(features, bases, strict=True))
+        sigma1, sigma2 = (
+            np.mean((f @ basis) ** 2, 0) for f, basis in zip(features, bases, strict=True)
+        )
         with jax.enable_x64(True):
-            law = laws.CLIP(g[:rank], *moments, SCALE, d=self.settings.d)
+            law = laws.CLIP(g[:rank], sigma1, sigma2, SCALE, d=self.settings.d)
             lam0 = law.generic_start((heads[0].T @ bases[0] + heads[1].T @ bases[1]) / 2)
             time, level = float(law.step_times(lam0)[0]), float(law.rest()[0]) / 2
         rate = 2 * SCALE * float(g[0])

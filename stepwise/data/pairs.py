@@ -79,12 +79,9 @@ def _find(path: Path, split: str) -> tuple[Path, Path]:
         )
     plain = split not in ("", ".", "..") and not {"/", "\\"} & set(split)
     require(plain, "split", "the name of a sub-folder", repr(printable(split)))
-    name = splits.canonical(split)
-    inner = [
-        each
-        for each in tree.sub_folders(path)
-        if each == split or splits.split_of(each) in ((name, filler) for filler in splits.FILLERS)
-    ]
+    named = [(splits.canonical(split), filler) for filler in splits.FILLERS]
+    folders = tree.sub_folders(path)
+    inner = [each for each in folders if each == split or splits.split_of(each) in named]
     tables = [
         (top, top / each)
         for top in (path, *(path / each for each in inner))
@@ -103,15 +100,15 @@ def _find(path: Path, split: str) -> tuple[Path, Path]:
 def _of_split(table: Path, rows: list[Row], split: str) -> list[Row]:
     """Return the rows of a split: those of its sub-folders, or all for train without splits."""
     tops = {file: Path(file).parts[:-1][:1] for _, file, _ in rows}
-    found = splits.find({top[0] for top in tops.values() if top})
+    by_split = splits.find({top[0] for top in tops.values() if top})
     name = splits.canonical(split)
-    if name not in found and (found or name != "train"):
-        names = ", ".join(sorted(found)) or "no sub-folders that are splits"
+    if name not in by_split and (by_split or name != "train"):
+        names = ", ".join(sorted(by_split)) or "no sub-folders that are splits"
         expected = f"files of the split {split!r}"
         raise MissingDataError(f"{printable(table)}: expected {expected}, received {names}")
-    if not found:
+    if not by_split:
         return rows
-    return [row for row in rows if tops[row[1]] and tops[row[1]][0] in found[name]]
+    return [row for row in rows if tops[row[1]] and tops[row[1]][0] in by_split[name]]
 
 
 def _rows(table: Path) -> Iterator[Row]:

@@ -75,6 +75,7 @@ class Schedule:
         warmup: number of steps of linear warm-up.
         cosine: whether the learning rate falls to a thousandth along a cosine after the warm-up.
         temperature: temperature of the loss, if it is not the loss's default.
+        loss_options: other arguments of the loss that are not its defaults, by name.
     """
 
     lr: float
@@ -82,6 +83,7 @@ class Schedule:
     warmup: int = 0
     cosine: bool = False
     temperature: float | None = None
+    loss_options: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

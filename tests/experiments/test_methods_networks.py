@@ -137,7 +137,7 @@ def test_the_smoke_run_lays_each_law_over_its_network(tmp_path):
         config = dataclasses.replace(CONFIG, runs_dir=str(tmp_path))
         parts = []
         result = finished(methods_networks.run(config), parts.append)
-    assert list(result.numbers["methods"]) == list(config.methods) and len(parts) == 3
+    assert list(result.numbers["methods"]) == list(config.methods) and len(parts) == 1
     factors = []
     for name, numbers in result.numbers["methods"].items():
         assert np.isfinite(numbers["law"]) and len(numbers["waits"]) == 2
