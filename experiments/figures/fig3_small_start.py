@@ -85,9 +85,10 @@ def plot(result: Result) -> Figure:
         bottom.set_ylabel("eigenvalues of the covariance")
         for ax in (top, middle):
             ax.set_xlabel("")
-        first = np.interp(summary["step_times"][0], a[f"{method}_steps"], times)
+        known = [step for step in summary["step_times"] if np.isfinite(step)]
         if len(times) > 2:  # the panels of a column share this axis
-            bottom.set_xlim(first / 10 if np.isfinite(first) else times[1], times[-1])
+            first = np.interp(min(known), a[f"{method}_steps"], times) / 10 if known else times[1]
+            bottom.set_xlim(first, times[-1])
     fig.suptitle(
         f"ResNet of {sum(config['blocks'])} blocks, width {config['width']}, "
         f"{config['start']} start\n"

@@ -148,13 +148,15 @@ def _temperatures(config: Config, begin: First, progress: Progress) -> list[dict
 def _order(config: Config, training: Any, progress: Progress) -> dict[str, float]:
     """Return which direction of the features is learned first where variance and agreement differ.
 
-    The numbers are squared correlations of the first principal scores of the embedding with those
-    of the law's first direction, of the largest variance and of the largest γ.
+    It is that of the embedding when the law says that the first mode is learned. The network has
+    moved its features little by then. The numbers are squared correlations of the first principal
+    scores of the embedding with those of the law's first direction, of the largest variance and of
+    the largest γ.
     """
-    begin = network_laws.first(
-        replace(training, recipe=config.uneven), config.runs_dir, config.n_pairs
-    )
-    trained = network_laws.until_first(begin, config.runs_dir, progress, f"views {config.uneven}")
+    changed = replace(training, recipe=config.uneven)
+    begin = network_laws.first(changed, config.runs_dir, config.n_pairs)
+    until, what = min(int(np.ceil(begin.step)), changed.steps), f"views {config.uneven}"
+    trained = network_laws.until_step(changed, until, config.runs_dir, progress, what)
     both, z = np.concatenate(begin.pairs), network_laws.embeddings(begin, trained)
     z = z - z.mean(axis=0)
     learned = z @ np.linalg.svd(z, full_matrices=False)[2][0]

@@ -145,6 +145,9 @@ def draw_modes(part: Any, arrays: dict[str, np.ndarray], numbers: dict[str, Any]
     shown = len(numbers["words"])
     colours = _colours(numbers)
     panels: Any = part.subplots(1, max(1, shown), squeeze=False)[0]
+    if shown == 0:
+        panels[0].set_axis_off()
+        panels[0].text(0.5, 0.5, "no mode is learned", ha="center")
     for j, (ax, (high, low)) in enumerate(zip(panels, numbers["words"], strict=False)):
         pictures = arrays["network_pictures"][j].mean(axis=-1)
         rows = [np.pad(row, ((0, 0), (1, 1), (1, 1)), constant_values=90) for row in pictures]
