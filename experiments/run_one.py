@@ -46,7 +46,7 @@ def require_one_set(argv: list[str]) -> None:
     Raises:
         ValueError: if there are two.
     """
-    count = argv.count("--set")
+    count = sum(each == "--set" or each.startswith("--set=") for each in argv)
     if count > 1:
         raise ValueError(f"--set: expected once, with all FIELD=VALUE after it, received {count}")
 

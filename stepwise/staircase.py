@@ -42,7 +42,7 @@ def relative(run: Trajectory) -> Trajectory:
 
     A loss that normalises embeddings ignores their scale, which then grows as training goes on and
     has no part in what is learned. Eigenvalues that are measured in its unit show the modes alone.
-    A mode that starts above half of its final share does not count as learned later.
+    A mode that starts above half of its final share counts only if it falls below that first.
     """
     total = np.asarray(run.covariance_eigenvalues, np.float64).sum(axis=1, keepdims=True)
     share = np.asarray(run.eigenvalues, np.float64) / np.maximum(total, np.finfo(float).tiny)

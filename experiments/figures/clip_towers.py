@@ -9,7 +9,7 @@ Paper          beyond the paper, which names CLIP among the systems that work; t
 Command        make clip (PRESET=smoke|laptop|paper, DATA=pairs:PATH)
 Time, 2 cores  smoke 40 s, laptop 10 min
 Expected       linear towers, for each start: half heights of the first two modes within 1% of the
-               law, take-offs (a tenth of the rest) of the first five within 5%, which modes 3 and 5
+               law, take-offs (a tenth of the rest) of the first five within 5%, which modes 4 and 5
                miss from some starts; networks: at least five modes learned one at a time
 
 The pictures are the glyphs of the DejaVu fonts and the words those of their Unicode names. Linear
@@ -18,8 +18,8 @@ scale of 1. Step times are compared after a correction for the lateness of desce
 lr g/ln(1 + lr g). The inputs are not Gaussian, and their moments are not diagonal in the singular
 pairs, as the law assumes: modes rest higher than it says, and half heights from the third mode on
 are late. The networks are a small ResNet and a perceptron on bags of words, trained by SGD on all
-four faces at random sizes and places, with the same loss. They are measured on characters that they
-train on, and retrieval also on characters that they never see.
+four faces at random sizes and places, with the same loss. They are measured on characters of the
+training split, and retrieval also on characters that they never see.
 """
 
 from collections.abc import Generator

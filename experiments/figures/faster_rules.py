@@ -11,15 +11,15 @@ Paper          beyond the paper, which asks whether training can be made faster;
 Command        make faster (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
 Time, 2 cores  smoke 60 s, laptop 5 min
 Expected       step times of ten modes within 2% of the law (relative polar: 3%), exponents of the
-               angle within 0.1 of the theorem; no rule below the least angle that its number of
-               gradients allows
+               angle within 0.1 of the theorem
 
 The linear model of Barlow Twins is trained on crops of the photographs from random starts. Step
 times are those of the leading half of the embedding's dimensions, because the last rows still turn.
-In use, rates are half of gradient descent's limit, with two exceptions. The power of C takes a
-twentieth, because its first steps are large. The relative polar rule needs 30 steps at a rate of
-0.5 where all γ are alike. On these modes, whose largest γ is 400 times the tenth, it diverged at
-rates of 0.2 and more. So did momentum at half of its own limit.
+In use, gradient descent and momentum take half of gradient descent's limit, Γ^−½ half of its own,
+the power of C a twentieth of gradient descent's, Muon 40 steps, and the relative polar rule 0.05:
+it needs 30 steps at 0.5 where all γ are alike, but diverged here at 0.2 and more. So did momentum
+at half of its own limit. The black line is the least angle of any rule whose steps are made of
+gradients alone.
 """
 
 from collections.abc import Generator
@@ -106,7 +106,7 @@ def run(config: Config, progress: Progress = silent) -> Generator[Result, None, 
 
 
 def check(result: Result) -> list[Check]:
-    """Check step times, exponents, and the bound on angles."""
+    """Check step times, exponents, and that every rule learns all modes at its rate for use."""
     checks = []
     for name, numbers in result.numbers["times"].items():
         bound = linear_rules.POLAR if name == "polar" else linear_rules.TIMES
@@ -118,11 +118,8 @@ def check(result: Result) -> list[Check]:
         bound = linear_rules.EXPONENTS
         checks.append(Check(f"{title}: exponent of the angle, error", off, bound, "<="))
     for name, numbers in result.numbers.get("speed", {}).items():
-        if numbers["steps"] is not None:
-            least = linear_rules.least_angle(result.arrays["krylov"], numbers["steps"])
-            title = RULES[name].title
-            ratio = numbers["sine"] / least
-            checks.append(Check(f"{title}: sin θ over the least possible", ratio, 1.0, ">="))
+        learned = float(numbers["steps"] is not None)
+        checks.append(Check(f"{RULES[name].title}: all modes learned (1) or not", learned, 1, "=="))
     return checks
 
 

@@ -12,9 +12,9 @@ Paper          beyond the paper, which names these systems and explains one loss
 Command        make methods (PRESET=smoke|laptop|paper, DATA=..., DATA_DIR=...)
 Time, 2 cores  smoke 90 s, laptop 1,500 training steps of each method and about as many again of
                its variants
-Expected       bounds that were set beforehand, and not yet measured at the laptop preset: first
-               steps within a factor of 1.5 of the law; with a quarter of the start, the wait grows
-               as the law says to 25%; the other checks are of signs and counts
+Expected       bounds that were set beforehand: first steps within a factor of 1.5 of the law; with
+               a quarter of the start, the wait grows as the law says to 25%; the other checks are
+               of signs and counts
 
 A network follows a law of the linear model while its features stand still, that is, until its first
 step. The laws here are those of the features that each network starts with. Its losses are in the
@@ -139,8 +139,9 @@ def _temperatures(config: Config, begin: First, progress: Progress) -> list[dict
         trained = network_laws.until_step(changed, config.short, config.runs_dir, progress, what)
         steps, values = network_laws.observed(begin.law, trained.trajectory)
         small = values[:, 0] < begin.level / 4
-        late = small & (steps >= steps[small][-1] / 4)
-        slope = np.polyfit(steps[late], np.log(values[late, 0]), 1)[0]
+        late = small & (steps >= steps[small].max(initial=0) / 4)
+        fits = late.sum() > 2
+        slope = np.polyfit(steps[late], np.log(values[late, 0]), 1)[0] if fits else np.nan
         rows.append({"factor": factor, "law": begin.growth(changed), "observed": float(slope)})
     return rows
 
@@ -155,7 +156,7 @@ def _order(config: Config, training: Any, progress: Progress) -> dict[str, float
     """
     changed = replace(training, recipe=config.uneven)
     begin = network_laws.first(changed, config.runs_dir, config.n_pairs)
-    until, what = min(int(np.ceil(begin.step)), changed.steps), f"views {config.uneven}"
+    until, what = int(min(np.ceil(begin.step), changed.steps)), f"views {config.uneven}"
     trained = network_laws.until_step(changed, until, config.runs_dir, progress, what)
     both, z = np.concatenate(begin.pairs), network_laws.embeddings(begin, trained)
     z = z - z.mean(axis=0)
@@ -306,7 +307,8 @@ def _draw_temperatures(ax: Any, methods: dict[str, Any]) -> None:
             factors = [each["factor"] for each in rows]
             style: dict[str, Any] = {"color": row.colour, "marker": row.marker}
             ax.plot(factors, [each["observed"] for each in rows], **style, ls="", label=row.title)
-            ax.plot(factors, [each["law"] for each in rows], **_law_line(row.colour))
+            law = sorted([(1.0, 0.0), *((each["factor"], each["law"]) for each in rows)])
+            ax.plot(*zip(*law, strict=True), **_law_line(row.colour))
     ax.axvline(1, color="0.75", lw=0.8, zorder=0)
     ax.axhline(0, color=plotting.INK, lw=0.8)
     ax.set_xlabel("teacher's temperature / (student's × agreement of the first mode)")

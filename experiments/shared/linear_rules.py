@@ -271,11 +271,6 @@ def speed(
     return arrays, numbers
 
 
-def least_angle(bound: np.ndarray, steps: float) -> float:
-    """Return the bound after so many gradients, or its last value, which is then lower still."""
-    return float(bound[min(int(steps), len(bound) - 1)])
-
-
 def krylov_bound(gamma: np.ndarray, W0: np.ndarray, steps: int) -> np.ndarray:
     """Return the least sin θ that any rule can reach with N = 0 ... steps gradients [steps + 1].
 

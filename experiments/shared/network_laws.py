@@ -70,7 +70,11 @@ class First:
             return np.asarray(self.law.eigenvalues(np.asarray(steps) * self.unit, self.lam0))
 
     def growth(self, config: runs.Config) -> float:
-        """Return the largest growth of a variance in a step, by the law of another run on them."""
+        """Return the largest growth of a variance in a step, by another run's law, on the features.
+
+        Args:
+            config: of the other run.
+        """
         with jax.enable_x64(True):
             law = law_of(find(config.method), self.linear, config)
             rate = float(np.asarray(law.growth()).max())

@@ -141,10 +141,13 @@ def corpus(settings: Settings) -> Corpus:
 
 def digest(settings: Settings) -> str:
     """Return a hash of all pictures and captions."""
-    given = corpus(settings)
-    parts = [part for each in (given.train, given.probe, given.test) for part in (each.pixels,)]
-    texts = json.dumps([each.captions for each in (given.train, given.probe, given.test)])
-    return _files.digest(*parts, texts)
+    return _digest(corpus(settings))
+
+
+def _digest(given: Corpus) -> str:
+    every = (given.train, given.probe, given.test)
+    texts = json.dumps([part.captions for part in every])
+    return _files.digest(*(part.pixels for part in every), texts)
 
 
 @dataclass(frozen=True)
@@ -254,7 +257,7 @@ class Towers:
             law = laws.CLIP(g[:rank], sigma1, sigma2, SCALE, d=self.settings.d)
             lam0 = law.generic_start((heads[0].T @ bases[0] + heads[1].T @ bases[1]) / 2)
             time, level = float(law.step_times(lam0)[0]), float(law.rest()[0]) / 2
-        rate = 2 * SCALE * float(g[0])
+            rate = float(law.growth()[0])
         return time / time_of_step(self.settings.lr, self.settings.momentum, rate), level
 
     def _draw(self, pixels: Array, key: Array) -> Array:
@@ -290,8 +293,12 @@ def train(settings: Settings, given: Corpus, root: str, progress: Progress) -> R
     towers = Towers(settings, given)
     at = np.unique(np.linspace(0, settings.steps, settings.records).round().astype(int))
     identity = {name: value for name, value in asdict(settings).items() if name != "data_dir"}
-    images = _files.digest(given.train.pixels, given.train.bags)
-    about = {"settings": _files.jsonable(identity), "images": images}
+    constants = [MARGIN, *AUGMENTATION, SCALE, PROBE]
+    about = {
+        "settings": _files.jsonable(identity),
+        "constants": constants,
+        "images": _digest(given),
+    }
     folder = Path(root) / _files.digest(json.dumps(about, sort_keys=True))
     state = towers.start()
     first, level = towers.law(state)

@@ -20,7 +20,8 @@ def words(text: str) -> list[str]:
     """
     normal = unicodedata.normalize("NFC", text.lower())
     spaced = (char if unicodedata.category(char)[0] in LETTERS else " " for char in normal)
-    return "".join(spaced).split()
+    runs = "".join(spaced).split()
+    return [run for run in runs if any(unicodedata.category(char)[0] == "L" for char in run)]
 
 
 def bag_of_words(

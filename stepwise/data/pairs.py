@@ -47,12 +47,14 @@ def load(
     Raises:
         DataError: if the table lacks a column, a row cannot be read, or an image is damaged or
             missing; the message names the line or the file.
-        MissingDataError: if there is no table.
+        MissingDataError: if there is no table, or it has no files of the split.
     """
     top, table = _find(path, split)
-    every = list(_rows(table))
-    if top == path:
-        every = _of_split(table, every, split)
+    whole = list(_rows(table))
+    for line, file, text in whole:
+        if text:
+            _inside(table, top, line, file)
+    every = _of_split(table, whole, split) if top == path else whole
     rows = [row for row in every if row[2]]
     require(len(rows) > 0, printable(table), "a row with a file and a caption", "none")
     files = [_inside(table, top, line, file) for line, file, _ in rows]

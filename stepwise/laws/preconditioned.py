@@ -132,9 +132,8 @@ class RelativePolarLaw(Logistic):
 
         While C is small, W' = B W Γ does not depend on the scale of W, but is not linear, so that
         the QR factors of A do not give it. The flow is followed over the time `PLATEAU`, in 400
-        steps of the midpoint rule; λ(0) are the eigenvalues of C at its end times e^{−2t}. From the
-        scale 1e-7, on photographs, step times were within 4% of ten modes with 20 rows, and within
-        2% from 1e-14; later modes of a gap γ_{d+1}/γ_d near 1 are not aligned by then.
+        steps of the midpoint rule; λ(0) are the eigenvalues of C at its end times e^{−2t}. The last
+        modes, if γ_{d+1}/γ_d is near 1, are not aligned by then.
         """
         W = jnp.asarray(_check.real_array("A", A, ndim=2)).astype(self.gamma.dtype)
         h = self.PLATEAU / 400

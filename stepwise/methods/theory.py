@@ -77,10 +77,15 @@ def with_lag(law: Callable[[float | None], laws.Law], config: Any) -> laws.Law:
     Args:
         law: a function of μ, or of None for no lag.
         config: a `training.Config`.
+
+    Raises:
+        ValueError: if the target never follows, δ = 1.
     """
     decay = DECAY if config.decay is None else config.decay
-    if decay in (0, 1):  # a target that follows at once, or never
+    if decay == 0:  # the target follows at once
         return law(None)
+    if decay == 1:
+        raise ValueError("decay: expected less than 1, received 1, a target that never follows")
     z = 1.0
     for _ in range(100):
         settled = law((1 - decay) * (z - config.momentum) / (decay * config.lr))

@@ -6,7 +6,7 @@ Importing this module needs no JAX; creating a `Config` does.
 import math
 from dataclasses import dataclass, field, fields
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 LEAST_SIDE = 8
 """Smallest side of training images, in pixels."""
@@ -176,7 +176,7 @@ class Config:
     def _require_types(self) -> None:
         """Replace NumPy's numbers by Python's, and reject a value of another type than its field.
 
-        `loss_options` becomes a copy, in which whole numbers are floats.
+        `loss_options` becomes a copy.
         """
         from stepwise import _check
 
@@ -185,22 +185,21 @@ class Config:
             if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
                 value = value.item()
                 object.__setattr__(self, each.name, value)
-            kind = getattr(each.type, "__name__", str(each.type)).removesuffix(" | None")
-            if value is None and str(each.type).endswith("| None"):
+            kinds = set(get_args(each.type) or (each.type,))
+            if value is None and type(None) in kinds:
                 continue
-            if kind == "bool":
+            if bool in kinds:
                 _check.require(isinstance(value, bool), each.name, "True or False", repr(value))
-            elif kind == "float":
+            elif float in kinds and each.name != "loss_options":
                 fits = isinstance(value, int | float) and not isinstance(value, bool)
                 _check.require(fits, each.name, "a number", repr(value))
-            elif kind == "str" or "Literal" in kind:
+            elif all(kind is str or isinstance(kind, str) for kind in kinds - {type(None)}):
                 _check.require(isinstance(value, str), each.name, "a name", repr(value))
         given = self.loss_options
         fits = isinstance(given, dict)
         _check.require(fits, "loss_options", "a dict of numbers by name", repr(given))
         plain = {
-            name: float(value) if type(value) is int and abs(value) < 2**53 else value
-            for name, value in given.items()
+            name: value.item() if hasattr(value, "item") else value for name, value in given.items()
         }
         object.__setattr__(self, "loss_options", plain)
 
@@ -236,9 +235,12 @@ class Config:
                 fits, expected = value in (0, 1), "True or False (1 or 0)"
                 self.loss_options[name] = bool(value)
             else:
-                fits = isinstance(value, float) and math.isfinite(value)
-                expected = "a finite number"
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                fits, expected = number and abs(value) < 1e300, "a finite number"
             _check.require(fits, f"loss_options: {name}", expected, repr(value)[:60])
+            if not isinstance(defaults[name], bool):
+                whole = isinstance(defaults[name], int) and float(value).is_integer()
+                self.loss_options[name] = int(value) if whole else float(value)
         fits = self.decay is None or row.objective.decay is not None
         expected = "no value, because this method has no target network"
         _check.require(fits, "decay", expected, self.decay)
@@ -288,7 +290,7 @@ class Config:
         if self.backbone == "vit":
             expected = f"views whose side is a multiple of the {self.patch} pixels of a --patch"
             wrong = [each for each in sizes if each % self.patch > 0]
-            _check.require(not wrong, "side", expected, f"{wrong[:1]}"[1:-1])
+            _check.require(not wrong, "side", expected, wrong[0] if wrong else size)
             return
         stride = 2 ** (len(self.blocks) - 1) * (4 if self.stem == "imagenet" else 1)
         expected = f"views of at least {stride} pixels, by which the network divides their side"

@@ -27,6 +27,7 @@ def test_a_word_has_letters_and_marks_of_any_script_in_any_encoding():
     bags, vocabulary = bag_of_words(["café x²", "cafe\u0301 ½ हिन्दी"], least=2)
     assert vocabulary == ("café",) and bags.tolist() == [[1], [1]]
     assert set(bag_of_words(["हिन्दी x² ⅷ"], least=1)[1]) == {"हिन्दी", "x"}
+    assert set(bag_of_words(["I \u2764\ufe0f NY"], least=1)[1]) == {"i", "ny"}
 
 
 def test_a_vocabulary_of_other_captions_can_be_given():

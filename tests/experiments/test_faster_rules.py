@@ -39,12 +39,14 @@ def test_a_law_or_an_exponent_that_is_wrong_fails_its_check(name, parts):
     )
     times[name]["ratios"] = (1.05 * np.asarray(times[name]["ratios"])).tolist()
     selection[name]["slope"] += 0.2
-    changed = result.numbers | {"times": times, "selection": selection}
+    speed = result.numbers["speed"] | {name: result.numbers["speed"][name] | {"steps": None}}
+    changed = result.numbers | {"times": times, "selection": selection, "speed": speed}
     wrong = failed(faster_rules, dataclasses.replace(result, numbers=changed))
     title = linear_rules.RULES[name].title
     assert wrong == {
         f"{title}: step times over the law's, largest error",
         f"{title}: exponent of the angle, error",
+        f"{title}: all modes learned (1) or not",
     }
 
 

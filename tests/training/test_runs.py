@@ -113,6 +113,8 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
     [
         ("lr", "a", "lr: expected a number, received 'a'"),
         ("lr", True, "lr: expected a number, received True"),
+        ("temperature", "a", "temperature: expected a number, received 'a'"),
+        ("start_of", 3, "start_of: expected a name, received 3"),
         ("center", "no", "center: expected True or False, received 'no'"),
         ("recipe", ["small"], r"recipe: expected a name, received \['small'\]"),
         ("norm", "x", "norm: expected one of batch, group, received 'x'"),
@@ -128,7 +130,7 @@ def test_a_value_of_another_type_is_refused_without_a_type_checker(field, value,
 
 def test_numbers_of_numpy_and_whole_numbers_describe_the_same_run():
     plain = replace(SMALL, method="dino", loss_options={"warmup_steps": 3.0}, lr=0.5, seed=3)
-    given = {"warmup_steps": 3}
+    given = {"warmup_steps": np.int64(3)}
     other = replace(SMALL, method="dino")
     for name, value in (("lr", np.float32(0.5)), ("seed", np.int64(3)), ("loss_options", given)):
         object.__setattr__(other, name, value)
