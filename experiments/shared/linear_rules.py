@@ -20,6 +20,8 @@ ROWS = 2
 
 The last modes of an embedding share it with the next ones while their rows still turn.
 """
+RECORDS = 2500
+"""Number of samples on the geometric grid of steps: their spacing is below 1% of the step."""
 MUON_STEPS, FAST_STEPS = 400, 40
 """Steps of Muon until its last mode is learned: where its law is tested, and in use."""
 SPECTRUM = (1.0, 0.9, 0.8, 0.4, 0.3, 0.2, 0.1, 0.05)
@@ -152,8 +154,8 @@ def step_times(
                 tau = tau * (1 + np.asarray(law.descent_delay(rule.lr, lam0)))
             tau = np.sort(tau)[:modes]
             steps = int(1.2 * tau[-1] / rule.lr) + 20
-            every = max(1, steps // 2000)
-            run = dynamics.descent(problem, A0, rule.lr, steps, update=rule, record_every=every)
+            grid = np.unique(np.geomspace(1, steps, RECORDS).astype(int))
+            run = dynamics.descent(problem, A0, rule.lr, steps, update=rule, record_at=grid)
             times, curves = np.asarray(run.times), np.asarray(run.eigenvalues)[:, :modes]
             seen = np.asarray(spectra.step_times(times, curves))
             ratios.append((seen / tau).tolist())
