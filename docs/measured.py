@@ -30,7 +30,7 @@ BENCHMARKS = ("bench", "entk", "startup")
 """Files of results/bench that are collected."""
 PAPER = {"barlow_twins": 0.615, "simclr": 0.517, "vicreg": 0.592}
 """The paper's Table 1."""
-PICTURES = ("clip", "fig1", "fig3", "fig4", "fig8", "forecast", "laws", "methods")
+PICTURES = ("clip", "faster", "fig1", "fig3", "fig4", "fig8", "forecast", "laws", "methods")
 """Figures whose drawing is shown in the documentation."""
 NAMES = {
     "photos": "the photographs",
