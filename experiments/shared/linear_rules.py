@@ -38,7 +38,7 @@ class Rule:
 
     Attributes:
         title: its name.
-        make: function of the modes γ [r] and the dimension d that returns the rule at a small
+        make: function of γ [r] and the number d of modes to learn that returns the rule at a small
             learning rate, at which its law is exact.
         fast: function of γ [r], the smallest γ and d that returns it at a rate for use: half of the
             limit of gradient descent, at which momentum does not overshoot too far, or as many

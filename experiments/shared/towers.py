@@ -82,7 +82,7 @@ class Part:
         return Part(self.pixels[rows], captions, self.bags[rows])
 
     def spaced(self, most: int) -> "Part":
-        """Return at most so many pairs, evenly spaced."""
+        """Return `most` pairs or fewer, evenly spaced."""
         return self.rows(np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int)))
 
 
@@ -139,12 +139,8 @@ def corpus(settings: Settings) -> Corpus:
     return Corpus(parts[0], parts[1].spaced(PROBE), parts[2].spaced(PROBE), vocabulary)
 
 
-def digest(settings: Settings) -> str:
-    """Return a hash of all pictures and captions."""
-    return _digest(corpus(settings))
-
-
-def _digest(given: Corpus) -> str:
+def digest(given: Corpus) -> str:
+    """Return a hash of the pictures and captions of all parts."""
     every = (given.train, given.probe, given.test)
     texts = json.dumps([part.captions for part in every])
     return _files.digest(*(part.pixels for part in every), texts)
@@ -297,7 +293,7 @@ def train(settings: Settings, given: Corpus, root: str, progress: Progress) -> R
     about = {
         "settings": _files.jsonable(identity),
         "constants": constants,
-        "images": _digest(given),
+        "images": digest(given),
     }
     folder = Path(root) / _files.digest(json.dumps(about, sort_keys=True))
     state = towers.start()

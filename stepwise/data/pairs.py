@@ -51,13 +51,11 @@ def load(
     """
     top, table = _find(path, split)
     whole = list(_rows(table))
-    for line, file, text in whole:
-        if text:
-            _inside(table, top, line, file)
+    paths = {line: _inside(table, top, line, file) for line, file, text in whole if text}
     every = _of_split(table, whole, split) if top == path else whole
     rows = [row for row in every if row[2]]
     require(len(rows) > 0, printable(table), "a row with a file and a caption", "none")
-    files = [_inside(table, top, line, file) for line, file, _ in rows]
+    files = [paths[line] for line, *_ in rows]
     missing = [printable(file) for file in files if not file.is_file()]
     expected = "files that exist"
     received = f"{len(missing)} that do not: {join_names(missing, 5)}"

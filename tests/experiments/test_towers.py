@@ -99,8 +99,8 @@ def test_a_picture_with_several_captions_is_not_trained_and_held_out(tmp_path):
     shown = {picture.tobytes() for picture in given.train.pixels}
     assert not any(picture.tobytes() in shown for picture in given.test.pixels)
     assert len(given.train) == 96 and len(given.test) == 24
-    before = towers.digest(settings)
+    before = towers.digest(towers.corpus(settings))
     (tmp_path / "captions.csv").write_text("\n".join(lines).replace("three", "four"))
-    assert towers.digest(settings) != before
+    assert towers.digest(towers.corpus(settings)) != before
     with pytest.raises(ValueError, match=r"at least 100 pairs .* received 96 and 24"):
         towers.corpus(dataclasses.replace(settings, batch_size=100))
